@@ -1,0 +1,21 @@
+//! pailfs mounts S3 buckets as directories.
+//!
+//! The house has floors; a file imports only from floors below its own (`tests/tidy.rs` checks it):
+//!
+//! ```text
+//! 0 words          error key config stats        no I/O, no async
+//! 1 the wire       aws/   transport retry sign credentials endpoint
+//! 1 local memory   cache/                        budget, pooled buffers, LRU of object parts
+//! 2 services       s3/                           one typed method an S3 operation
+//! 3 siblings       namespace/ read/ write/       strangers to each other
+//! 4 file system    fs/                           one async method a POSIX operation
+//! 5 door           fuse.rs                       the only file that names fuser
+//! 6 process        cli/ mount daemon logging     what a person starts
+//! ```
+
+pub mod aws;
+pub mod config;
+pub mod error;
+pub mod fs;
+pub mod fuse;
+pub mod s3;

@@ -1,0 +1,148 @@
+//! What goes into S3's operations and what comes out. Plain data.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+/// A request body whose chunks are shared, so that a retry sends the same bytes again without a copy.
+pub type Payload = Vec<Bytes>;
+
+/// ListObjectsV2's parameters; `encoding-type=url` is always sent and undone.
+#[derive(Debug, Clone, Default)]
+pub struct ListObjectsV2 {
+    pub prefix: String,
+    /// `true`: delimiter `/`.
+    pub delimiter: bool,
+    pub start_after: Option<String>,
+    pub continuation_token: Option<String>,
+    /// At most this many keys and prefixes; none: the client's page size.
+    pub max_keys: Option<u32>,
+}
+
+/// One page of a listing.
+#[derive(Debug, Clone, Default)]
+pub struct ListPage {
+    /// In the server's order.
+    pub contents: Vec<ListedObject>,
+    /// Whole prefixes, ending in the delimiter.
+    pub common_prefixes: Vec<String>,
+    /// Set exactly when the page is not the last.
+    pub next_continuation_token: Option<String>,
+    /// Keys or prefixes left out of this page because they are not UTF-8.
+    pub undecodable: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedObject {
+    pub key: String,
+    pub size: u64,
+    pub etag: String,
+    pub last_modified: SystemTime,
+    /// None: STANDARD.
+    pub storage_class: Option<String>,
+}
+
+/// What HeadObject, or the head of GetObject, tells.
+#[derive(Debug, Clone)]
+pub struct ObjectHead {
+    /// Of the whole object, in bytes.
+    pub size: u64,
+    /// As the server wrote it, with quotes.
+    pub etag: String,
+    pub last_modified: SystemTime,
+    pub content_type: Option<String>,
+    pub storage_class: Option<String>,
+    pub version_id: Option<String>,
+    /// `x-amz-meta-*`, names in lower case without the prefix.
+    pub metadata: Vec<(String, String)>,
+    /// `Content-Encoding`, `Cache-Control`, `Content-Disposition`, `Content-Language`, `Expires` where set.
+    pub headers: Vec<(String, String)>,
+}
+
+/// A guard on a write.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Precondition {
+    #[default]
+    None,
+    /// `If-None-Match: *`: only where no object is.
+    Absent,
+    /// `If-Match`: only over this ETag.
+    Etag(String),
+}
+
+/// What a new object carries besides its bytes.
+#[derive(Debug, Clone, Default)]
+pub struct ObjectHeaders {
+    pub content_type: Option<String>,
+    pub metadata: Vec<(String, String)>,
+}
+
+/// A part of a multipart upload that S3 has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadedPart {
+    /// 1 to 10,000.
+    pub number: u32,
+    pub etag: String,
+    /// Checksum as S3 wants it repeated in CompleteMultipartUpload, if one was sent.
+    pub checksum: Option<PartChecksum>,
+}
+
+/// Element name (`ChecksumCRC32C`, `ChecksumCRC64NVME`) and base64 value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartChecksum {
+    pub element: &'static str,
+    pub value: String,
+}
+
+/// An object's bytes on the server's side, for copies.
+#[derive(Debug, Clone)]
+pub struct CopySource {
+    pub bucket: String,
+    pub key: String,
+    /// `x-amz-copy-source-if-match`.
+    pub if_match: Option<String>,
+}
+
+/// What a write answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    pub etag: String,
+    pub version_id: Option<String>,
+}
+
+/// One refusal within DeleteObjects.
+#[derive(Debug, Clone)]
+pub struct DeleteFailure {
+    pub key: String,
+    pub code: String,
+    pub message: String,
+}
+
+/// A page of ListParts.
+#[derive(Debug, Clone, Default)]
+pub struct ListPartsPage {
+    pub parts: Vec<ListedPart>,
+    pub next_part_number_marker: Option<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedPart {
+    pub number: u32,
+    pub etag: String,
+    pub size: u64,
+}
+
+/// A page of ListMultipartUploads.
+#[derive(Debug, Clone, Default)]
+pub struct ListUploadsPage {
+    pub uploads: Vec<ListedUpload>,
+    /// Key marker and upload id marker of the next page.
+    pub next: Option<(String, String)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedUpload {
+    pub key: String,
+    pub upload_id: String,
+    pub initiated: SystemTime,
+}
