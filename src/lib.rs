@@ -14,8 +14,10 @@
 //! ```
 
 pub mod aws;
+pub mod cache;
 pub mod config;
 pub mod error;
 pub mod fs;
 pub mod fuse;
+pub mod key;
 pub mod s3;
