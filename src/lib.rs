@@ -20,4 +20,5 @@ pub mod error;
 pub mod fs;
 pub mod fuse;
 pub mod key;
+pub mod namespace;
 pub mod s3;

@@ -99,10 +99,8 @@ impl PartCache {
             index.remove(version, start);
         }
         let parts = index.parts.entry(version).or_default();
-        let overlaps = parts
-            .range(..range.end)
-            .next_back()
-            .is_some_and(|(_, part)| part.range().end > range.start);
+        let overlaps =
+            parts.range(..range.end).next_back().is_some_and(|(_, part)| part.range().end > range.start);
         if overlaps {
             return None;
         }

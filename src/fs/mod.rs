@@ -7,11 +7,7 @@ pub struct Filesystem;
 
 #[allow(unused_variables, clippy::unused_async)]
 impl Filesystem {
-    pub fn new(
-        config: Config,
-        client: S3Client,
-        runtime: tokio::runtime::Handle,
-    ) -> Arc<Filesystem> {
+    pub fn new(config: Config, client: S3Client, runtime: tokio::runtime::Handle) -> Arc<Filesystem> {
         todo!()
     }
     /// Proves that the mount can work: the bucket is there and may be listed.

@@ -135,12 +135,7 @@ impl S3Client {
     pub async fn abort_multipart_upload(&self, key: &str, upload_id: &str) -> R<()> {
         todo!()
     }
-    pub async fn list_parts(
-        &self,
-        key: &str,
-        upload_id: &str,
-        marker: Option<u32>,
-    ) -> R<ListPartsPage> {
+    pub async fn list_parts(&self, key: &str, upload_id: &str, marker: Option<u32>) -> R<ListPartsPage> {
         todo!()
     }
     pub async fn list_multipart_uploads(
