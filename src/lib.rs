@@ -21,4 +21,5 @@ pub mod fs;
 pub mod fuse;
 pub mod key;
 pub mod namespace;
+pub mod read;
 pub mod s3;
