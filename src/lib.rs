@@ -23,3 +23,4 @@ pub mod key;
 pub mod namespace;
 pub mod read;
 pub mod s3;
+pub mod write;

@@ -67,16 +67,6 @@ impl Chunks {
         self.len += data.len() as u64;
     }
 
-    /// Appends bytes that are shared already.
-    pub fn push_shared(&mut self, bytes: Bytes, permit: Permit) {
-        self.seal();
-        self.len += bytes.len() as u64;
-        let mut copy = BytesMut::with_capacity(bytes.len());
-        copy.extend_from_slice(&bytes);
-        self.open = Some((copy, permit));
-        self.seal();
-    }
-
     /// All bytes so far, shared: pushing more does not change what was handed out.
     pub fn share(&mut self) -> Vec<Bytes> {
         self.seal();

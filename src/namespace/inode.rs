@@ -286,6 +286,18 @@ impl Table {
             .collect()
     }
 
+    /// A local file that never came to be is gone; one that S3 has is asked about anew.
+    pub(super) fn give_up(&mut self, ino: u64) {
+        self.local.remove(&ino);
+        let Some(inode) = self.inodes.get_mut(&ino) else { return };
+        let in_s3 = matches!(&inode.node, Node::File(info) if !info.etag.is_empty());
+        if in_s3 {
+            inode.heard = When::asked(Instant::now() - self.ttl);
+        } else {
+            self.detach(ino);
+        }
+    }
+
     pub(super) fn has_marker(&self, ino: u64) -> bool {
         self.inodes.get(&ino).is_some_and(|inode| inode.marker)
     }
@@ -329,9 +341,10 @@ impl Table {
     /// The name no longer leads to the inode.
     fn detach(&mut self, ino: u64) {
         if let Some(inode) = self.inodes.get_mut(&ino) {
-            inode.linked = false;
             let name = (inode.parent, inode.name.clone());
-            self.by_name.remove(&name);
+            if std::mem::take(&mut inode.linked) {
+                self.by_name.remove(&name);
+            }
         }
         self.drop_if_unused(ino);
     }

@@ -15,21 +15,8 @@ impl Namespace {
     ///
     /// Errors: [`Error::NotFound`]; what S3 failed with.
     pub async fn lookup(&self, parent: u64, name: &str) -> Result<Entry, Error> {
-        if let Some(entry) = self.lookup_known(parent, name)? {
-            return Ok(entry);
-        }
-        let node = self.ask(parent, name).await?.ok_or(Error::NotFound)?;
+        let node = self.find(parent, name).await?.ok_or(Error::NotFound)?;
         Ok(self.enter(parent, name, &node))
-    }
-
-    /// [`Namespace::lookup`] where no request is needed; none where one is.
-    pub fn lookup_known(&self, parent: u64, name: &str) -> Result<Option<Entry>, Error> {
-        let known = self.lock().fresh_name(parent, name);
-        match known {
-            Some(Some(node)) => Ok(Some(self.enter(parent, name, &node))),
-            Some(None) => Err(Error::NotFound),
-            None => Ok(None),
-        }
     }
 
     /// What stands at `name`, fresh, without a reference: its inode number if it has one.
@@ -39,6 +26,11 @@ impl Namespace {
             Some(node) => Ok(node),
             None => self.ask(parent, name).await,
         }
+    }
+
+    /// [`Namespace::find`], asking S3 whatever is known.
+    pub async fn find_now(&self, parent: u64, name: &str) -> Result<Option<Node>, Error> {
+        self.ask(parent, name).await
     }
 
     /// The inode that `name` has now, if it has one.
@@ -113,7 +105,13 @@ impl Namespace {
         Ok((other, marker))
     }
 
-    fn enter(&self, parent: u64, name: &str, node: &Node) -> Entry {
+    /// What is known of an inode, however old.
+    pub fn entry(&self, ino: u64) -> Result<Entry, Error> {
+        self.lock().entry(ino).ok_or(Error::NotFound)
+    }
+
+    /// The inode of what stands at a name, made if there is none, counted as one more reference.
+    pub fn enter(&self, parent: u64, name: &str, node: &Node) -> Entry {
         let mut table = self.lock();
         let ino = table.intern(parent, name, node);
         table.remember(ino);
@@ -122,11 +120,6 @@ impl Namespace {
 
     fn ino_still(&self, ino: u64, parent: u64, name: &str) -> bool {
         self.ino_of(parent, name) == Some(ino)
-    }
-
-    /// A listed entry handed to the kernel with its attributes, counted as a reference.
-    pub fn enter_listed(&self, dir: u64, name: &str, node: &Node) -> Entry {
-        self.enter(dir, name, node)
     }
 
     /// The number a listed name has, or would get.

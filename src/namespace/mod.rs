@@ -176,6 +176,11 @@ impl Namespace {
         table.set_local(ino, false);
     }
 
+    /// What was written could not be published: the file is again what S3 has.
+    pub fn give_up(&self, ino: u64) {
+        self.lock().give_up(ino);
+    }
+
     /// The name is gone; the inode stays for those who hold it.
     pub fn removed(&self, parent: u64, name: &str) {
         self.lock().remove_name(parent, name);

@@ -78,7 +78,7 @@ impl Reads {
         Arc::new(Reads { client, cache, runtime, limits, fetches: Arc::new(Semaphore::new(FETCHES_MAX)) })
     }
 
-    /// Takes note of a read and fetches ahead of it. Call once a read, before [`Reads::try_read`].
+    /// Takes note of a read and fetches ahead of it. Call once a read, before [`Reads::read`].
     pub fn note(self: &Arc<Self>, reader: &Reader, offset: u64, len: usize) {
         let range = reader.cut(offset, len);
         if range.is_empty() {
@@ -94,24 +94,6 @@ impl Reads {
                 self.fetch(&reader.version, piece, permit);
             }
         }
-    }
-
-    /// The frames of a read that memory can answer; none where bytes are still to come.
-    pub fn try_read(&self, reader: &Reader, offset: u64, len: usize) -> Result<Option<Vec<Bytes>>, Error> {
-        let range = reader.cut(offset, len);
-        let mut frames = Vec::new();
-        let mut at = range.start;
-        while at < range.end {
-            let Some(part) = self.cache.covering(reader.version.id, at) else { return Ok(None) };
-            let read = part.try_read(at..range.end, &mut frames);
-            drop(part);
-            self.cache.settle();
-            match read? {
-                Some(end) => at = end,
-                None => return Ok(None),
-            }
-        }
-        Ok(Some(frames))
     }
 
     /// The frames of a read, as soon as they have arrived.
