@@ -332,15 +332,18 @@ mod tests {
         for _ in 0..5 {
             assert_eq!(id(&credentials).await, "key-0");
         }
-        assert_eq!(count.load(Ordering::SeqCst), 2, "a failure is not repeated at once");
+        assert_eq!(
+            count.load(Ordering::SeqCst),
+            2,
+            "a failure is not repeated at once"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn refused_keys_are_replaced_once() {
         let (credentials, count) = scripted(|_| Ok(None));
         let used = credentials.keys().await.unwrap().unwrap();
-        let all =
-            futures_util::future::join_all((0..5).map(|_| credentials.replace(&used))).await;
+        let all = futures_util::future::join_all((0..5).map(|_| credentials.replace(&used))).await;
         assert_eq!(all, [true; 5]);
         assert_eq!(count.load(Ordering::SeqCst), 2);
         assert_eq!(id(&credentials).await, "key-1");
@@ -351,7 +354,10 @@ mod tests {
         let (credentials, count) = scripted(|_| Err(NoCredentials("nothing found".to_string())));
         let all = futures_util::future::join_all((0..20).map(|_| credentials.keys())).await;
         let text = all[0].clone().unwrap_err().to_string();
-        assert!(text.contains("nothing found") && text.contains("--no-sign-request"), "{text}");
+        assert!(
+            text.contains("nothing found") && text.contains("--no-sign-request"),
+            "{text}"
+        );
         assert_eq!(count.load(Ordering::SeqCst), 1);
     }
 
@@ -373,7 +379,11 @@ mod tests {
         let (chain, _) = scripted(|_| Ok(None));
         let keys = chain.keys().await.unwrap().unwrap();
         let fixed = Credentials::fixed("id".to_string(), "hush".to_string());
-        for text in [format!("{keys:?}"), format!("{chain:?}"), format!("{fixed:?}")] {
+        for text in [
+            format!("{keys:?}"),
+            format!("{chain:?}"),
+            format!("{fixed:?}"),
+        ] {
             assert!(!text.contains("hush"), "{text}");
         }
     }

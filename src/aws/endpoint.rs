@@ -221,7 +221,8 @@ fn check_bucket(bucket: &str) -> Result<(), EndpointError> {
     Ok(())
 }
 
-fn check_key(key: &str) -> Result<(), EndpointError> {
+/// Whether a key can be sent as it is; see [`Endpoint::locate`].
+pub fn check_key(key: &str) -> Result<(), EndpointError> {
     if key.is_empty() {
         return Err(EndpointError("an object's key cannot be empty".to_string()));
     }
@@ -284,11 +285,21 @@ mod tests {
     #[test]
     fn an_endpoint_is_addressed_by_path_unless_told_otherwise() {
         assert_eq!(
-            url(Some("http://127.0.0.1:8333/"), Addressing::Auto, "b", Some("k")),
+            url(
+                Some("http://127.0.0.1:8333/"),
+                Addressing::Auto,
+                "b",
+                Some("k")
+            ),
             "http://127.0.0.1:8333/b/k"
         );
         assert_eq!(
-            url(Some("https://S3.Example.org:443"), Addressing::VirtualHost, "b", Some("k")),
+            url(
+                Some("https://S3.Example.org:443"),
+                Addressing::VirtualHost,
+                "b",
+                Some("k")
+            ),
             "https://b.s3.example.org/k"
         );
         assert_eq!(
@@ -337,7 +348,13 @@ mod tests {
 
     #[test]
     fn bad_endpoints_and_buckets_say_what_was_expected() {
-        for bad in ["localhost:9000", "ftp://h", "http://u:p@h", "http://h/?x=1", "http://"] {
+        for bad in [
+            "localhost:9000",
+            "ftp://h",
+            "http://u:p@h",
+            "http://h/?x=1",
+            "http://",
+        ] {
             let e = Endpoint::new(Some(bad), Addressing::Auto, "b").unwrap_err();
             assert!(e.to_string().contains("expected http"), "{e}");
         }
@@ -349,9 +366,18 @@ mod tests {
 
     #[test]
     fn regions_in_host_names() {
-        assert_eq!(region_of_host("b.s3.eu-west-1.amazonaws.com"), Some("eu-west-1"));
-        assert_eq!(region_of_host("b.s3-us-west-2.amazonaws.com:443"), Some("us-west-2"));
-        assert_eq!(region_of_host("s3.cn-north-1.amazonaws.com.cn"), Some("cn-north-1"));
+        assert_eq!(
+            region_of_host("b.s3.eu-west-1.amazonaws.com"),
+            Some("eu-west-1")
+        );
+        assert_eq!(
+            region_of_host("b.s3-us-west-2.amazonaws.com:443"),
+            Some("us-west-2")
+        );
+        assert_eq!(
+            region_of_host("s3.cn-north-1.amazonaws.com.cn"),
+            Some("cn-north-1")
+        );
         assert_eq!(region_of_host("b.s3.amazonaws.com"), None);
         assert_eq!(region_of_host("evil.example"), None);
     }

@@ -27,8 +27,8 @@ use tokio::time::{Instant, timeout_at};
 
 pub use self::classify::{Failure, is_transient, retry_after, server_date};
 use self::classify::{Remedy, remedy};
-use self::effort::RetryTokens;
 pub use self::effort::Effort;
+use self::effort::RetryTokens;
 use crate::aws::credentials::{Credentials, Keys};
 use crate::aws::endpoint::{Endpoint, is_region};
 use crate::aws::sign::{self, Scope, SigningKeys, Target};
@@ -226,9 +226,8 @@ impl Wire {
 
     /// Addresses and signs one try.
     async fn prepare(&self, call: &Call<'_>) -> Result<(Request, Used), Failure> {
-        let refused = |e: &dyn std::error::Error| {
-            Failure::local(S3ErrorKind::Refused, e.to_string())
-        };
+        let refused =
+            |e: &dyn std::error::Error| Failure::local(S3ErrorKind::Refused, e.to_string());
         let used = Used {
             keys: self
                 .credentials
@@ -377,10 +376,12 @@ impl Wire {
                 }
                 _ => false,
             },
-            Remedy::Clock => !effort.clock_corrected && {
-                effort.clock_corrected = true;
-                self.learn_clock(&failure)
-            },
+            Remedy::Clock => {
+                !effort.clock_corrected && {
+                    effort.clock_corrected = true;
+                    self.learn_clock(&failure)
+                }
+            }
         };
         if !helped {
             return Err(self.error(call, effort, failure));
@@ -412,7 +413,10 @@ impl Wire {
             Err(behind) => -behind.duration().as_secs().cast_signed(),
         };
         self.skew_seconds.store(skew, Ordering::Relaxed);
-        tracing::warn!(seconds = skew, "this host's clock differs from the server's; signing by the server's");
+        tracing::warn!(
+            seconds = skew,
+            "this host's clock differs from the server's; signing by the server's"
+        );
         true
     }
 }

@@ -292,8 +292,7 @@ fn signature(
 }
 
 fn hmac(key: &[u8], message: &str) -> Vec<u8> {
-    let mut mac =
-        Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
     mac.update(message.as_bytes());
     mac.finalize().into_bytes().to_vec()
 }
@@ -343,7 +342,13 @@ mod tests {
     #[test]
     fn published_get_with_range() {
         assert_eq!(
-            signed("GET", "/test.txt", "", &[("range", "bytes=0-9")], EMPTY_SHA256),
+            signed(
+                "GET",
+                "/test.txt",
+                "",
+                &[("range", "bytes=0-9")],
+                EMPTY_SHA256
+            ),
             "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request,\
              SignedHeaders=host;range;x-amz-content-sha256;x-amz-date,\
              Signature=f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41"

@@ -174,8 +174,7 @@ impl Transport for HttpTransport {
 fn read_bundle(path: &Path) -> Result<Vec<reqwest::Certificate>, SetupError> {
     let bad = |why: String| SetupError(format!("--ca-bundle {}: {why}", path.display()));
     let pem = std::fs::read(path).map_err(|e| bad(e.to_string()))?;
-    let certificates =
-        reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| bad(chain(&e)))?;
+    let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| bad(chain(&e)))?;
     if certificates.is_empty() {
         return Err(bad("no certificate in it: expected PEM".to_string()));
     }
@@ -320,7 +319,11 @@ mod tests {
         assert!(response.body.next().await.is_none());
         assert_eq!(progress.bytes(), 100_003);
         let text = server.await.unwrap().to_lowercase();
-        assert!(text.starts_with("put /b/a%20b//c?x=%2f http/1.1\r\n"), "{}", &text[..200]);
+        assert!(
+            text.starts_with("put /b/a%20b//c?x=%2f http/1.1\r\n"),
+            "{}",
+            &text[..200]
+        );
         assert!(text.contains("content-length: 100003\r\n"));
         assert!(!text.contains("transfer-encoding"));
         assert!(!text.contains("accept-encoding"));
@@ -339,8 +342,17 @@ mod tests {
                 .unwrap();
             text
         });
-        transport().send(request(Method::PUT, url, Vec::new())).await.unwrap();
-        assert!(server.await.unwrap().to_lowercase().contains("content-length: 0\r\n"));
+        transport()
+            .send(request(Method::PUT, url, Vec::new()))
+            .await
+            .unwrap();
+        assert!(
+            server
+                .await
+                .unwrap()
+                .to_lowercase()
+                .contains("content-length: 0\r\n")
+        );
     }
 
     #[tokio::test]
@@ -358,28 +370,49 @@ mod tests {
                 .await
                 .unwrap();
         });
-        let get = || request(Method::GET, format!("http://{address}/k?secret=1"), Vec::new());
+        let get = || {
+            request(
+                Method::GET,
+                format!("http://{address}/k?secret=1"),
+                Vec::new(),
+            )
+        };
         let lost = transport().send(get()).await.err().unwrap();
-        assert!(matches!(&lost, TransportError::Lost(t) if !t.contains("secret")), "{lost}");
+        assert!(
+            matches!(&lost, TransportError::Lost(t) if !t.contains("secret")),
+            "{lost}"
+        );
         let mut short = transport().send(get()).await.unwrap();
         assert!(short.body.next().await.unwrap().is_ok());
-        assert!(matches!(short.body.next().await, Some(Err(TransportError::Lost(_)))));
+        assert!(matches!(
+            short.body.next().await,
+            Some(Err(TransportError::Lost(_)))
+        ));
         server.await.unwrap();
         let refused = transport().send(get()).await.err().unwrap();
-        assert!(matches!(&refused, TransportError::Connect(t) if !t.contains("secret")), "{refused}");
+        assert!(
+            matches!(&refused, TransportError::Connect(t) if !t.contains("secret")),
+            "{refused}"
+        );
     }
 
     #[tokio::test]
     async fn a_url_that_would_change_is_not_sent() {
         let url = "http://127.0.0.1:1/b/a/../c".to_string();
-        let e = transport().send(request(Method::GET, url, Vec::new())).await.err().unwrap();
+        let e = transport()
+            .send(request(Method::GET, url, Vec::new()))
+            .await
+            .err()
+            .unwrap();
         assert!(e.to_string().contains("change"), "{e}");
     }
 
     #[test]
     fn a_bundle_that_is_none_is_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let e = HttpTransport::new(true, Some(file.path()), Duration::from_secs(1)).err().unwrap();
+        let e = HttpTransport::new(true, Some(file.path()), Duration::from_secs(1))
+            .err()
+            .unwrap();
         assert!(e.to_string().contains("--ca-bundle"), "{e}");
     }
 }

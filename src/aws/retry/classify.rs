@@ -187,12 +187,23 @@ mod tests {
 
     #[test]
     fn what_may_pass_is_tried_again() {
-        for (status, code) in [(503, "SlowDown"), (500, "InternalError"), (502, ""), (429, "")] {
-            assert_eq!(judged(&failure(status, code, Kind::Unavailable), Method::PUT), Remedy::Wait);
+        for (status, code) in [
+            (503, "SlowDown"),
+            (500, "InternalError"),
+            (502, ""),
+            (429, ""),
+        ] {
+            assert_eq!(
+                judged(&failure(status, code, Kind::Unavailable), Method::PUT),
+                Remedy::Wait
+            );
         }
         let f = failure(409, "OperationAborted", Kind::Refused);
         assert_eq!(judged(&f, Method::PUT), Remedy::Wait);
-        assert_eq!(judged(&TransportError::Lost(String::new()).into(), Method::PUT), Remedy::Wait);
+        assert_eq!(
+            judged(&TransportError::Lost(String::new()).into(), Method::PUT),
+            Remedy::Wait
+        );
         for (status, code, kind) in [
             (404, "NoSuchKey", Kind::NoSuchKey),
             (403, "AccessDenied", Kind::AccessDenied),
@@ -200,7 +211,10 @@ mod tests {
             (501, "NotImplemented", Kind::NotImplemented),
             (200, "", Kind::Malformed),
         ] {
-            assert_eq!(judged(&failure(status, code, kind), Method::GET), Remedy::None);
+            assert_eq!(
+                judged(&failure(status, code, kind), Method::GET),
+                Remedy::None
+            );
         }
     }
 
@@ -208,7 +222,10 @@ mod tests {
     fn another_region_is_followed_but_not_our_own() {
         let mut f = failure(301, "PermanentRedirect", Kind::WrongRegion);
         f.region = Some("eu-west-1".to_string());
-        assert_eq!(judged(&f, Method::GET), Remedy::Region("eu-west-1".to_string()));
+        assert_eq!(
+            judged(&f, Method::GET),
+            Remedy::Region("eu-west-1".to_string())
+        );
         f.region = Some("us-east-1".to_string());
         assert_eq!(judged(&f, Method::GET), Remedy::None);
     }
@@ -236,7 +253,10 @@ mod tests {
             retry_after(&headers, now)
         };
         assert_eq!(read("7"), Some(Duration::from_secs(7)));
-        assert_eq!(read("Fri, 24 May 2013 00:00:09 GMT"), Some(Duration::from_secs(9)));
+        assert_eq!(
+            read("Fri, 24 May 2013 00:00:09 GMT"),
+            Some(Duration::from_secs(9))
+        );
         assert_eq!(read("Fri, 24 May 2012 00:00:00 GMT"), Some(Duration::ZERO));
         assert_eq!(read("soon"), None);
     }

@@ -117,7 +117,9 @@ impl Effort {
         }
         let after = after.unwrap_or(Duration::ZERO);
         if after >= left {
-            return Err(format!("the server asks to wait {after:?}, longer than allowed"));
+            return Err(format!(
+                "the server asks to wait {after:?}, longer than allowed"
+            ));
         }
         if !tokens.take(timed_out) {
             return Err("too many retries of late".to_string());
@@ -180,7 +182,10 @@ mod tests {
     #[test]
     fn back_off_doubles_up_to_its_limit() {
         let ms: Vec<u128> = (1..=10).map(|n| backoff_max(n).as_millis()).collect();
-        assert_eq!(ms, [100, 200, 400, 800, 1600, 3200, 6400, 12800, 20000, 20000]);
+        assert_eq!(
+            ms,
+            [100, 200, 400, 800, 1600, 3200, 6400, 12800, 20000, 20000]
+        );
         assert_eq!(backoff_max(u32::MAX), BACKOFF_MAX);
         assert!((0..100).all(|_| jitter(MINUTE) <= MINUTE));
     }
@@ -195,7 +200,10 @@ mod tests {
         effort.received();
         assert!(effort.next_pause(&tokens, false, None).is_err());
         effort.gained();
-        assert!(effort.next_pause(&tokens, false, None).is_ok(), "progress starts a new count");
+        assert!(
+            effort.next_pause(&tokens, false, None).is_ok(),
+            "progress starts a new count"
+        );
     }
 
     #[tokio::test(start_paused = true)]
