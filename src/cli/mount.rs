@@ -24,7 +24,7 @@ use super::resolve;
 /// Returns once the file system answers; a daemon serves it until it is unmounted. A mount that cannot
 /// work (no bucket, wrong region, bad credentials, no such directory) fails at once and says why.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(args_override_self = true, after_help = EXAMPLES)]
 pub(super) struct MountArgs {
     /// The bucket: `name`, `s3://name`, or `s3://name/prefix/` for the keys under a prefix
     pub bucket: String,
@@ -43,7 +43,11 @@ pub(super) struct MountArgs {
     /// Underscores serve for hyphens, `\,` for a comma in a value. mount(8)'s generic options (rw, ro,
     /// noexec, _netdev, noauto, nofail, user, x-systemd.…) are understood. An option written out
     /// (`--region`) wins over the same one here.
-    #[arg(short = 'o', value_name = "OPTION[=VALUE],…")]
+    #[arg(
+        short = 'o',
+        value_name = "OPTION[=VALUE],…",
+        help_heading = "As in mount(8)"
+    )]
     pub o: Vec<String>,
 }
 
@@ -181,9 +185,9 @@ impl From<Level> for LevelFilter {
 }
 
 const EXAMPLES: &str = "\
-Settings are taken from the option, else from the environment, else from the profile in the AWS config
-files (AWS_CONFIG_FILE, AWS_SHARED_CREDENTIALS_FILE), as other AWS programs do. Credentials come from
-the usual chain. AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=true leaves only --endpoint-url.
+A setting comes from its option, else from the environment, else from the profile in the AWS
+config files (AWS_CONFIG_FILE, AWS_SHARED_CREDENTIALS_FILE), as in other AWS programs. Credentials
+come from the usual chain. AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=true leaves only --endpoint-url.
 
 Examples:
   pailfs mount my-bucket /mnt/data
@@ -195,8 +199,8 @@ Examples:
 In /etc/fstab:
   my-bucket  /mnt/data  fuse.pailfs  _netdev,nofail,allow_other,profile=work  0  0
 
-To end a mount: `pailfs umount DIR`, or SIGTERM. Both send what is not sent yet, then unmount, and leave
-the mount alone while it is busy; a second SIGTERM detaches it anyway.
+To end a mount: `pailfs umount DIR`, or SIGTERM. Both send what is not sent yet, then unmount,
+and leave the mount alone while it is busy; a second SIGTERM detaches it anyway.
 
 Exit status: 0 mounted; 1 it cannot be mounted, stderr says why; 2 wrong usage.";
 

@@ -20,7 +20,8 @@ use crate::mountpoint::{self, FS_TYPE, UnmountError};
 /// Says so, and leaves the mount alone, when files or directories on it are still in use.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A mount whose daemon has died answers \"Transport endpoint is not connected\": this command clears it away.
+A mount whose daemon has died answers \"Transport endpoint is not connected\": this command clears
+it away.
 
 Exit status: 0 unmounted; 1 not unmounted, stderr says why; 2 wrong usage.")]
 pub(super) struct UmountArgs {
