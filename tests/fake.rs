@@ -44,6 +44,7 @@ fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> R
         url: format!("http://any.host:8333/{BUCKET}{path}"),
         headers: map,
         body: vec![Bytes::copy_from_slice(body)],
+        progress: Default::default(),
     }
 }
 
