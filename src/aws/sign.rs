@@ -445,6 +445,9 @@ mod tests {
         assert!(!shown.contains("Signature"), "{shown}");
     }
 
+    type Pairs = Vec<(String, String)>;
+
+    /// What the `aws-sigv4` crate adds: headers and query.
     fn reference(
         keys: SigningKeys<'_>,
         time: SystemTime,
@@ -453,7 +456,7 @@ mod tests {
         headers: &[(String, String)],
         hash: &str,
         presigned: Option<Duration>,
-    ) -> (Vec<(String, String)>, Vec<(String, String)>) {
+    ) -> (Pairs, Pairs) {
         use aws_sigv4::http_request as v4;
         let identity = aws_credential_types::Credentials::new(
             keys.access_key_id,

@@ -165,7 +165,10 @@ impl S3Client {
                 .push(("part-number-marker", marker.to_string().into()));
         }
         let (answer, effort) = self.send(&call).await?;
-        let root = self.document(&call, &effort, &answer, "ListPartsResult")?;
+        // moto calls it ListPartsResponse.
+        let root = self
+            .document(&call, &effort, &answer, "ListPartsResult")
+            .or_else(|_| self.document(&call, &effort, &answer, "ListPartsResponse"))?;
         read_parts(&root, marker).map_err(|why| self.malformed(&call, &effort, why))
     }
 
@@ -249,8 +252,8 @@ fn read_parts(root: &Element, marker: Option<u32>) -> Result<ListPartsPage, &'st
                 .ok_or("a part without PartNumber")?,
             etag: part
                 .text_of("ETag")
-                .ok_or("a part without ETag")?
-                .to_string(),
+                .map(payload::quoted_etag)
+                .ok_or("a part without ETag")?,
             size: number("Size").ok_or("a part without Size")?,
         });
     }

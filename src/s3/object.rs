@@ -122,7 +122,7 @@ impl S3Client {
             .filter(|etag| !etag.is_empty())
             .ok_or_else(|| self.malformed(call, effort, "a write was answered without ETag"))?;
         Ok(Written {
-            etag,
+            etag: payload::quoted_etag(&etag),
             version_id: header_text(&answer.headers, "x-amz-version-id"),
         })
     }
@@ -200,6 +200,7 @@ pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
 pub(super) fn read_head(headers: &HeaderMap, size: u64) -> Result<ObjectHead, &'static str> {
     let etag = header_text(headers, "etag")
         .filter(|etag| !etag.is_empty())
+        .map(|etag| payload::quoted_etag(&etag))
         .ok_or("no ETag")?;
     let last_modified = headers
         .get(header::LAST_MODIFIED)
