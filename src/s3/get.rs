@@ -24,6 +24,8 @@ use crate::s3::error::header_text;
 /// that asking again has its time, too.
 const STALL_MAX: Duration = Duration::from_secs(10);
 
+const END_MAX: u64 = i64::MAX.cast_unsigned();
+
 pub struct GetObject {
     pub head: ObjectHead,
     /// The bytes the body holds: what was asked for, cut at the object's end.
@@ -104,7 +106,11 @@ impl S3Client {
     fn get_call<'a>(&self, key: &'a str, range: Option<Range<u64>>, if_match: Option<&str>) -> R<Call<'a>> {
         let mut call = call("GetObject", Method::GET, Some(key));
         if let Some(Range { start, end }) = range {
-            let last = end.saturating_sub(1);
+            // Some servers read numbers past 2^63 as no range at all.
+            let last = match end {
+                0..=END_MAX => end.saturating_sub(1).to_string(),
+                _ => String::new(),
+            };
             self.set_header(&mut call, "range", &format!("bytes={start}-{last}"))?;
         }
         if let Some(etag) = if_match {

@@ -8,6 +8,7 @@ use http::Method;
 use percent_encoding::percent_decode;
 
 use super::object::{parse_timestamp, storage_class};
+use super::payload::quoted_etag;
 use super::xml::{self, Element};
 use super::{ListObjectsV2, ListPage, ListedObject, R, S3Client, call};
 
@@ -73,7 +74,7 @@ fn read_entry(entry: &Element, key: String) -> Result<ListedObject, String> {
     Ok(ListedObject {
         size: size.ok_or_else(|| format!("{key:?} without Size"))?,
         last_modified: modified.ok_or_else(|| format!("{key:?} without LastModified"))?,
-        etag: entry.text_of("ETag").unwrap_or("").to_string(),
+        etag: quoted_etag(entry.text_of("ETag").unwrap_or("")),
         storage_class: storage_class(entry.text_of("StorageClass").map(String::from)),
         key,
     })

@@ -163,8 +163,8 @@ impl S3Client {
         }
     }
 
-    /// Sends what carries a checksum, by `add`; where the server refuses checksums, sends it without, and
-    /// if that is taken, remembers it. `add` gets the call and answers the checksum it put in.
+    /// Sends a body with its digests; where the server refuses checksums, sends it without, and if that is
+    /// taken, remembers it. Answers the checksum that went along.
     async fn send_protected(
         &self,
         call: &mut Call<'_>,

@@ -139,7 +139,10 @@ impl S3Client {
             call.query.push(("part-number-marker", marker.to_string().into()));
         }
         let (answer, effort) = self.send(&call).await?;
-        let root = self.document(&call, &effort, &answer, "ListPartsResult")?;
+        // moto calls it ListPartsResponse.
+        let root = self
+            .document(&call, &effort, &answer, "ListPartsResult")
+            .or_else(|_| self.document(&call, &effort, &answer, "ListPartsResponse"))?;
         read_parts(&root, marker).map_err(|why| self.malformed(&call, &effort, why))
     }
 
@@ -202,7 +205,7 @@ fn read_parts(root: &Element, marker: Option<u32>) -> Result<ListPartsPage, &'st
             number: number("PartNumber")
                 .and_then(|n| u32::try_from(n).ok())
                 .ok_or("a part without PartNumber")?,
-            etag: part.text_of("ETag").ok_or("a part without ETag")?.to_string(),
+            etag: part.text_of("ETag").map(payload::quoted_etag).ok_or("a part without ETag")?,
             size: number("Size").ok_or("a part without Size")?,
         });
     }

@@ -112,7 +112,10 @@ impl S3Client {
             .or_else(|| header_text(&answer.headers, "etag"))
             .filter(|etag| !etag.is_empty())
             .ok_or_else(|| self.malformed(call, effort, "a write was answered without ETag"))?;
-        Ok(Written { etag, version_id: header_text(&answer.headers, "x-amz-version-id") })
+        Ok(Written {
+            etag: payload::quoted_etag(&etag),
+            version_id: header_text(&answer.headers, "x-amz-version-id"),
+        })
     }
 
     /// Servers that ignore `If-Match` are caught here.
@@ -185,7 +188,10 @@ pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
 
 /// `size`: of the whole object. Answers what is missing.
 pub(super) fn read_head(headers: &HeaderMap, size: u64) -> Result<ObjectHead, &'static str> {
-    let etag = header_text(headers, "etag").filter(|etag| !etag.is_empty()).ok_or("no ETag")?;
+    let etag = header_text(headers, "etag")
+        .filter(|etag| !etag.is_empty())
+        .map(|etag| payload::quoted_etag(&etag))
+        .ok_or("no ETag")?;
     let last_modified = headers
         .get(header::LAST_MODIFIED)
         .and_then(|v| v.to_str().ok())

@@ -88,6 +88,12 @@ pub fn bare_etag(etag: &str) -> &str {
     etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"')
 }
 
+/// An ETag as headers have it: some servers leave out the quotes in documents, and two ways to write one
+/// version would look like two.
+pub fn quoted_etag(etag: &str) -> String {
+    if etag.is_empty() || etag.ends_with('"') { etag.to_string() } else { format!("\"{etag}\"") }
+}
+
 fn hex_bytes(text: &str) -> Option<Vec<u8>> {
     if text.len() != 32 || !text.is_ascii() {
         return None;
@@ -129,5 +135,7 @@ mod tests {
         assert_eq!(multipart_etag([part].into_iter()).unwrap(), "59adb24ef3cdbe0297f05b395827453f-1");
         assert_eq!(multipart_etag(["\"not-an-md5\""].into_iter()), None);
         assert_eq!(bare_etag("W/\"abc\""), "abc");
+        assert_eq!(quoted_etag("abc-2"), "\"abc-2\"");
+        assert_eq!(quoted_etag("\"abc\""), "\"abc\"");
     }
 }
