@@ -92,10 +92,7 @@ pub struct BadSetting {
 }
 
 fn bad(setting: &'static str, problem: impl Into<String>) -> Result<(), BadSetting> {
-    Err(BadSetting {
-        setting,
-        problem: problem.into(),
-    })
+    Err(BadSetting { setting, problem: problem.into() })
 }
 
 impl Config {
@@ -106,10 +103,7 @@ impl Config {
             return bad("prefix", "must end in /");
         }
         if self.prefix.len() > PREFIX_BYTES_MAX || self.prefix.contains('\0') {
-            return bad(
-                "prefix",
-                format!("must have at most {PREFIX_BYTES_MAX} bytes, none of them zero"),
-            );
+            return bad("prefix", format!("must have at most {PREFIX_BYTES_MAX} bytes, none of them zero"));
         }
         if self.file_mode > 0o777 || self.dir_mode > 0o777 {
             return bad("--file-mode, --dir-mode", "must lie between 000 and 777");
@@ -156,19 +150,13 @@ fn is_region(region: &str) -> bool {
 fn check_bucket(name: &str) -> Result<(), BadSetting> {
     let expected = |what: &str| {
         let shown = name.escape_debug();
-        bad(
-            "BUCKET",
-            format!("`{shown}` is not a bucket name: expected {what}"),
-        )
+        bad("BUCKET", format!("`{shown}` is not a bucket name: expected {what}"))
     };
     if !(3..=63).contains(&name.len()) {
         return expected("3 to 63 characters");
     }
     let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    if !name
-        .bytes()
-        .all(|b| alphanumeric(&b) || b == b'.' || b == b'-')
-    {
+    if !name.bytes().all(|b| alphanumeric(&b) || b == b'.' || b == b'-') {
         return expected("lower-case letters, digits, dots and hyphens only");
     }
     let ends = [name.bytes().next(), name.bytes().next_back()];
@@ -188,10 +176,7 @@ fn check_bucket(name: &str) -> Result<(), BadSetting> {
 fn check_endpoint(url: &str) -> Result<(), BadSetting> {
     const SETTING: &str = "--endpoint-url";
     if url.contains('@') {
-        return bad(
-            SETTING,
-            "must not hold a user or password; credentials come from the AWS chain",
-        );
+        return bad(SETTING, "must not hold a user or password; credentials come from the AWS chain");
     }
     let expected = format!(
         "`{}` is not an endpoint: expected http(s)://host or http(s)://host:port",
@@ -257,10 +242,7 @@ mod tests {
         assert_eq!(refused(|c| c.dir_mode = 0o1777), "--file-mode, --dir-mode");
         assert_eq!(refused(|c| c.prefix = "a/b".into()), "prefix");
         assert_eq!(refused(|c| c.prefix = "a/".repeat(600)), "prefix");
-        assert_eq!(
-            refused(|c| c.s3.request_timeout = Duration::ZERO),
-            "--request-timeout"
-        );
+        assert_eq!(refused(|c| c.s3.request_timeout = Duration::ZERO), "--request-timeout");
         assert_eq!(refused(|c| c.s3.list_page_keys = 0), "list page");
         assert_eq!(refused(|c| c.s3.region = Some("a/b".into())), "--region");
     }
@@ -271,9 +253,8 @@ mod tests {
             assert_eq!(check_bucket(good), Ok(()), "{good}");
         }
         let long = "a".repeat(64);
-        for wrong in [
-            "", "ab", "Upper", "a_b_c", "-abc", "abc.", "a..b", "10.0.0.1", "a b c", "añb", &long,
-        ] {
+        for wrong in ["", "ab", "Upper", "a_b_c", "-abc", "abc.", "a..b", "10.0.0.1", "a b c", "añb", &long]
+        {
             let e = check_bucket(wrong).unwrap_err().to_string();
             assert!(e.contains("expected"), "{wrong}: {e}");
         }
@@ -281,21 +262,10 @@ mod tests {
 
     #[test]
     fn endpoints() {
-        for good in [
-            "http://127.0.0.1:8333",
-            "https://s3.example.com",
-            "https://[::1]:9000/",
-        ] {
+        for good in ["http://127.0.0.1:8333", "https://s3.example.com", "https://[::1]:9000/"] {
             assert_eq!(check_endpoint(good), Ok(()), "{good}");
         }
-        for wrong in [
-            "",
-            "s3.example.com",
-            "ftp://x",
-            "https://",
-            "https://h/path",
-            "http://h?q",
-        ] {
+        for wrong in ["", "s3.example.com", "ftp://x", "https://", "https://h/path", "http://h?q"] {
             assert!(check_endpoint(wrong).is_err(), "{wrong}");
         }
         let e = check_endpoint("https://me:hunter2@host").unwrap_err();

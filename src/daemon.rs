@@ -122,10 +122,7 @@ fn detach() -> io::Result<()> {
     absolute_paths_in_environment()?;
     chdir("/")?;
     umask(Mode::from_bits_truncate(0o077));
-    let null = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/null")?;
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
     dup2_stdin(&null)?;
     dup2_stdout(&null)?;
     dup2_stderr(&null)?;
@@ -133,11 +130,8 @@ fn detach() -> io::Result<()> {
 }
 
 /// The credentials chain reads these again whenever credentials expire, long after the move to `/`.
-const PATHS_READ_LATER: [&str; 3] = [
-    "AWS_CONFIG_FILE",
-    "AWS_SHARED_CREDENTIALS_FILE",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-];
+const PATHS_READ_LATER: [&str; 3] =
+    ["AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE"];
 
 fn absolute_paths_in_environment() -> io::Result<()> {
     for name in PATHS_READ_LATER {
@@ -176,10 +170,7 @@ mod tests {
         File::from(writer).write_all(message).unwrap();
         // No such child: waitpid answers ECHILD.
         let child = Pid::from_raw(i32::MAX);
-        Waiter {
-            pipe: File::from(reader),
-            child,
-        }
+        Waiter { pipe: File::from(reader), child }
     }
 
     #[test]

@@ -17,10 +17,7 @@ impl Failure {
             if !out.is_empty() {
                 out.push(' ');
             }
-            out.extend(
-                word.chars()
-                    .map(|c| if c.is_control() { '\u{fffd}' } else { c }),
-            );
+            out.extend(word.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }));
         }
         Failure(out)
     }

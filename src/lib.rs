@@ -14,6 +14,7 @@
 //! ```
 
 pub mod aws;
+pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod daemon;
@@ -21,7 +22,11 @@ pub mod error;
 pub mod failure;
 pub mod fs;
 pub mod fuse;
+pub mod key;
 pub mod logging;
 pub mod mount;
 pub mod mountpoint;
+pub mod namespace;
+pub mod read;
 pub mod s3;
+pub mod write;

@@ -81,10 +81,7 @@ impl Log {
                         path.display()
                     ))
                 })?;
-                Sink::File {
-                    path: path.clone(),
-                    file: RwLock::new(file),
-                }
+                Sink::File { path: path.clone(), file: RwLock::new(file) }
             }
         };
         Ok(Log(Arc::new(sink)))
@@ -102,16 +99,9 @@ impl Log {
 
 fn open_file(path: &Path) -> io::Result<File> {
     if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
 /// One line on its way out.
@@ -152,16 +142,9 @@ impl<'a> MakeWriter<'a> for Log {
 /// Starts logging; panics are logged too, because a daemon's stderr is /dev/null.
 pub fn init(log: &Log, level: LevelFilter) {
     let colours = matches!(*log.0, Sink::Stderr) && io::stderr().is_terminal();
-    let filter = Targets::new()
-        .with_default(level.min(LevelFilter::WARN))
-        .with_target("pailfs", level);
-    let format = tracing_subscriber::fmt::layer()
-        .with_ansi(colours)
-        .with_writer(log.clone());
-    let started = tracing_subscriber::registry()
-        .with(filter)
-        .with(format)
-        .try_init();
+    let filter = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("pailfs", level);
+    let format = tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(log.clone());
+    let started = tracing_subscriber::registry().with(filter).with(format).try_init();
     if started.is_err() {
         tracing::debug!("logging was started before");
     }

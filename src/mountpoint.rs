@@ -45,10 +45,7 @@ pub fn at(dir: &Path) -> io::Result<Option<Mount>> {
 }
 
 fn parse(mountinfo: &[u8]) -> Vec<Mount> {
-    mountinfo
-        .split(|&b| b == b'\n')
-        .filter_map(parse_line)
-        .collect()
+    mountinfo.split(|&b| b == b'\n').filter_map(parse_line).collect()
 }
 
 /// `36 35 98:0 /root /point rw,noatime master:1 - ext3 /dev/root rw`; a lone `-` ends the optional fields.
@@ -59,12 +56,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = fields.skip_while(|f| *f != b"-").skip(1);
     let fs_type = String::from_utf8_lossy(fields.next()?).into_owned();
     let source = unescape(fields.next().unwrap_or_default());
-    Some(Mount {
-        device,
-        point: PathBuf::from(point),
-        fs_type,
-        source,
-    })
+    Some(Mount { device, point: PathBuf::from(point), fs_type, source })
 }
 
 /// The kernel writes space, tab, newline and backslash as `\` and three octal digits.
@@ -107,10 +99,7 @@ pub fn absolute(dir: &Path) -> io::Result<PathBuf> {
 
 /// The daemon behind a mount is gone (or its connection was aborted).
 pub fn is_dead(e: &io::Error) -> bool {
-    matches!(
-        e.raw_os_error(),
-        Some(libc::ENOTCONN | libc::ECONNABORTED | libc::EHOSTDOWN)
-    )
+    matches!(e.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED | libc::EHOSTDOWN))
 }
 
 /// Why a mount is still there.
@@ -184,13 +173,7 @@ pub struct Holder {
 
 impl std::fmt::Display for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} (pid {}) holds {}",
-            self.name.escape_debug(),
-            self.pid,
-            self.path.display()
-        )
+        write!(f, "{} (pid {}) holds {}", self.name.escape_debug(), self.pid, self.path.display())
     }
 }
 
@@ -221,11 +204,7 @@ fn holder(pid: u32, dir: &Path) -> Option<Holder> {
         .find(|target| target.starts_with(dir))?;
     let name = std::fs::read(process.join("comm")).unwrap_or_default();
     let name = String::from_utf8_lossy(name.trim_ascii_end());
-    Some(Holder {
-        pid,
-        name: name.into_owned(),
-        path,
-    })
+    Some(Holder { pid, name: name.into_owned(), path })
 }
 
 /// `: NAME (pid N) holds PATH, …`, or nothing where no holder can be seen.
@@ -270,11 +249,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().canonicalize().unwrap();
         assert!(holders(&dir, 5).is_empty());
-        let mut child = Command::new("sleep")
-            .arg("60")
-            .current_dir(&dir)
-            .spawn()
-            .unwrap();
+        let mut child = Command::new("sleep").arg("60").current_dir(&dir).spawn().unwrap();
         let found = holders(&dir, 5);
         child.kill().unwrap();
         child.wait().unwrap();

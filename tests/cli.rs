@@ -119,63 +119,21 @@ fn wrong_usage_says_what_was_expected() {
     misused(&["frobnicate"], &["frobnicate"]);
     misused(&["unmount", "/mnt"], &["umount"]);
     misused(&["umount"], &["<DIR>"]);
-    misused(
-        &["mount", "data", "/mnt", "--endpoint", "x"],
-        &["--endpoint-url"],
-    );
-    misused(
-        &["mount", "data", "/mnt", "--memory", "lots"],
-        &["--memory", "8MiB"],
-    );
-    misused(
-        &["mount", "data", "/mnt", "--part-size=1 parsec"],
-        &["8MiB"],
-    );
-    misused(
-        &["mount", "data", "/mnt", "--request-timeout", "5"],
-        &["5s"],
-    );
-    misused(
-        &["mount", "data", "/mnt", "--file-mode", "0999"],
-        &["octal"],
-    );
+    misused(&["mount", "data", "/mnt", "--endpoint", "x"], &["--endpoint-url"]);
+    misused(&["mount", "data", "/mnt", "--memory", "lots"], &["--memory", "8MiB"]);
+    misused(&["mount", "data", "/mnt", "--part-size=1 parsec"], &["8MiB"]);
+    misused(&["mount", "data", "/mnt", "--request-timeout", "5"], &["5s"]);
+    misused(&["mount", "data", "/mnt", "--file-mode", "0999"], &["octal"]);
     misused(&["mount", "data", "/mnt", "--uid", "me"], &["--uid"]);
-    misused(
-        &["mount", "data", "/mnt", "--log-level", "loud"],
-        &["debug"],
-    );
-    misused(
-        &[
-            "mount",
-            "data",
-            "/mnt",
-            "--path-style",
-            "--virtual-host-style",
-        ],
-        &["cannot be used with"],
-    );
-    misused(
-        &[
-            "mount",
-            "data",
-            "/mnt",
-            "-o",
-            "path_style,virtual_host_style",
-        ],
-        &["cannot be used with"],
-    );
+    misused(&["mount", "data", "/mnt", "--log-level", "loud"], &["debug"]);
+    misused(&["mount", "data", "/mnt", "--path-style", "--virtual-host-style"], &["cannot be used with"]);
+    misused(&["mount", "data", "/mnt", "-o", "path_style,virtual_host_style"], &["cannot be used with"]);
 }
 
 #[test]
 fn wrong_o_options_are_named() {
-    misused(
-        &["mount", "data", "/mnt", "-o", "ro,endpoint=x"],
-        &["`endpoint`", "`endpoint-url`"],
-    );
-    misused(
-        &["data", "/mnt", "-o", "memory=lots"],
-        &["--memory", "8MiB"],
-    );
+    misused(&["mount", "data", "/mnt", "-o", "ro,endpoint=x"], &["`endpoint`", "`endpoint-url`"]);
+    misused(&["data", "/mnt", "-o", "memory=lots"], &["--memory", "8MiB"]);
     misused(&["data", "/mnt", "-o", "region"], &["region=VALUE"]);
 }
 
@@ -184,26 +142,11 @@ fn settings_that_cannot_work_fail() {
     fails(&["mount", "Data", "/mnt"], &["`Data`", "lower-case"]);
     fails(&["mount", "da", "/mnt"], &["3 to 63"]);
     fails(&["mount", "data/x", "/mnt"], &["s3://name/prefix/"]);
-    fails(
-        &["mount", "data", "/mnt", "--part-size", "1MiB"],
-        &["--part-size", "5MiB"],
-    );
-    fails(
-        &["mount", "data", "/mnt", "--memory", "1MiB"],
-        &["--memory", "64MiB"],
-    );
-    fails(
-        &["mount", "data", "/mnt", "--endpoint-url", "nowhere"],
-        &["--endpoint-url", "http"],
-    );
-    fails(
-        &["mount", "data", "/mnt", "--profile", "nobody"],
-        &["`nobody`", "AWS config"],
-    );
-    fails(
-        &["mount", "data", "/mnt", "--ca-bundle", "/no/such.pem"],
-        &["/no/such.pem"],
-    );
+    fails(&["mount", "data", "/mnt", "--part-size", "1MiB"], &["--part-size", "5MiB"]);
+    fails(&["mount", "data", "/mnt", "--memory", "1MiB"], &["--memory", "64MiB"]);
+    fails(&["mount", "data", "/mnt", "--endpoint-url", "nowhere"], &["--endpoint-url", "http"]);
+    fails(&["mount", "data", "/mnt", "--profile", "nobody"], &["`nobody`", "AWS config"]);
+    fails(&["mount", "data", "/mnt", "--ca-bundle", "/no/such.pem"], &["/no/such.pem"]);
 }
 
 #[test]
@@ -214,20 +157,14 @@ fn a_directory_that_is_missing_or_none_fails() {
     fails(&["mount", "data", missing], &[missing, "mkdir -p"]);
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
-    fails(
-        &["mount", "data", file.to_str().unwrap()],
-        &["not a directory"],
-    );
+    fails(&["mount", "data", file.to_str().unwrap()], &["not a directory"]);
     fails(&["mount", "data", "/"], &["mount"]);
 }
 
 #[test]
 fn a_directory_with_a_mount_inside_is_refused() {
     // /proc is mounted wherever this runs.
-    fails(
-        &["mount", "data", "/"],
-        &["has a mount inside it", "would be hidden"],
-    );
+    fails(&["mount", "data", "/"], &["has a mount inside it", "would be hidden"]);
 }
 
 fn link(dir: &Path, name: &str) -> PathBuf {
@@ -246,16 +183,7 @@ fn the_forms_that_mount_uses() {
     fails(&["s3://data/prefix", missing], &["mkdir -p"]);
     for name in ["mount.pailfs", "mount.fuse.pailfs"] {
         let program = link(dir.path(), name);
-        let args = [
-            "data",
-            missing,
-            "-n",
-            "-v",
-            "-t",
-            "fuse.pailfs",
-            "-o",
-            options,
-        ];
+        let args = ["data", missing, "-n", "-v", "-t", "fuse.pailfs", "-o", options];
         let output = run_as(&program, &args);
         assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
         assert!(stderr(&output).contains("mkdir -p"), "{}", stderr(&output));

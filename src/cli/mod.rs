@@ -40,11 +40,7 @@ Examples:
 
 /// Runs the command that `args` (with the program's name first) ask for.
 pub fn run(args: Vec<OsString>) -> ExitCode {
-    let outcome = if is_mount_helper(&args) {
-        mount::run_helper(&args)
-    } else {
-        run_command(&args)
-    };
+    let outcome = if is_mount_helper(&args) { mount::run_helper(&args) } else { run_command(&args) };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Ending::Usage(e)) => {
@@ -115,9 +111,7 @@ fn is_mount_helper(args: &[OsString]) -> bool {
         return true;
     }
     // Two words without -o are a bucket and a directory, unless the first looks like a command mistyped.
-    let words = rest
-        .iter()
-        .filter(|a| !a.as_encoded_bytes().starts_with(b"-"));
+    let words = rest.iter().filter(|a| !a.as_encoded_bytes().starts_with(b"-"));
     let mistyped = ["mount", "umount", "unmount"]
         .iter()
         .any(|command| strsim::damerau_levenshtein(command, &first) <= 2);

@@ -43,11 +43,7 @@ pub(super) struct MountArgs {
     /// Underscores serve for hyphens, `\,` for a comma in a value. mount(8)'s generic options (rw, ro,
     /// noexec, _netdev, noauto, nofail, user, x-systemd.…) are understood. An option written out
     /// (`--region`) wins over the same one here.
-    #[arg(
-        short = 'o',
-        value_name = "OPTION[=VALUE],…",
-        help_heading = "As in mount(8)"
-    )]
+    #[arg(short = 'o', value_name = "OPTION[=VALUE],…", help_heading = "As in mount(8)")]
     pub o: Vec<String>,
 }
 
@@ -237,17 +233,10 @@ impl HelperArgs {
 /// The form without a subcommand.
 pub(super) fn run_helper(args: &[OsString]) -> Result<(), Ending> {
     let first = parse_helper(args)?;
-    let unknown = if first.sloppy {
-        Unknown::Tolerate
-    } else {
-        Unknown::Refuse
-    };
+    let unknown = if first.sloppy { Unknown::Tolerate } else { Unknown::Refuse };
     let more = options::expand(&first.mount.o, unknown)?;
     for name in &more.ignored {
-        eprintln!(
-            "pailfs: ignoring the unknown option `{}`",
-            name.escape_debug()
-        );
+        eprintln!("pailfs: ignoring the unknown option `{}`", name.escape_debug());
     }
     let args = parse_helper(&options::insert(args, 1, &more.args))?;
     let mut plan = plan(&args.mount, &more)?;
@@ -281,12 +270,7 @@ fn plan(args: &MountArgs, more: &Expanded) -> Result<Plan, Failure> {
         dir: args.dir.clone(),
         foreground: args.process.foreground,
         noexec: more.noexec,
-        log_file: args
-            .process
-            .log_file
-            .as_deref()
-            .map(resolve::absolute)
-            .transpose()?,
+        log_file: args.process.log_file.as_deref().map(resolve::absolute).transpose()?,
         state_home: resolve::state_home(&env),
         log_level: level.into(),
         fake: false,
@@ -343,15 +327,7 @@ mod tests {
 
     #[test]
     fn an_option_written_out_wins_over_o() {
-        let args = [
-            "pailfs",
-            "b",
-            "/mnt",
-            "--region",
-            "here",
-            "-o",
-            "region=there,uid=7",
-        ];
+        let args = ["pailfs", "b", "/mnt", "--region", "here", "-o", "region=there,uid=7"];
         let args: Vec<OsString> = args.iter().map(OsString::from).collect();
         let first = parse_helper(&args).unwrap();
         let more = options::expand(&first.mount.o, Unknown::Refuse).unwrap();

@@ -161,24 +161,19 @@ fn own(item: &str, names: &[Own]) -> Result<Option<OsString>, clap::Error> {
     match (own.takes_value, value) {
         (true, Some(value)) => Ok(Some(format!("--{name}={value}").into())),
         (false, None) => Ok(Some(format!("--{name}").into())),
-        (true, None) => Err(usage(
-            ErrorKind::InvalidValue,
-            format!("the option `{name}` needs a value: -o {name}=VALUE"),
-        )),
-        (false, Some(_)) => Err(usage(
-            ErrorKind::TooManyValues,
-            format!("the option `{name}` takes no value: -o {name}"),
-        )),
+        (true, None) => {
+            Err(usage(ErrorKind::InvalidValue, format!("the option `{name}` needs a value: -o {name}=VALUE")))
+        }
+        (false, Some(_)) => {
+            Err(usage(ErrorKind::TooManyValues, format!("the option `{name}` takes no value: -o {name}")))
+        }
     }
 }
 
 fn unknown_option(item: &str, names: &[Own]) -> clap::Error {
     let name = item.split('=').next().unwrap_or(item);
     let normal = name.replace('_', "-");
-    let generic = GENERIC
-        .iter()
-        .copied()
-        .chain(["ro", "rw", "exec", "noexec"]);
+    let generic = GENERIC.iter().copied().chain(["ro", "rw", "exec", "noexec"]);
     let mut near: Vec<(f64, &str)> = names
         .iter()
         .map(|own| own.name.as_str())
@@ -194,10 +189,7 @@ fn unknown_option(item: &str, names: &[Own]) -> clap::Error {
         format!("nearest: {}", near.join(", "))
     };
     let name = name.escape_debug();
-    usage(
-        ErrorKind::UnknownArgument,
-        format!("unknown option `{name}` in -o; {hint}"),
-    )
+    usage(ErrorKind::UnknownArgument, format!("unknown option `{name}` in -o; {hint}"))
 }
 
 fn usage(kind: ErrorKind, message: String) -> clap::Error {
@@ -210,10 +202,7 @@ mod tests {
 
     fn expanded(list: &str) -> Vec<String> {
         let out = expand(&[list.to_owned()], Unknown::Refuse).unwrap();
-        out.args
-            .iter()
-            .map(|a| a.to_str().unwrap().to_owned())
-            .collect()
+        out.args.iter().map(|a| a.to_str().unwrap().to_owned()).collect()
     }
 
     #[test]
@@ -229,10 +218,7 @@ mod tests {
             ("uid=5,file_mode=0640", &["--uid=5", "--file-mode=0640"]),
             (r"content_type=a\,b\\c\d", &[r"--content-type=a,b\c\d"]),
             ("log_file=/a=b", &["--log-file=/a=b"]),
-            (
-                "rw,nosuid,nodev,relatime,user=me,x-systemd.automount,comment=hi,defaults,dev,suid",
-                &[],
-            ),
+            ("rw,nosuid,nodev,relatime,user=me,x-systemd.automount,comment=hi,defaults,dev,suid", &[]),
         ];
         for (list, expected) in table {
             assert_eq!(expanded(list), expected, "{list}");

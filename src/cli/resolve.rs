@@ -38,12 +38,8 @@ pub(super) fn config(args: &MountArgs, env: &Env, files: &Fs) -> Result<Config, 
         prefix,
         read_only: files_args.read_only,
         allow_other: files_args.allow_other,
-        uid: files_args
-            .uid
-            .unwrap_or_else(|| nix::unistd::getuid().as_raw()),
-        gid: files_args
-            .gid
-            .unwrap_or_else(|| nix::unistd::getgid().as_raw()),
+        uid: files_args.uid.unwrap_or_else(|| nix::unistd::getuid().as_raw()),
+        gid: files_args.gid.unwrap_or_else(|| nix::unistd::getgid().as_raw()),
         file_mode,
         dir_mode,
         metadata_ttl: resources.metadata_ttl.unwrap_or(METADATA_TTL),
@@ -67,11 +63,7 @@ fn bucket(source: &str) -> Result<(String, String), Failure> {
         }
         None => (source, ""),
     };
-    let slash = if prefix.is_empty() || prefix.ends_with('/') {
-        ""
-    } else {
-        "/"
-    };
+    let slash = if prefix.is_empty() || prefix.ends_with('/') { "" } else { "/" };
     Ok((name.to_owned(), format!("{prefix}{slash}")))
 }
 
@@ -96,11 +88,7 @@ fn s3(
         profile,
         addressing: addressing(args, &sections)?,
         sign_requests: !args.no_sign_request,
-        payload_signing: if args.unsigned_payload {
-            PayloadSigning::Unsigned
-        } else {
-            PayloadSigning::Auto
-        },
+        payload_signing: if args.unsigned_payload { PayloadSigning::Unsigned } else { PayloadSigning::Auto },
         request_timeout,
         ca_bundle: ca_bundle.as_deref().map(readable).transpose()?,
         list_page_keys: LIST_PAGE_KEYS_MAX,
@@ -109,12 +97,9 @@ fn s3(
 
 /// The shared config files with `profile` selected. A profile that was named must exist.
 fn sections(profile: Option<&str>, env: &Env, files: &Fs) -> Result<EnvConfigSections, Failure> {
-    let unreadable =
-        |e: &dyn std::error::Error| Failure::new(format_args!("the AWS config files: {e}"));
+    let unreadable = |e: &dyn std::error::Error| Failure::new(format_args!("the AWS config files: {e}"));
     // The loader is async in name only: it reads with std, starts no thread and needs no timer.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .map_err(|e| unreadable(&e))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|e| unreadable(&e))?;
     let places = EnvConfigFiles::default();
     let load = aws_runtime::env_config::source::load(env, files, &places);
     let mut source = runtime.block_on(load).map_err(|e| unreadable(&e))?;
@@ -156,11 +141,7 @@ fn get(sections: &EnvConfigSections, key: &str) -> Option<String> {
 
 /// <https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html>: the service's variable,
 /// the general variable, the service's entry in the profile, the profile's own.
-fn endpoint_url(
-    args: &S3Args,
-    env: &Env,
-    sections: &EnvConfigSections,
-) -> Result<Option<String>, Failure> {
+fn endpoint_url(args: &S3Args, env: &Env, sections: &EnvConfigSections) -> Result<Option<String>, Failure> {
     let url = if let Some(url) = &args.endpoint_url {
         Some(url.clone())
     } else if ignores_configured(env, sections)? {
@@ -169,9 +150,7 @@ fn endpoint_url(
         let variable = var(env, "AWS_ENDPOINT_URL_S3").or_else(|| var(env, "AWS_ENDPOINT_URL"));
         variable.or_else(|| {
             let no_variables = Env::from_slice(&[]);
-            let key = EnvConfigValue::new()
-                .profile("endpoint_url")
-                .service_id("s3");
+            let key = EnvConfigValue::new().profile("endpoint_url").service_id("s3");
             let found = key.load(&no_variables, Some(sections));
             found.map(|(url, _)| url.into_owned())
         })
@@ -220,14 +199,8 @@ fn readable(ca_bundle: &Path) -> Result<PathBuf, Failure> {
     let opened = std::fs::File::open(ca_bundle).and_then(|file| file.metadata());
     match opened {
         Ok(metadata) if metadata.is_file() => absolute(ca_bundle),
-        Ok(_) => Err(Failure::new(format_args!(
-            "--ca-bundle: {} is not a file",
-            ca_bundle.display()
-        ))),
-        Err(e) => Err(Failure::new(format_args!(
-            "--ca-bundle: cannot read {}: {e}",
-            ca_bundle.display()
-        ))),
+        Ok(_) => Err(Failure::new(format_args!("--ca-bundle: {} is not a file", ca_bundle.display()))),
+        Err(e) => Err(Failure::new(format_args!("--ca-bundle: cannot read {}: {e}", ca_bundle.display()))),
     }
 }
 

@@ -97,20 +97,14 @@ fn region_by_option_then_environment_then_profile() {
 fn endpoint_by_option_then_environment_then_services_then_profile() {
     let scene = scene();
     let work = ["--profile", "work"];
-    let vars = [
-        ("AWS_ENDPOINT_URL_S3", "http://env-s3:1"),
-        ("AWS_ENDPOINT_URL", "http://env:1"),
-    ];
+    let vars = [("AWS_ENDPOINT_URL_S3", "http://env-s3:1"), ("AWS_ENDPOINT_URL", "http://env:1")];
     let option = ["--profile", "work", "--endpoint-url", "http://opt:1/"];
     let is = |got: Option<String>, expected: &str| assert_eq!(got.as_deref(), Some(expected));
     is(scene.endpoint(&option, &vars), "http://opt:1");
     is(scene.endpoint(&work, &vars), "http://env-s3:1");
     is(scene.endpoint(&work, &vars[1..]), "http://env:1");
     is(scene.endpoint(&work, &[]), "http://services:1");
-    is(
-        scene.endpoint(&["--profile", "plain"], &[]),
-        "http://plain:1",
-    );
+    is(scene.endpoint(&["--profile", "plain"], &[]), "http://plain:1");
 }
 
 #[test]
@@ -131,10 +125,7 @@ fn addressing_by_option_then_profile() {
     let scene = scene();
     let style = |options: &[&str]| scene.s3(options, &[]).addressing;
     assert_eq!(style(&["--profile", "work"]), Addressing::VirtualHost);
-    assert_eq!(
-        style(&["--profile", "work", "--path-style"]),
-        Addressing::Path
-    );
+    assert_eq!(style(&["--profile", "work", "--path-style"]), Addressing::Path);
     assert_eq!(style(&["--virtual-host-style"]), Addressing::VirtualHost);
     let odd = scene.resolve(&["--profile", "odd"], &[]).unwrap_err();
     assert!(odd.to_string().contains("sideways"), "{odd}");

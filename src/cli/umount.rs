@@ -31,8 +31,8 @@ pub(super) struct UmountArgs {
 
 pub(super) fn run(args: &UmountArgs) -> Result<(), Failure> {
     let shown = args.dir.display();
-    let dir = mountpoint::absolute(&args.dir)
-        .map_err(|e| Failure::new(format_args!("cannot use {shown}: {e}")))?;
+    let dir =
+        mountpoint::absolute(&args.dir).map_err(|e| Failure::new(format_args!("cannot use {shown}: {e}")))?;
     is_pailfs(&dir)?;
     match flush(&dir) {
         Ok(()) => {}
@@ -85,8 +85,7 @@ fn flush(dir: &Path) -> io::Result<()> {
 
 fn clear_away(dir: &Path) -> Result<(), Failure> {
     let shown = dir.display();
-    mountpoint::detach(dir)
-        .map_err(|e| Failure::new(format_args!("cannot detach {shown}: {e}")))?;
+    mountpoint::detach(dir).map_err(|e| Failure::new(format_args!("cannot detach {shown}: {e}")))?;
     eprintln!(
         "pailfs: {shown} was a dead mount (its daemon had ended); it is cleared away, but what was not \
          sent is lost"

@@ -20,9 +20,7 @@ pub fn directory(dir: &Path) -> Result<PathBuf, Failure> {
     let refused = |e: io::Error| Failure::new(explain_directory(dir, &e));
     let path = mountpoint::absolute(dir).map_err(refused)?;
     let table = mountpoint::table().map_err(|e| {
-        Failure::new(format_args!(
-            "cannot read /proc/self/mountinfo: {e}; is /proc mounted?"
-        ))
+        Failure::new(format_args!("cannot read /proc/self/mountinfo: {e}; is /proc mounted?"))
     })?;
     // Asked first: on a dead or stuck mount even stat(2) fails or waits.
     if let Some(line) = in_the_way(&table, &path) {
@@ -66,16 +64,10 @@ fn in_the_way(table: &[Mount], dir: &Path) -> Option<String> {
         return Some(format!(
             "{shown} is already a mount point ({source}, {}); unmount it first: `{} {shown}`",
             on.fs_type,
-            if on.fs_type == mountpoint::FS_TYPE {
-                "pailfs umount"
-            } else {
-                "umount"
-            }
+            if on.fs_type == mountpoint::FS_TYPE { "pailfs umount" } else { "umount" }
         ));
     }
-    let inside = table
-        .iter()
-        .find(|m| m.point != dir && m.point.starts_with(dir))?;
+    let inside = table.iter().find(|m| m.point != dir && m.point.starts_with(dir))?;
     let inside = inside.point.display();
     Some(format!(
         "{shown} has a mount inside it, at {inside}, which would be hidden; \
@@ -85,10 +77,7 @@ fn in_the_way(table: &[Mount], dir: &Path) -> Option<String> {
 
 /// Is there a FUSE to mount with? `allow_other`: may this user share the mount?
 pub fn fuse_usable(allow_other: bool) -> Result<(), Failure> {
-    let opened = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse");
+    let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
     if let Err(e) = opened {
         return Err(Failure::new(match e.raw_os_error() {
             Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
@@ -146,9 +135,7 @@ pub fn answers(dir: &Path) -> Result<(), Failure> {
         // Root's inode: the answer comes from our getattr.
         let asked = asked.and_then(|fuse| match path.metadata() {
             Ok(m) => Ok(fuse && m.ino() != 0),
-            Err(e) => Err(nix::errno::Errno::from_raw(
-                e.raw_os_error().unwrap_or(libc::EIO),
-            )),
+            Err(e) => Err(nix::errno::Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO))),
         });
         // Nobody listens after the time-out.
         let _ = sender.send(asked);
@@ -156,12 +143,10 @@ pub fn answers(dir: &Path) -> Result<(), Failure> {
     let shown = dir.display();
     match receiver.recv_timeout(ANSWER_TIMEOUT) {
         Ok(Ok(true)) => Ok(()),
-        Ok(Ok(false)) => Err(Failure::new(format_args!(
-            "{shown} was mounted, but another file system answers there"
-        ))),
-        Ok(Err(e)) => Err(Failure::new(format_args!(
-            "{shown} was mounted, but does not answer: {e}"
-        ))),
+        Ok(Ok(false)) => {
+            Err(Failure::new(format_args!("{shown} was mounted, but another file system answers there")))
+        }
+        Ok(Err(e)) => Err(Failure::new(format_args!("{shown} was mounted, but does not answer: {e}"))),
         Err(_) => Err(Failure::new(format_args!(
             "{shown} was mounted, but gave no answer within {} s",
             ANSWER_TIMEOUT.as_secs()
@@ -174,12 +159,7 @@ mod tests {
     use super::*;
 
     fn mount(point: &str, fs_type: &str) -> Mount {
-        Mount {
-            device: "0:1".into(),
-            point: point.into(),
-            fs_type: fs_type.into(),
-            source: "src".into(),
-        }
+        Mount { device: "0:1".into(), point: point.into(), fs_type: fs_type.into(), source: "src".into() }
     }
 
     #[test]

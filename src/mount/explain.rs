@@ -16,10 +16,7 @@ pub fn explain(error: &Error, config: &S3Config) -> Failure {
         Error::S3(e) => Failure::new(format_args!("{} [{e}]", advice(e, config))),
         other => {
             let cause = other.source().map(|s| format!(": {s}")).unwrap_or_default();
-            Failure::new(format_args!(
-                "cannot mount s3://{}: {other}{cause}",
-                config.bucket
-            ))
+            Failure::new(format_args!("cannot mount s3://{}: {other}{cause}", config.bucket))
         }
     }
 }
@@ -44,16 +41,12 @@ fn advice(e: &S3Error, config: &S3Config) -> String {
         S3ErrorKind::NoCredentials => "no AWS credentials were found: set AWS_ACCESS_KEY_ID and \
              AWS_SECRET_ACCESS_KEY, name a --profile, or use --no-sign-request for a public bucket"
             .to_owned(),
-        S3ErrorKind::WrongRegion => format!(
-            "{bucket} is in another region (region: {region}): give the right one with --region"
-        ),
+        S3ErrorKind::WrongRegion => {
+            format!("{bucket} is in another region (region: {region}): give the right one with --region")
+        }
         S3ErrorKind::Unavailable => format!(
             "{place} gives no answer: check --endpoint-url{} and the network{}",
-            if config.endpoint_url.is_none() {
-                ", --region"
-            } else {
-                ""
-            },
+            if config.endpoint_url.is_none() { ", --region" } else { "" },
             path_style_hint(config)
         ),
         S3ErrorKind::Malformed => format!(

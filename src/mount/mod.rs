@@ -125,7 +125,7 @@ fn serve_on(runtime: &Runtime, plan: &Plan, ready: &mut Ready, log: &Log) -> Res
             () = signals.terminate() => Err(Failure::new("interrupted before anything was mounted")),
         }
     })?;
-    let mount = FuseMount::start(fs.clone(), &plan.dir)
+    let mount = FuseMount::start(fs.clone(), &plan.dir, runtime.handle().clone())
         .map_err(|e| Failure::new(format_args!("cannot mount on {}: {e}", plan.dir.display())))?;
     if let Err(failure) = settle(plan, ready) {
         if let Err(e) = mountpoint::detach(&plan.dir) {
@@ -150,9 +150,7 @@ fn serve_on(runtime: &Runtime, plan: &Plan, ready: &mut Ready, log: &Log) -> Res
 async fn prepare(plan: &Plan, handle: tokio::runtime::Handle) -> Result<Arc<Filesystem>, Failure> {
     let config = &plan.config;
     let refused = |e: Error| explain::explain(&e, &config.s3);
-    let client = S3Client::connect(&config.s3)
-        .await
-        .map_err(|e| refused(e.into()))?;
+    let client = S3Client::connect(&config.s3).await.map_err(|e| refused(e.into()))?;
     let fs = Filesystem::new(config.clone(), client, handle);
     fs.probe().await.map_err(refused)?;
     Ok(fs)
@@ -164,19 +162,16 @@ fn settle(plan: &Plan, ready: &mut Ready) -> Result<(), Failure> {
         forbid_exec(plan)?;
     }
     check::answers(&plan.dir)?;
-    ready.announce().map_err(|_| {
-        Failure::new("the command that asked for this mount is gone; the mount was undone")
-    })
+    ready
+        .announce()
+        .map_err(|_| Failure::new("the command that asked for this mount is gone; the mount was undone"))
 }
 
 /// Flags of the mount itself can be set by a bind remount; it sets all of them, so the ones that every
 /// pailfs mount has are repeated.
 fn forbid_exec(plan: &Plan) -> Result<(), Failure> {
-    let mut flags = MsFlags::MS_REMOUNT
-        | MsFlags::MS_BIND
-        | MsFlags::MS_NOSUID
-        | MsFlags::MS_NODEV
-        | MsFlags::MS_NOEXEC;
+    let mut flags =
+        MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     if plan.config.read_only {
         flags |= MsFlags::MS_RDONLY;
     }

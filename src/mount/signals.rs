@@ -36,9 +36,7 @@ enum Wish {
 impl Signals {
     /// Within the runtime's context.
     pub(super) fn listen() -> Result<Signals, Failure> {
-        let on = |kind| {
-            signal(kind).map_err(|e| Failure::new(format_args!("cannot catch signals: {e}")))
-        };
+        let on = |kind| signal(kind).map_err(|e| Failure::new(format_args!("cannot catch signals: {e}")));
         Ok(Signals {
             term: on(SignalKind::terminate())?,
             int: on(SignalKind::interrupt())?,
@@ -128,8 +126,7 @@ impl Leaving {
         let (dir, device) = (self.dir.clone(), self.device.clone());
         // On a thread of its own: the kernel may ask us, while it unmounts, for what is not flushed.
         let done = tokio::task::spawn_blocking(move || take_away(&dir, device.as_deref(), open));
-        done.await
-            .unwrap_or_else(|e| Outcome::Failed(e.to_string()))
+        done.await.unwrap_or_else(|e| Outcome::Failed(e.to_string()))
     }
 
     /// Says how it went, and whether this task is needed any longer.

@@ -2,152 +2,289 @@
 //!
 //! Owns: [`S3Client`], bound to one bucket; cheap to clone. Names, parameters and answers are the
 //! S3 API's: <https://docs.aws.amazon.com/AmazonS3/latest/API/API_Operations.html>.
+//! Invariant: what S3 did not say it did is an error; an answer that is not S3's is never taken for one.
 //! Must never know: paths, inodes, FUSE.
+//!
+//! # Writes whose answer was lost
+//! Every operation is sent again when its answer is lost, so it may be carried out twice. Of most, twice is
+//! as good as once: PutObject, CopyObject, UploadPart, UploadPartCopy, DeleteObject, DeleteObjects write or
+//! remove the same thing again. Not so:
+//! - PutObject with a precondition: our first try may have made the precondition false, and the second is
+//!   answered 412. Then a HEAD tells: if the ETag is the MD5 of our payload, the write was ours.
+//! - CompleteMultipartUpload: the second try finds no upload (`NoSuchUpload`), or with a precondition 412.
+//!   Then a HEAD tells: if the ETag is that of our parts, the object is ours.
+//! - CopyObject with a precondition: a 412 stands, since the copy's ETag need not be the source's.
+//! - CreateMultipartUpload: an upload may be left behind that nobody knows; listing the uploads finds it.
+//! - AbortMultipartUpload: a second try that finds no upload is a success.
+//!
+//! Where an ETag is not an MD5 (encrypted with customer's keys) nothing can be told, and the error stands.
 
+mod bucket;
+mod delete;
+mod error;
+mod get;
+mod list;
+mod multipart;
+mod object;
+mod payload;
 mod types;
+mod xml;
 
-use std::ops::Range;
+use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use crate::aws::transport::Transport;
-use crate::config::S3Config;
-use crate::error::S3Error;
+use self::payload::Protection;
+use crate::aws::credentials::Credentials;
+use crate::aws::endpoint::Endpoint;
+use crate::aws::retry::{Answer, Call, Effort, Failure, Wire};
+use crate::aws::sign::{EMPTY_SHA256, UNSIGNED_PAYLOAD};
+use crate::aws::transport::{HttpTransport, Transport};
+use crate::config::{PayloadSigning, S3Config};
+use crate::error::{S3Error, S3ErrorKind};
+pub use get::{GetObject, ObjectBody};
 pub use types::*;
-
-/// Skeleton: the signatures the floors above are written against.
-#[derive(Clone)]
-pub struct S3Client;
-
-pub struct GetObject {
-    pub head: ObjectHead,
-    /// The bytes the body holds: what was asked for, cut at the object's end.
-    pub range: Range<u64>,
-    pub body: ObjectBody,
-}
-
-/// A body that goes on from the byte where it broke, pinned by ETag.
-pub struct ObjectBody;
-
-#[allow(unused_variables, clippy::unused_async)]
-impl ObjectBody {
-    /// The next frame as it arrived; none at the end of the range.
-    pub async fn frame(&mut self) -> Result<Option<Bytes>, S3Error> {
-        todo!()
-    }
-}
 
 type R<T> = Result<T, S3Error>;
 
-#[allow(unused_variables, clippy::unused_async)]
+/// A client of one bucket; clones share everything.
+#[derive(Clone)]
+pub struct S3Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    wire: Wire,
+    sign_requests: bool,
+    payload_signing: PayloadSigning,
+    list_page_keys: u32,
+    /// The server refused a checksum header and took the same request without.
+    checksums_refused: AtomicBool,
+}
+
 impl S3Client {
     /// reqwest below, credentials from the AWS chain. Sends nothing to S3 yet.
+    ///
+    /// # Errors
+    /// `Refused`, if the endpoint, the bucket's name or the CA bundle cannot be used.
     pub async fn connect(config: &S3Config) -> R<S3Client> {
-        todo!()
+        let refused = |message: String| setup_error(config, message);
+        let endpoint = endpoint(config).map_err(refused)?;
+        let tls = endpoint.is_tls();
+        let (ca_bundle, timeout) = (config.ca_bundle.clone(), config.request_timeout);
+        // Reads the system's certificates.
+        let transport =
+            tokio::task::spawn_blocking(move || HttpTransport::new(tls, ca_bundle.as_deref(), timeout))
+                .await
+                .map_err(|e| refused(e.to_string()))?
+                .map_err(|e| refused(e.to_string()))?;
+        let credentials = if config.sign_requests {
+            let region = config.region.as_deref().unwrap_or("us-east-1");
+            Credentials::chain(config.profile.clone(), region.to_string())
+        } else {
+            Credentials::unsigned()
+        };
+        Ok(S3Client::assemble(config, endpoint, Arc::new(transport), credentials))
     }
+
     /// Over any transport (tests). Static credentials; none: unsigned.
+    ///
+    /// # Panics
+    /// If the endpoint or the bucket's name cannot be used.
     pub fn over(
         config: &S3Config,
         transport: Arc<dyn Transport>,
         credentials: Option<(String, String)>,
     ) -> S3Client {
-        todo!()
+        let credentials = match credentials {
+            Some((id, secret)) => Credentials::fixed(id, secret),
+            None => Credentials::unsigned(),
+        };
+        let endpoint = endpoint(config).expect("a checked configuration names an endpoint");
+        S3Client::assemble(config, endpoint, transport, credentials)
     }
+
+    fn assemble(
+        config: &S3Config,
+        endpoint: Endpoint,
+        transport: Arc<dyn Transport>,
+        credentials: Credentials,
+    ) -> S3Client {
+        let wire = Wire::new(
+            transport,
+            credentials,
+            endpoint,
+            config.region.as_deref(),
+            "s3",
+            error::judge,
+            config.request_timeout,
+        );
+        S3Client {
+            inner: Arc::new(Inner {
+                wire,
+                sign_requests: config.sign_requests,
+                payload_signing: config.payload_signing,
+                list_page_keys: config.list_page_keys,
+                checksums_refused: AtomicBool::new(false),
+            }),
+        }
+    }
+
     pub fn bucket(&self) -> &str {
-        todo!()
+        self.inner.wire.endpoint().bucket()
     }
-    pub async fn head_bucket(&self) -> R<()> {
-        todo!()
+
+    fn wire(&self) -> &Wire {
+        &self.inner.wire
     }
-    pub async fn list_objects_v2(&self, query: &ListObjectsV2) -> R<ListPage> {
-        todo!()
+
+    /// Sends a request that needs nothing special.
+    async fn send(&self, call: &Call<'_>) -> R<(Answer, Effort)> {
+        let mut effort = self.wire().effort();
+        let answer = self.wire().send(call, &mut effort).await?;
+        Ok((answer, effort))
     }
-    pub async fn head_object(&self, key: &str) -> R<ObjectHead> {
-        todo!()
+
+    /// The way request bodies go now.
+    fn protection(&self) -> Protection {
+        let inner = &self.inner;
+        let may_hash = inner.sign_requests && inner.payload_signing == PayloadSigning::Auto;
+        if may_hash && !self.wire().endpoint().is_tls() {
+            Protection::Hash
+        } else if !inner.checksums_refused.load(Ordering::Relaxed) {
+            Protection::Checksum
+        } else if may_hash {
+            Protection::Hash
+        } else {
+            Protection::None
+        }
     }
-    pub async fn get_object(
+
+    /// Sends what carries a checksum, by `add`; where the server refuses checksums, sends it without, and
+    /// if that is taken, remembers it. `add` gets the call and answers the checksum it put in.
+    async fn send_protected(
         &self,
-        key: &str,
-        range: Option<Range<u64>>,
-        if_match: Option<&str>,
-    ) -> R<GetObject> {
-        todo!()
+        call: &mut Call<'_>,
+        effort: &mut Effort,
+    ) -> R<(Answer, Option<PartChecksum>)> {
+        let first = self.protection();
+        let checksum = protect(call, first).await;
+        let refusal = match self.wire().send(call, effort).await {
+            Ok(answer) => return Ok((answer, checksum)),
+            Err(e) if first == Protection::Checksum && blames_checksum(&e) => e,
+            Err(e) => return Err(e),
+        };
+        let second = self.without_checksums();
+        protect(call, second).await;
+        let answer = self.wire().send(call, effort).await?;
+        self.remember_refusal(&refusal);
+        Ok((answer, None))
     }
-    pub async fn put_object(
-        &self,
-        key: &str,
-        payload: Payload,
-        headers: &ObjectHeaders,
-        guard: &Precondition,
-    ) -> R<Written> {
-        todo!()
+
+    fn without_checksums(&self) -> Protection {
+        let inner = &self.inner;
+        if inner.sign_requests && inner.payload_signing == PayloadSigning::Auto {
+            Protection::Hash
+        } else {
+            Protection::None
+        }
     }
-    /// `replace`: none keeps the source's metadata (`x-amz-metadata-directive: COPY`).
-    pub async fn copy_object(
-        &self,
-        source: &CopySource,
-        key: &str,
-        replace: Option<&ObjectHeaders>,
-        guard: &Precondition,
-    ) -> R<Written> {
-        todo!()
+
+    fn remember_refusal(&self, refusal: &S3Error) {
+        if !self.inner.checksums_refused.swap(true, Ordering::Relaxed) {
+            tracing::warn!(reason = %refusal, "the server refuses checksum headers; going on without");
+        }
     }
-    pub async fn delete_object(&self, key: &str) -> R<()> {
-        todo!()
+
+    /// An answer that is not what S3 would say.
+    fn malformed(&self, call: &Call<'_>, effort: &Effort, message: impl Into<String>) -> S3Error {
+        let failure = Failure::local(S3ErrorKind::Malformed, message);
+        self.wire().error(call, effort, failure)
     }
-    /// At most 1,000 keys; answers the refusals.
-    pub async fn delete_objects(&self, keys: &[String]) -> R<Vec<DeleteFailure>> {
-        todo!()
-    }
-    /// Answers the upload id.
-    pub async fn create_multipart_upload(&self, key: &str, headers: &ObjectHeaders) -> R<String> {
-        todo!()
-    }
-    pub async fn upload_part(
-        &self,
-        key: &str,
-        upload_id: &str,
-        number: u32,
-        payload: Payload,
-    ) -> R<UploadedPart> {
-        todo!()
-    }
-    pub async fn upload_part_copy(
-        &self,
-        source: &CopySource,
-        range: Range<u64>,
-        key: &str,
-        upload_id: &str,
-        number: u32,
-    ) -> R<UploadedPart> {
-        todo!()
-    }
-    pub async fn complete_multipart_upload(
-        &self,
-        key: &str,
-        upload_id: &str,
-        parts: &[UploadedPart],
-        guard: &Precondition,
-    ) -> R<Written> {
-        todo!()
-    }
-    pub async fn abort_multipart_upload(&self, key: &str, upload_id: &str) -> R<()> {
-        todo!()
-    }
-    pub async fn list_parts(
-        &self,
-        key: &str,
-        upload_id: &str,
-        marker: Option<u32>,
-    ) -> R<ListPartsPage> {
-        todo!()
-    }
-    pub async fn list_multipart_uploads(
-        &self,
-        prefix: &str,
-        after: Option<(&str, &str)>,
-    ) -> R<ListUploadsPage> {
-        todo!()
+
+    /// A request that is not sent.
+    fn refused(&self, call: &Call<'_>, message: impl Into<String>) -> S3Error {
+        let failure = Failure::local(S3ErrorKind::Refused, message);
+        self.wire().error(call, &self.wire().effort(), failure)
     }
 }
+
+fn endpoint(config: &S3Config) -> Result<Endpoint, String> {
+    Endpoint::new(config.endpoint_url.as_deref(), config.addressing, &config.bucket)
+        .map_err(|e| e.to_string())
+}
+
+fn setup_error(config: &S3Config, message: String) -> S3Error {
+    S3Error {
+        operation: "connect",
+        bucket: config.bucket.clone(),
+        key: None,
+        kind: S3ErrorKind::Refused,
+        status: None,
+        code: None,
+        message,
+        request_id: None,
+        host_id: None,
+        tries: 0,
+    }
+}
+
+/// A request without body.
+fn call<'a>(operation: &'static str, method: Method, key: Option<&'a str>) -> Call<'a> {
+    Call {
+        operation,
+        key,
+        method,
+        query: Vec::new(),
+        headers: HeaderMap::new(),
+        body: Vec::new(),
+        payload_hash: Cow::Borrowed(EMPTY_SHA256),
+    }
+}
+
+/// A small document as the body: its hash is always signed.
+async fn set_document(call: &mut Call<'_>, document: String) {
+    call.body = vec![Bytes::from(document)];
+    call.payload_hash = Cow::Owned(payload::sha256(&call.body).await);
+    call.headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+}
+
+/// Puts digests of the body into the call, and takes out those of an earlier way.
+async fn protect(call: &mut Call<'_>, protection: Protection) -> Option<PartChecksum> {
+    call.headers.remove(payload::CHECKSUM_HEADER);
+    call.payload_hash = match protection {
+        Protection::Hash => Cow::Owned(payload::sha256(&call.body).await),
+        Protection::Checksum | Protection::None => Cow::Borrowed(UNSIGNED_PAYLOAD),
+    };
+    if protection != Protection::Checksum {
+        return None;
+    }
+    let value = payload::crc32c(&call.body).await;
+    let header = HeaderValue::from_str(&value).expect("base64 is ASCII");
+    call.headers.insert(HeaderName::from_static(payload::CHECKSUM_HEADER), header);
+    Some(PartChecksum { element: payload::CHECKSUM_ELEMENT, value })
+}
+
+/// Whether an error may come from a header the server does not know.
+fn blames_checksum(e: &S3Error) -> bool {
+    e.kind == S3ErrorKind::NotImplemented
+        || matches!(e.code.as_deref(), Some("InvalidArgument" | "InvalidRequest" | "XNotImplemented"))
+}
+
+/// A header's value, or why it cannot be sent. S3 and the proxies before it agree on printable ASCII only,
+/// and spaces at the ends are lost on the way.
+fn header_value(name: &str, value: &str) -> Result<HeaderValue, String> {
+    let printable = value.bytes().all(|b| (b' '..=b'~').contains(&b));
+    if !printable || value.trim() != value {
+        return Err(format!(
+            "the header {name} cannot carry {value:?}: expected printable ASCII without spaces at the ends"
+        ));
+    }
+    HeaderValue::from_str(value).map_err(|e| format!("the header {name}: {e}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,322 @@
+//! Where a request goes: region, endpoint, addressing style, bucket and key to host and encoded path.
+//!
+//! Owns: [`Endpoint`], AWS's host names by region, the choice between virtual host and path.
+//! Invariants: the host and path answered here are byte for byte what goes on the wire, so that they can be
+//! signed; no key ever addresses another object than its own (see [`Endpoint::locate`]).
+//! Must never know: how requests are signed or sent.
+
+use crate::aws::sign::{encode_path, encode_query};
+use crate::config::Addressing;
+
+/// The service a bucket is reached at.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    bucket: String,
+    style: Style,
+    base: Base,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Style {
+    Path,
+    VirtualHost,
+}
+
+#[derive(Debug, Clone)]
+enum Base {
+    /// By region.
+    Aws,
+    Custom {
+        scheme: String,
+        /// `host[:port]` as the Host header says it.
+        authority: String,
+        /// Empty, or `/…` without a slash at the end.
+        path: String,
+    },
+}
+
+/// A request's way: put together they are the URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    pub scheme: String,
+    /// `host[:port]`
+    pub host: String,
+    /// Percent-encoded; begins with `/`.
+    pub path: String,
+}
+
+impl Location {
+    /// `query` is encoded and without `?`.
+    pub fn url(&self, query: &str) -> String {
+        let mark = if query.is_empty() { "" } else { "?" };
+        format!("{}://{}{}{mark}{query}", self.scheme, self.host, self.path)
+    }
+}
+
+/// An endpoint, bucket, region or key that no request can be sent for. Its text says why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct EndpointError(pub String);
+
+impl Endpoint {
+    /// `url`: `http[s]://host[:port][/path]`; none: AWS.
+    pub fn new(url: Option<&str>, addressing: Addressing, bucket: &str) -> Result<Endpoint, EndpointError> {
+        check_bucket(bucket)?;
+        let base = match url {
+            None => Base::Aws,
+            Some(url) => parse_base(url)?,
+        };
+        let style = match (addressing, &base) {
+            (Addressing::Path, _) | (Addressing::Auto, Base::Custom { .. }) => Style::Path,
+            // The certificate's `*` covers one label: a bucket with dots would not match it.
+            (Addressing::Auto, Base::Aws) if bucket.contains('.') || !is_host_label(bucket) => Style::Path,
+            (Addressing::Auto, Base::Aws) | (Addressing::VirtualHost, _) => Style::VirtualHost,
+        };
+        if style == Style::VirtualHost && !bucket.split('.').all(is_host_label) {
+            return Err(EndpointError(format!(
+                "bucket {bucket:?} cannot be part of a host name: use --path-style"
+            )));
+        }
+        Ok(Endpoint { bucket: bucket.to_string(), style, base })
+    }
+
+    pub fn bucket(&self) -> &str {
+        &self.bucket
+    }
+
+    pub fn is_tls(&self) -> bool {
+        match &self.base {
+            Base::Aws => true,
+            Base::Custom { scheme, .. } => scheme == "https",
+        }
+    }
+
+    /// Where the bucket is, or a key in it. Refuses the keys that cannot be sent as they are: the empty one
+    /// (it would name the bucket), and those with a segment `.` or `..`, which every HTTP stack on the way,
+    /// ours first (the `url` crate, even when written `%2e`), takes for steps in the path: the request
+    /// would reach another object.
+    pub fn locate(&self, region: &str, key: Option<&str>) -> Result<Location, EndpointError> {
+        if let Some(key) = key {
+            check_key(key)?;
+        }
+        let (scheme, authority, base) = match &self.base {
+            Base::Custom { scheme, authority, path } => (scheme.as_str(), authority.clone(), path.as_str()),
+            Base::Aws => ("https", aws_host(region)?, ""),
+        };
+        let key = key.map(encode_path);
+        let (host, mut path) = match self.style {
+            Style::VirtualHost => (format!("{}.{authority}", self.bucket), base.to_string()),
+            Style::Path => (authority, format!("{base}/{}", encode_query(&self.bucket))),
+        };
+        if let Some(key) = &key {
+            path.push('/');
+            path.push_str(key);
+        } else if path.is_empty() {
+            path.push('/');
+        }
+        Ok(Location { scheme: scheme.to_string(), host, path })
+    }
+}
+
+/// The region in the name of an S3 host: `bucket.s3.eu-west-1.amazonaws.com`, `s3-eu-west-1.amazonaws.com`.
+pub fn region_of_host(host: &str) -> Option<&str> {
+    let host = host.split(':').next()?;
+    let labels = host.strip_suffix(".amazonaws.com").or_else(|| host.strip_suffix(".amazonaws.com.cn"))?;
+    let (before, last) = match labels.rsplit_once('.') {
+        Some((before, last)) => (before, last),
+        None => ("", labels),
+    };
+    let region = match last.strip_prefix("s3-") {
+        Some(region) => region,
+        None if before == "s3" || before.ends_with(".s3") || before.ends_with(".dualstack") => last,
+        None => return None,
+    };
+    is_region(region).then_some(region)
+}
+
+/// Whether a text may stand for a region: it becomes part of a host name and of the signature.
+pub fn is_region(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 63 && is_host_label(text)
+}
+
+/// <https://docs.aws.amazon.com/general/latest/gr/s3.html>
+fn aws_host(region: &str) -> Result<String, EndpointError> {
+    if !is_region(region) {
+        return Err(EndpointError(format!("{region:?} is not a region: expected something like eu-west-1")));
+    }
+    let suffix = match region {
+        r if r.starts_with("cn-") => "amazonaws.com.cn",
+        r if r.starts_with("us-iso-") => "c2s.ic.gov",
+        r if r.starts_with("us-isob-") => "sc2s.sgov.gov",
+        r if r.starts_with("eu-isoe-") => "cloud.adc-e.uk",
+        r if r.starts_with("us-isof-") => "csp.hci.ic.gov",
+        r if r.starts_with("eusc-") => "amazonaws.eu",
+        _ => "amazonaws.com",
+    };
+    Ok(format!("s3.{region}.{suffix}"))
+}
+
+/// The same parser the transport uses, so that the host we sign is the host that is sent.
+fn parse_base(text: &str) -> Result<Base, EndpointError> {
+    let bad = |why: &str| {
+        EndpointError(format!("endpoint {text:?} {why}: expected http://host[:port] or https://host[:port]"))
+    };
+    let url = reqwest::Url::parse(text).map_err(|e| bad(&format!("is not a URL ({e})")))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(bad("has another scheme"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(bad("holds a user name or password"));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(bad("holds a query or fragment"));
+    }
+    let host = url.host_str().ok_or_else(|| bad("names no host"))?;
+    let authority = match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_string(),
+    };
+    Ok(Base::Custom {
+        scheme: url.scheme().to_string(),
+        authority,
+        path: url.path().trim_end_matches('/').to_string(),
+    })
+}
+
+fn check_bucket(bucket: &str) -> Result<(), EndpointError> {
+    let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+    if bucket.is_empty() || bucket.len() > 255 || matches!(bucket, "." | "..") || !bucket.bytes().all(fine) {
+        return Err(EndpointError(format!(
+            "{bucket:?} is not a bucket name: expected letters, digits, '-', '.'"
+        )));
+    }
+    Ok(())
+}
+
+/// Whether a key can be sent as it is; see [`Endpoint::locate`].
+pub fn check_key(key: &str) -> Result<(), EndpointError> {
+    if key.is_empty() {
+        return Err(EndpointError("an object's key cannot be empty".to_string()));
+    }
+    if key.split('/').any(|segment| matches!(segment, "." | "..")) {
+        return Err(EndpointError(format!(
+            "key {key:?} has a segment '.' or '..': HTTP would resolve it and reach another object"
+        )));
+    }
+    Ok(())
+}
+
+fn is_host_label(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 63
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn url(endpoint: Option<&str>, style: Addressing, bucket: &str, key: Option<&str>) -> String {
+        Endpoint::new(endpoint, style, bucket).unwrap().locate("eu-west-1", key).unwrap().url("")
+    }
+
+    #[test]
+    fn aws_is_addressed_by_virtual_host_unless_the_name_has_dots() {
+        let auto = Addressing::Auto;
+        assert_eq!(url(None, auto, "photos", Some("a/b")), "https://photos.s3.eu-west-1.amazonaws.com/a/b");
+        assert_eq!(url(None, auto, "photos", None), "https://photos.s3.eu-west-1.amazonaws.com/");
+        assert_eq!(url(None, auto, "my.photos", Some("a")), "https://s3.eu-west-1.amazonaws.com/my.photos/a");
+        assert_eq!(url(None, auto, "Old_Name", Some("a")), "https://s3.eu-west-1.amazonaws.com/Old_Name/a");
+        assert_eq!(url(None, Addressing::Path, "photos", None), "https://s3.eu-west-1.amazonaws.com/photos");
+    }
+
+    #[test]
+    fn an_endpoint_is_addressed_by_path_unless_told_otherwise() {
+        assert_eq!(
+            url(Some("http://127.0.0.1:8333/"), Addressing::Auto, "b", Some("k")),
+            "http://127.0.0.1:8333/b/k"
+        );
+        assert_eq!(
+            url(Some("https://S3.Example.org:443"), Addressing::VirtualHost, "b", Some("k")),
+            "https://b.s3.example.org/k"
+        );
+        assert_eq!(url(Some("http://gate/s3/"), Addressing::Auto, "b", None), "http://gate/s3/b");
+    }
+
+    #[test]
+    fn other_partitions() {
+        let e = Endpoint::new(None, Addressing::Auto, "b").unwrap();
+        let host = |region| e.locate(region, None).unwrap().host;
+        assert_eq!(host("cn-north-1"), "b.s3.cn-north-1.amazonaws.com.cn");
+        assert_eq!(host("us-gov-west-1"), "b.s3.us-gov-west-1.amazonaws.com");
+        assert!(e.locate("evil.example/", None).is_err());
+    }
+
+    #[test]
+    fn keys_are_encoded_once_and_byte_for_byte() {
+        let path = |key| {
+            Endpoint::new(Some("http://h"), Addressing::Auto, "b")
+                .unwrap()
+                .locate("r", Some(key))
+                .unwrap()
+                .path
+        };
+        assert_eq!(path("a b"), "/b/a%20b");
+        assert_eq!(path("a+b"), "/b/a%2Bb");
+        assert_eq!(path("ü"), "/b/%C3%BC");
+        assert_eq!(path("%41"), "/b/%2541");
+        assert_eq!(path("\x01"), "/b/%01");
+        assert_eq!(path("a//b/"), "/b/a//b/");
+        assert_eq!(path("/a"), "/b//a");
+        assert_eq!(path("~*'()!"), "/b/~%2A%27%28%29%21");
+        assert_eq!(path("..."), "/b/...");
+        assert_eq!(path("%2e%2e/x"), "/b/%252e%252e/x");
+    }
+
+    #[test]
+    fn keys_that_would_reach_another_object_are_refused() {
+        let e = Endpoint::new(None, Addressing::Auto, "b").unwrap();
+        for key in ["", ".", "..", "a/../b", "a/.", "./a"] {
+            assert!(e.locate("us-east-1", Some(key)).is_err(), "{key}");
+        }
+    }
+
+    #[test]
+    fn bad_endpoints_and_buckets_say_what_was_expected() {
+        for bad in ["localhost:9000", "ftp://h", "http://u:p@h", "http://h/?x=1", "http://"] {
+            let e = Endpoint::new(Some(bad), Addressing::Auto, "b").unwrap_err();
+            assert!(e.to_string().contains("expected http"), "{e}");
+        }
+        for bad in ["", "..", "a/b", "ü"] {
+            assert!(Endpoint::new(None, Addressing::Auto, bad).is_err());
+        }
+        assert!(Endpoint::new(None, Addressing::VirtualHost, "Old_Name").is_err());
+    }
+
+    #[test]
+    fn regions_in_host_names() {
+        assert_eq!(region_of_host("b.s3.eu-west-1.amazonaws.com"), Some("eu-west-1"));
+        assert_eq!(region_of_host("b.s3-us-west-2.amazonaws.com:443"), Some("us-west-2"));
+        assert_eq!(region_of_host("s3.cn-north-1.amazonaws.com.cn"), Some("cn-north-1"));
+        assert_eq!(region_of_host("b.s3.amazonaws.com"), None);
+        assert_eq!(region_of_host("evil.example"), None);
+    }
+
+    proptest! {
+        /// What `url::Url` would change, a signature would not cover.
+        #[test]
+        fn no_key_is_changed_on_its_way(key in any::<String>()) {
+            let e = Endpoint::new(Some("http://h:1"), Addressing::Auto, "b").unwrap();
+            if let Ok(location) = e.locate("r", Some(&key)) {
+                let ours = location.url("");
+                let parsed = reqwest::Url::parse(&ours).unwrap();
+                prop_assert_eq!(parsed.as_str(), ours.as_str());
+                let back = percent_encoding::percent_decode_str(&location.path).decode_utf8().unwrap();
+                prop_assert_eq!(back, format!("/b/{key}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! HeadObject, PutObject, CopyObject: whole objects.
+//!
+//! Owns: these operations, and how an object's head is read from headers.
+//! Invariant: a write whose answer was lost is a success only if the object's ETag proves it (see `s3`).
+//! Must never know: parts, ranges.
+
+use std::time::SystemTime;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+
+use super::{
+    CopySource, ObjectHead, ObjectHeaders, Payload, Precondition, R, S3Client, Written, call, header_value,
+    payload, xml,
+};
+use crate::aws::endpoint::check_key;
+use crate::aws::retry::{Answer, Call, Effort};
+use crate::aws::sign::encode_path;
+use crate::error::{S3Error, S3ErrorKind};
+use crate::s3::error::header_text;
+
+/// As S3 spells them.
+const KEPT_HEADERS: [&str; 5] =
+    ["Content-Encoding", "Cache-Control", "Content-Disposition", "Content-Language", "Expires"];
+const METADATA_PREFIX: &str = "x-amz-meta-";
+
+impl S3Client {
+    /// # Errors
+    /// `NoSuchKey` also where the bucket is gone: an answer to HEAD does not tell the two apart.
+    pub async fn head_object(&self, key: &str) -> R<ObjectHead> {
+        self.head_object_if(key, None).await
+    }
+
+    pub(super) async fn head_object_if(&self, key: &str, if_match: Option<&str>) -> R<ObjectHead> {
+        let mut call = call("HeadObject", Method::HEAD, Some(key));
+        if let Some(etag) = if_match {
+            self.set_header(&mut call, "if-match", etag)?;
+        }
+        let (answer, effort) = self.send(&call).await?;
+        let size = content_length(&answer.headers)
+            .ok_or_else(|| self.malformed(&call, &effort, "no Content-Length"))?;
+        let head = read_head(&answer.headers, size).map_err(|why| self.malformed(&call, &effort, why))?;
+        self.check_version(&call, &effort, &head, if_match)?;
+        Ok(head)
+    }
+
+    pub async fn put_object(
+        &self,
+        key: &str,
+        payload: Payload,
+        headers: &ObjectHeaders,
+        guard: &Precondition,
+    ) -> R<Written> {
+        let mut call = call("PutObject", Method::PUT, Some(key));
+        self.set_object_headers(&mut call, headers)?;
+        self.set_guard(&mut call, guard)?;
+        call.body = payload;
+        let mut effort = self.wire().effort();
+        match self.send_protected(&mut call, &mut effort).await {
+            Ok((answer, _)) => self.written(&call, &effort, &answer, None),
+            Err(e) if e.kind == S3ErrorKind::PreconditionFailed && effort.in_doubt => {
+                let ours = payload::md5(&call.body).await;
+                self.written_before(key, &ours).await.ok_or(e)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// `replace`: none keeps the source's metadata (`x-amz-metadata-directive: COPY`).
+    pub async fn copy_object(
+        &self,
+        source: &CopySource,
+        key: &str,
+        replace: Option<&ObjectHeaders>,
+        guard: &Precondition,
+    ) -> R<Written> {
+        let mut call = call("CopyObject", Method::PUT, Some(key));
+        self.set_copy_source(&mut call, source)?;
+        let directive = if let Some(headers) = replace {
+            self.set_object_headers(&mut call, headers)?;
+            "REPLACE"
+        } else {
+            "COPY"
+        };
+        self.set_header(&mut call, "x-amz-metadata-directive", directive)?;
+        self.set_guard(&mut call, guard)?;
+        let (answer, effort) = self.send(&call).await?;
+        let told = xml::parse_root(&answer.body, "CopyObjectResult")
+            .map_err(|e| self.malformed(&call, &effort, e.to_string()))?;
+        self.written(&call, &effort, &answer, told.text_of("ETag"))
+    }
+
+    /// After a write that may have been ours: whether the object is what we wrote. `etag`: without quotes.
+    pub(super) async fn written_before(&self, key: &str, etag: &str) -> Option<Written> {
+        let head = self.head_object(key).await.ok()?;
+        if !payload::bare_etag(&head.etag).eq_ignore_ascii_case(etag) {
+            return None;
+        }
+        tracing::debug!(key, "an earlier try had been carried out");
+        Some(Written { etag: head.etag, version_id: head.version_id })
+    }
+
+    /// `etag`: as the answer's document says; none: its header.
+    pub(super) fn written(
+        &self,
+        call: &Call<'_>,
+        effort: &Effort,
+        answer: &Answer,
+        etag: Option<&str>,
+    ) -> R<Written> {
+        let etag = etag
+            .map(String::from)
+            .or_else(|| header_text(&answer.headers, "etag"))
+            .filter(|etag| !etag.is_empty())
+            .ok_or_else(|| self.malformed(call, effort, "a write was answered without ETag"))?;
+        Ok(Written { etag, version_id: header_text(&answer.headers, "x-amz-version-id") })
+    }
+
+    /// Servers that ignore `If-Match` are caught here.
+    pub(super) fn check_version(
+        &self,
+        call: &Call<'_>,
+        effort: &Effort,
+        head: &ObjectHead,
+        if_match: Option<&str>,
+    ) -> R<()> {
+        match if_match {
+            Some(etag) if payload::bare_etag(etag) != payload::bare_etag(&head.etag) => {
+                let failure = crate::aws::retry::Failure::local(
+                    S3ErrorKind::PreconditionFailed,
+                    format!("the object is now {}, expected {etag}", head.etag),
+                );
+                Err(self.wire().error(call, effort, failure))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn set_header(&self, call: &mut Call<'_>, name: &'static str, value: &str) -> R<()> {
+        let value = header_value(name, value).map_err(|why| self.refused(call, why))?;
+        call.headers.insert(HeaderName::from_static(name), value);
+        Ok(())
+    }
+
+    pub(super) fn set_object_headers(&self, call: &mut Call<'_>, headers: &ObjectHeaders) -> R<()> {
+        if let Some(content_type) = &headers.content_type {
+            self.set_header(call, "content-type", content_type)?;
+        }
+        for (name, value) in &headers.metadata {
+            let (name, value) = metadata_header(name, value).map_err(|why| self.refused(call, why))?;
+            call.headers.insert(name, value);
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_guard(&self, call: &mut Call<'_>, guard: &Precondition) -> R<()> {
+        match guard {
+            Precondition::None => Ok(()),
+            Precondition::Absent => self.set_header(call, "if-none-match", "*"),
+            Precondition::Etag(etag) => self.set_header(call, "if-match", etag),
+        }
+    }
+
+    pub(super) fn set_copy_source(&self, call: &mut Call<'_>, source: &CopySource) -> R<()> {
+        // Servers that keep objects as files resolve `..` in this header, too.
+        check_key(&source.key).map_err(|e| self.refused(call, e.to_string()))?;
+        let path = format!("{}/{}", source.bucket, encode_path(&source.key));
+        self.set_header(call, "x-amz-copy-source", &path)?;
+        match &source.if_match {
+            Some(etag) => self.set_header(call, "x-amz-copy-source-if-match", etag),
+            None => Ok(()),
+        }
+    }
+}
+
+fn metadata_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let full = format!("{METADATA_PREFIX}{name}");
+    let header = HeaderName::from_bytes(full.as_bytes())
+        .map_err(|_| format!("{name:?} cannot be the name of a metadata header"))?;
+    Ok((header, header_value(&full, value)?))
+}
+
+pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    header_text(headers, "content-length")?.trim().parse().ok()
+}
+
+/// `size`: of the whole object. Answers what is missing.
+pub(super) fn read_head(headers: &HeaderMap, size: u64) -> Result<ObjectHead, &'static str> {
+    let etag = header_text(headers, "etag").filter(|etag| !etag.is_empty()).ok_or("no ETag")?;
+    let last_modified = headers
+        .get(header::LAST_MODIFIED)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|text| httpdate::parse_http_date(text).ok())
+        .ok_or("no Last-Modified that is a date")?;
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let metadata = headers.iter().filter_map(|(name, value)| {
+        let name = name.as_str().strip_prefix(METADATA_PREFIX)?;
+        Some((name.to_string(), text(value)))
+    });
+    let kept = KEPT_HEADERS.iter().filter_map(|name| Some(((*name).to_string(), text(headers.get(*name)?))));
+    Ok(ObjectHead {
+        size,
+        etag,
+        last_modified,
+        content_type: header_text(headers, "content-type"),
+        storage_class: storage_class(header_text(headers, "x-amz-storage-class")),
+        version_id: header_text(headers, "x-amz-version-id"),
+        metadata: metadata.collect(),
+        headers: kept.collect(),
+    })
+}
+
+/// None: STANDARD, whether the server says so or says nothing.
+pub(super) fn storage_class(told: Option<String>) -> Option<String> {
+    told.filter(|class| !class.is_empty() && class != "STANDARD")
+}
+
+/// `2009-10-12T17:50:30.000Z`
+pub(super) fn parse_timestamp(text: &str) -> Option<SystemTime> {
+    use time::format_description::well_known::Rfc3339;
+    time::OffsetDateTime::parse(text, &Rfc3339).ok().map(SystemTime::from)
+}
+
+/// For the errors of results that arrive within a success.
+pub(super) fn is_gone(e: &S3Error) -> bool {
+    e.kind == S3ErrorKind::NoSuchKey
+}

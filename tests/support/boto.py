@@ -1,0 +1,163 @@
+"""boto3 at the tests' service: one order a line on stdin, one answer a line on stdout.
+
+A line is words parted by spaces, each word percent-encoded, so that any key and any bytes fit in.
+An answer begins with `ok`, or with `err` and S3's code.
+"""
+
+import hashlib
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+import boto3
+import botocore.client
+import botocore.exceptions
+
+
+def client(endpoint, access_key, secret_key, region):
+    config = botocore.client.Config(
+        s3={"addressing_style": "path"},
+        max_pool_connections=16,
+        retries={"max_attempts": 1},
+        connect_timeout=5,
+        read_timeout=60,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=region,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        config=config,
+    )
+
+
+def listed(s3, bucket, prefix):
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    for page in pages:
+        for entry in page.get("Contents", []):
+            yield entry["Key"]
+
+
+def probe(s3):
+    bucket = "pailfs-probe"
+    try:
+        s3.create_bucket(Bucket=bucket)
+    except s3.exceptions.BucketAlreadyOwnedByYou:
+        pass
+    s3.put_object(Bucket=bucket, Key="probe", Body=b"ready")
+    got = s3.get_object(Bucket=bucket, Key="probe")["Body"].read()
+    if got != b"ready":
+        raise RuntimeError("the probe's bytes came back changed")
+    return []
+
+
+def create(s3, bucket):
+    s3.create_bucket(Bucket=bucket)
+    return []
+
+
+def put(s3, bucket, key, data, *headers):
+    """headers: content type (empty: none), then pairs of metadata."""
+    more = {}
+    if headers and headers[0]:
+        more["ContentType"] = headers[0].decode()
+    pairs = [h.decode() for h in headers[1:]]
+    more["Metadata"] = dict(zip(pairs[::2], pairs[1::2]))
+    return [s3.put_object(Bucket=bucket, Key=key, Body=data, **more)["ETag"]]
+
+
+def put_file(s3, bucket, key, path):
+    s3.upload_file(path.decode(), bucket, key)
+    return []
+
+
+def put_many(s3, bucket, data, *keys):
+    with ThreadPoolExecutor(16) as pool:
+        keys = [k.decode() for k in keys]
+        list(pool.map(lambda k: s3.put_object(Bucket=bucket, Key=k, Body=data), keys))
+    return []
+
+
+def get(s3, bucket, key):
+    return [s3.get_object(Bucket=bucket, Key=key)["Body"].read()]
+
+
+def get_sum(s3, bucket, key):
+    digest = hashlib.sha256()
+    size = 0
+    for chunk in s3.get_object(Bucket=bucket, Key=key)["Body"].iter_chunks(1 << 20):
+        digest.update(chunk)
+        size += len(chunk)
+    return [str(size), digest.hexdigest()]
+
+
+def head(s3, bucket, key):
+    got = s3.head_object(Bucket=bucket, Key=key)
+    answer = [str(got["ContentLength"]), got["ETag"], got.get("ContentType", "")]
+    for name, value in sorted(got["Metadata"].items()):
+        answer += [name, value]
+    return answer
+
+
+def delete(s3, bucket, *keys):
+    for key in keys:
+        s3.delete_object(Bucket=bucket, Key=key.decode())
+    return []
+
+
+def empty(s3, bucket, prefix):
+    keys = list(listed(s3, bucket, prefix))
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda k: s3.delete_object(Bucket=bucket, Key=k), keys))
+    return [str(len(keys))]
+
+
+def keys(s3, bucket, prefix):
+    return list(listed(s3, bucket, prefix))
+
+
+def uploads(s3, bucket):
+    answer = []
+    for page in s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket):
+        for upload in page.get("Uploads", []):
+            answer += [upload["Key"], upload["UploadId"]]
+    return answer
+
+
+ORDERS = {
+    f.__name__: f
+    for f in (probe, create, put, put_file, put_many, get, get_sum, head, delete, empty, keys, uploads)
+}
+
+
+def answer_to(s3, line):
+    name, *words = [unquote_to_bytes(w) for w in line.rstrip("\n").split(" ")]
+    order = ORDERS[name.decode()]
+    # Bucket and key are text, what follows is the order's own.
+    texts = {"put_many": 1}.get(order.__name__, 2)
+    words = [w.decode() if i < texts else w for i, w in enumerate(words)]
+    if order is delete:
+        words = [words[0]] + [w.encode() if isinstance(w, str) else w for w in words[1:]]
+    return order(s3, *words)
+
+
+def word(value):
+    return quote_from_bytes(value if isinstance(value, bytes) else value.encode(), safe="")
+
+
+def main():
+    s3 = client(*sys.argv[1:5])
+    for line in sys.stdin:
+        try:
+            reply = ["ok", *answer_to(s3, line)]
+        except botocore.exceptions.ClientError as e:
+            reply = ["err", e.response["Error"].get("Code", ""), str(e)]
+        except Exception as e:  # the test says what it thinks of it
+            reply = ["err", type(e).__name__, str(e)]
+        print(" ".join(word(w) for w in reply), flush=True)
+
+
+main()
