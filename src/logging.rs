@@ -111,10 +111,8 @@ impl Write for Line<'_> {
     /// Takes a whole event. What libraries and servers say may hold line ends; a log line may not.
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let text = buf.strip_suffix(b"\n").unwrap_or(buf);
-        let mut line: Vec<u8> = text
-            .iter()
-            .map(|&b| if matches!(b, b'\n' | b'\r') { b' ' } else { b })
-            .collect();
+        let mut line: Vec<u8> =
+            text.iter().map(|&b| if matches!(b, b'\n' | b'\r') { b' ' } else { b }).collect();
         line.push(b'\n');
         match self.0 {
             Sink::Stderr => io::stderr().lock().write_all(&line)?,
