@@ -51,7 +51,8 @@ impl FuseMount {
         let mut options = FuseConfig::default();
         options.mount_options = vec![
             MountOption::FSName(format!("s3://{}/{}", config.s3.bucket, config.prefix)),
-            MountOption::Subtype("pailfs".into()),
+            // Not `Subtype`: fuser hands that to fusermount3 only, and root's mount would be of type `fuse`.
+            MountOption::CUSTOM("subtype=pailfs".into()),
             MountOption::DefaultPermissions,
             MountOption::NoSuid,
             MountOption::NoDev,

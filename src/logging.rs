@@ -108,14 +108,20 @@ fn open_file(path: &Path) -> io::Result<File> {
 pub struct Line<'a>(&'a Sink);
 
 impl Write for Line<'_> {
+    /// Takes a whole event. What libraries and servers say may hold line ends; a log line may not.
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let text = buf.strip_suffix(b"\n").unwrap_or(buf);
+        let mut line: Vec<u8> =
+            text.iter().map(|&b| if matches!(b, b'\n' | b'\r') { b' ' } else { b }).collect();
+        line.push(b'\n');
         match self.0 {
-            Sink::Stderr => io::stderr().lock().write(buf),
+            Sink::Stderr => io::stderr().lock().write_all(&line)?,
             Sink::File { file, .. } => {
                 let file = file.read().unwrap_or_else(PoisonError::into_inner);
-                (&*file).write(buf)
+                (&*file).write_all(&line)?;
             }
         }
+        Ok(buf.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -180,9 +186,9 @@ mod tests {
         let rotated = dir.path().join("new/pailfs.log.1");
         std::fs::rename(&path, &rotated).unwrap();
         log.reopen().unwrap();
-        log.make_writer().write_all(b"two\n").unwrap();
+        log.make_writer().write_all(b"two\nlines\n").unwrap();
         assert_eq!(std::fs::read_to_string(&rotated).unwrap(), "one\n");
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "two\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "two lines\n");
     }
 
     #[test]

@@ -13,7 +13,11 @@ use crate::failure::Failure;
 /// The line for a mount that failed in `connect` or `probe`.
 pub fn explain(error: &Error, config: &S3Config) -> Failure {
     match error {
-        Error::S3(e) => Failure::new(format_args!("{} [{e}]", advice(e, config))),
+        // The chain of credentials answers in several lines, which arrive escaped.
+        Error::S3(e) => {
+            let said = e.to_string().replace("\\n", "; ");
+            Failure::new(format_args!("{} [{said}]", advice(e, config)))
+        }
         other => {
             let cause = other.source().map(|s| format!(": {s}")).unwrap_or_default();
             Failure::new(format_args!("cannot mount s3://{}: {other}{cause}", config.bucket))

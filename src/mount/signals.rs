@@ -111,7 +111,7 @@ impl Leaving {
                         outcome = self.try_to_leave() => outcome,
                         () = signals.terminate() => return self.give_up().await,
                     };
-                    match self.report(outcome) {
+                    match self.report(outcome, tried) {
                         Next::End => return,
                         Next::Stay if tried => return self.give_up().await,
                         Next::Stay => tried = true,
@@ -130,7 +130,7 @@ impl Leaving {
     }
 
     /// Says how it went, and whether this task is needed any longer.
-    fn report(&self, outcome: Outcome) -> Next {
+    fn report(&self, outcome: Outcome, last: bool) -> Next {
         match outcome {
             Outcome::Unmounted => Next::End,
             Outcome::Detached { open } if open.is_empty() => {
@@ -138,12 +138,13 @@ impl Leaving {
                 std::process::exit(0)
             }
             Outcome::Detached { open } | Outcome::Busy { open } => {
-                tracing::warn!(
-                    open_for_writing = ?open,
-                    "{} is busy and stays mounted{}; signal again to detach it at once",
-                    self.shown(),
-                    mountpoint::holders_phrase(&self.dir)
-                );
+                let next = if last {
+                    "detaching it, as asked twice"
+                } else {
+                    "it stays mounted; the next signal detaches it if it still is"
+                };
+                let holders = mountpoint::holders_phrase(&self.dir);
+                tracing::warn!(open_for_writing = ?open, "{} is busy{holders}; {next}", self.shown());
                 Next::Stay
             }
             Outcome::Failed(why) => {
