@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::HeaderMap;
-use pailfs::aws::transport::{Request, Transport, TransportError};
+use pailfs::aws::transport::{Progress, Request, Transport, TransportError};
 use support::bytes::{etag_of, pattern};
 use support::fake::{ACCESS_KEY, BUCKET, Guards, Options, Order, SECRET_KEY};
 use support::{FakeS3, Fault, Faults, On, xml};
@@ -51,6 +51,7 @@ fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> R
         url: format!("http://any.host:8333/{BUCKET}{path}"),
         headers: map,
         body: vec![Bytes::copy_from_slice(body)],
+        progress: Progress::default(),
     }
 }
 
