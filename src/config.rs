@@ -1,7 +1,7 @@
 //! Every setting of a mount, resolved and checked.
 //!
 //! Owns: [`Config`] and the limits each value must keep.
-//! Invariant: a `Config` that exists is usable; [`Config::check`] ran on it.
+//! Invariant: a `Config` that reaches a mount is usable; [`Config::check`] ran on it.
 //! Must never know: clap, environment variables, AWS config files (the command line resolves those).
 
 use std::path::PathBuf;
@@ -80,3 +80,195 @@ pub const KEY_BYTES_MAX: usize = 1024;
 pub const LIST_PAGE_KEYS_MAX: u32 = 1000;
 /// Below this a sequential reader and a writer could not both make progress.
 pub const MEMORY_BYTES_MIN: u64 = 64 << 20;
+/// The longest key that may stand before every name of a mount: one byte is left for a name.
+const PREFIX_BYTES_MAX: usize = KEY_BYTES_MAX - 1;
+
+/// A setting that cannot work, named as the command line names it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{setting}: {problem}")]
+pub struct BadSetting {
+    pub setting: &'static str,
+    pub problem: String,
+}
+
+fn bad(setting: &'static str, problem: impl Into<String>) -> Result<(), BadSetting> {
+    Err(BadSetting { setting, problem: problem.into() })
+}
+
+impl Config {
+    /// Every limit that one value alone, or two together, must keep.
+    pub fn check(&self) -> Result<(), BadSetting> {
+        self.s3.check()?;
+        if !self.prefix.is_empty() && !self.prefix.ends_with('/') {
+            return bad("prefix", "must end in /");
+        }
+        if self.prefix.len() > PREFIX_BYTES_MAX || self.prefix.contains('\0') {
+            return bad("prefix", format!("must have at most {PREFIX_BYTES_MAX} bytes, none of them zero"));
+        }
+        if self.file_mode > 0o777 || self.dir_mode > 0o777 {
+            return bad("--file-mode, --dir-mode", "must lie between 000 and 777");
+        }
+        if !(PART_BYTES_MIN..=PART_BYTES_MAX).contains(&self.part_bytes) {
+            return bad("--part-size", "must lie between 5MiB and 5GiB, as S3 wants");
+        }
+        if self.memory_bytes_max < MEMORY_BYTES_MIN {
+            return bad("--memory", "must be 64MiB or more");
+        }
+        if self.part_bytes > self.memory_bytes_max / 2 {
+            return bad("--part-size", "must be at most half of --memory");
+        }
+        Ok(())
+    }
+}
+
+impl S3Config {
+    fn check(&self) -> Result<(), BadSetting> {
+        check_bucket(&self.bucket)?;
+        if let Some(url) = &self.endpoint_url {
+            check_endpoint(url)?;
+        }
+        if self.region.as_deref().is_some_and(|r| !is_region(r)) {
+            return bad("--region", "expected a name such as eu-central-1");
+        }
+        if self.request_timeout.is_zero() {
+            return bad("--request-timeout", "must be longer than 0s");
+        }
+        if !(1..=LIST_PAGE_KEYS_MAX).contains(&self.list_page_keys) {
+            return bad("list page", "must hold between 1 and 1000 keys");
+        }
+        Ok(())
+    }
+}
+
+/// It becomes part of host names and signatures.
+fn is_region(region: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    !region.is_empty() && region.len() <= 64 && region.bytes().all(allowed)
+}
+
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html>.
+fn check_bucket(name: &str) -> Result<(), BadSetting> {
+    let expected = |what: &str| {
+        let shown = name.escape_debug();
+        bad("BUCKET", format!("`{shown}` is not a bucket name: expected {what}"))
+    };
+    if !(3..=63).contains(&name.len()) {
+        return expected("3 to 63 characters");
+    }
+    let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    if !name.bytes().all(|b| alphanumeric(&b) || b == b'.' || b == b'-') {
+        return expected("lower-case letters, digits, dots and hyphens only");
+    }
+    let ends = [name.bytes().next(), name.bytes().next_back()];
+    if !ends.iter().flatten().all(alphanumeric) {
+        return expected("a letter or digit at both ends");
+    }
+    if name.contains("..") {
+        return expected("no two dots in a row");
+    }
+    if name.parse::<std::net::Ipv4Addr>().is_ok() {
+        return expected("a name, not an IP address");
+    }
+    Ok(())
+}
+
+/// Secrets in it (`user:password@`) are refused, and never repeated.
+fn check_endpoint(url: &str) -> Result<(), BadSetting> {
+    const SETTING: &str = "--endpoint-url";
+    if url.contains('@') {
+        return bad(SETTING, "must not hold a user or password; credentials come from the AWS chain");
+    }
+    let expected = format!(
+        "`{}` is not an endpoint: expected http(s)://host or http(s)://host:port",
+        url.escape_debug()
+    );
+    let Ok(uri) = url.parse::<http::Uri>() else {
+        return bad(SETTING, expected);
+    };
+    let scheme = matches!(uri.scheme_str(), Some("http" | "https"));
+    let host = uri.host().is_some_and(|h| !h.is_empty());
+    let bare = matches!(uri.path(), "" | "/") && uri.query().is_none();
+    if scheme && host && bare {
+        return Ok(());
+    }
+    bad(SETTING, expected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config {
+            s3: S3Config {
+                bucket: "data".into(),
+                endpoint_url: None,
+                region: None,
+                profile: None,
+                addressing: Addressing::Auto,
+                sign_requests: true,
+                payload_signing: PayloadSigning::Auto,
+                request_timeout: Duration::from_secs(30),
+                ca_bundle: None,
+                list_page_keys: 1000,
+            },
+            prefix: String::new(),
+            read_only: false,
+            allow_other: false,
+            uid: 0,
+            gid: 0,
+            file_mode: 0o644,
+            dir_mode: 0o755,
+            metadata_ttl: Duration::from_secs(1),
+            memory_bytes_max: 512 << 20,
+            part_bytes: 8 << 20,
+            content_type: None,
+        }
+    }
+
+    fn refused(change: impl FnOnce(&mut Config)) -> &'static str {
+        let mut config = config();
+        change(&mut config);
+        config.check().map_or_else(|e| e.setting, |()| "nothing")
+    }
+
+    #[test]
+    fn each_limit_is_checked_and_named() {
+        assert_eq!(refused(|_| ()), "nothing");
+        assert_eq!(refused(|c| c.part_bytes = 1 << 20), "--part-size");
+        assert_eq!(refused(|c| c.part_bytes = 6 << 30), "--part-size");
+        assert_eq!(refused(|c| c.part_bytes = 300 << 20), "--part-size");
+        assert_eq!(refused(|c| c.memory_bytes_max = 1 << 20), "--memory");
+        assert_eq!(refused(|c| c.dir_mode = 0o1777), "--file-mode, --dir-mode");
+        assert_eq!(refused(|c| c.prefix = "a/b".into()), "prefix");
+        assert_eq!(refused(|c| c.prefix = "a/".repeat(600)), "prefix");
+        assert_eq!(refused(|c| c.s3.request_timeout = Duration::ZERO), "--request-timeout");
+        assert_eq!(refused(|c| c.s3.list_page_keys = 0), "list page");
+        assert_eq!(refused(|c| c.s3.region = Some("a/b".into())), "--region");
+    }
+
+    #[test]
+    fn bucket_names() {
+        for good in ["abc", "my.bucket-1", "0ab", "name--usw2-az1--x-s3"] {
+            assert_eq!(check_bucket(good), Ok(()), "{good}");
+        }
+        let long = "a".repeat(64);
+        for wrong in ["", "ab", "Upper", "a_b_c", "-abc", "abc.", "a..b", "10.0.0.1", "a b c", "añb", &long]
+        {
+            let e = check_bucket(wrong).unwrap_err().to_string();
+            assert!(e.contains("expected"), "{wrong}: {e}");
+        }
+    }
+
+    #[test]
+    fn endpoints() {
+        for good in ["http://127.0.0.1:8333", "https://s3.example.com", "https://[::1]:9000/"] {
+            assert_eq!(check_endpoint(good), Ok(()), "{good}");
+        }
+        for wrong in ["", "s3.example.com", "ftp://x", "https://", "https://h/path", "http://h?q"] {
+            assert!(check_endpoint(wrong).is_err(), "{wrong}");
+        }
+        let e = check_endpoint("https://me:hunter2@host").unwrap_err();
+        assert!(!e.to_string().contains("hunter2"), "{e}");
+    }
+}

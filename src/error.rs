@@ -133,6 +133,8 @@ pub enum Error {
     NoMemory,
     #[error("bad file handle")]
     BadHandle,
+    #[error("too many open handles")]
+    TooManyHandles,
     #[error("{0}")]
     Io(String),
 }
@@ -179,6 +181,7 @@ impl Error {
             Error::TooLarge => libc::EFBIG,
             Error::NoMemory => libc::ENOMEM,
             Error::BadHandle => libc::EBADF,
+            Error::TooManyHandles => libc::ENFILE,
             Error::Io(_) => libc::EIO,
         }
     }

@@ -10,12 +10,23 @@
 //! 3 siblings       namespace/ read/ write/       strangers to each other
 //! 4 file system    fs/                           one async method a POSIX operation
 //! 5 door           fuse.rs                       the only file that names fuser
-//! 6 process        cli/ mount daemon logging     what a person starts
+//! 6 process        cli/ mount/ daemon mountpoint logging failure   what a person starts
 //! ```
 
 pub mod aws;
+pub mod cache;
+pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod error;
+pub mod failure;
 pub mod fs;
 pub mod fuse;
+pub mod key;
+pub mod logging;
+pub mod mount;
+pub mod mountpoint;
+pub mod namespace;
+pub mod read;
 pub mod s3;
+pub mod write;

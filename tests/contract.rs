@@ -40,11 +40,7 @@ async fn objects_come_back_as_they_were_put(ground: &Ground) {
         };
         // In chunks: a payload need not lie in one piece.
         let payload: Vec<Bytes> = data.chunks(30_000).map(Bytes::copy_from_slice).collect();
-        let put = ground
-            .client
-            .put_object(&key, payload, &headers, &Precondition::None)
-            .await
-            .unwrap();
+        let put = ground.client.put_object(&key, payload, &headers, &Precondition::None).await.unwrap();
         assert_eq!(put.etag, etag_of(&data), "{size} bytes");
         let head = ground.client.head_object(&key).await.unwrap();
         assert_eq!((head.size, &head.etag), (size as u64, &put.etag));
@@ -52,19 +48,10 @@ async fn objects_come_back_as_they_were_put(ground: &Ground) {
         let mut metadata = head.metadata.clone();
         metadata.sort();
         assert_eq!(metadata, headers.metadata);
-        let age = SystemTime::now()
-            .duration_since(head.last_modified)
-            .unwrap_or_default();
+        let age = SystemTime::now().duration_since(head.last_modified).unwrap_or_default();
         assert!(age < Duration::from_secs(3600), "last modified {age:?} ago");
-        let mut got = ground
-            .client
-            .get_object(&key, None, Some(&put.etag))
-            .await
-            .unwrap();
-        assert_eq!(
-            (got.head.size, got.range.clone()),
-            (size as u64, 0..size as u64)
-        );
+        let mut got = ground.client.get_object(&key, None, Some(&put.etag)).await.unwrap();
+        assert_eq!((got.head.size, got.range.clone()), (size as u64, 0..size as u64));
         assert_eq!(got.head.etag, put.etag);
         let mut body = Vec::new();
         while let Some(frame) = got.body.frame().await.unwrap() {
@@ -104,33 +91,15 @@ async fn odd_keys_are_kept(ground: &Ground) {
     for name in odd_names() {
         let key = ground.key(&format!("odd/{name}"));
         ground.put(&key, format!("{name}!")).await;
-        let head = ground
-            .client
-            .head_object(&key)
-            .await
-            .unwrap_or_else(|e| panic!("{e}"));
+        let head = ground.client.head_object(&key).await.unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(head.size, name.len() as u64 + 1, "{name:?}");
-        assert_eq!(
-            ground.get(&key).await,
-            format!("{name}!").as_bytes(),
-            "{name:?}"
-        );
-        let source = CopySource {
-            bucket: ground.client.bucket().to_string(),
-            key: key.clone(),
-            if_match: None,
-        };
+        assert_eq!(ground.get(&key).await, format!("{name}!").as_bytes(), "{name:?}");
+        let source =
+            CopySource { bucket: ground.client.bucket().to_string(), key: key.clone(), if_match: None };
         let copy = ground.key(&format!("copy/{name}"));
-        let copied = ground
-            .client
-            .copy_object(&source, &copy, None, &Precondition::None)
-            .await;
+        let copied = ground.client.copy_object(&source, &copy, None, &Precondition::None).await;
         copied.unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(
-            ground.get(&copy).await,
-            format!("{name}!").as_bytes(),
-            "copy of {name:?}"
-        );
+        assert_eq!(ground.get(&copy).await, format!("{name}!").as_bytes(), "copy of {name:?}");
         want.push(format!("odd/{name}"));
     }
     let mut listed = ground.walk("odd/", false, None).await;
@@ -144,10 +113,7 @@ async fn odd_keys_are_kept(ground: &Ground) {
     let refused = ground.client.delete_objects(&rest).await.unwrap();
     assert!(refused.is_empty(), "{refused:?}");
     assert_eq!(ground.walk("odd/", false, None).await, [""; 0]);
-    assert_eq!(
-        ground.walk("copy/", false, None).await.len(),
-        odd_names().len()
-    );
+    assert_eq!(ground.walk("copy/", false, None).await.len(), odd_names().len());
 }
 
 async fn the_longest_key_is_kept(ground: &Ground) {
@@ -166,28 +132,16 @@ async fn ranges_are_cut_at_the_end(ground: &Ground) {
     let key = ground.key("r");
     let data = pattern(9, 70_000);
     ground.put(&key, data.clone()).await;
-    for (from, to) in [
-        (0, 1),
-        (0, 70_000),
-        (69_999, 70_000),
-        (12_345, 54_321),
-        (65_536, 1 << 40),
-    ] {
+    for (from, to) in [(0, 1), (0, 70_000), (69_999, 70_000), (12_345, 54_321), (65_536, 1 << 40)] {
         let got = read(&ground.client, &key, Some(from..to)).await.unwrap();
         let end = to.min(70_000) as usize;
         assert_same_bytes(&got, &data[from as usize..end], &format!("{from}..{to}"));
     }
-    let past = ground
-        .client
-        .get_object(&key, Some(70_000..70_001), None)
-        .await;
+    let past = ground.client.get_object(&key, Some(70_000..70_001), None).await;
     assert_eq!(kind_of(past), S3ErrorKind::InvalidRange);
     let empty = ground.key("empty");
     ground.put(&empty, "").await;
-    assert_eq!(
-        read(&ground.client, &empty, Some(0..10)).await.unwrap(),
-        b""
-    );
+    assert_eq!(read(&ground.client, &empty, Some(0..10)).await.unwrap(), b"");
     let beyond = ground.client.get_object(&empty, Some(5..10), None).await;
     assert_eq!(kind_of(beyond), S3ErrorKind::InvalidRange);
 }
@@ -205,35 +159,20 @@ async fn a_get_is_pinned_by_etag(ground: &Ground) {
 async fn puts_are_guarded(ground: &Ground) {
     let key = ground.key("guarded");
     let put = async |key: &str, data: &'static str, guard: &Precondition| {
-        ground
-            .client
-            .put_object(key, vec![Bytes::from(data)], &none(), guard)
-            .await
+        ground.client.put_object(key, vec![Bytes::from(data)], &none(), guard).await
     };
     let first = put(&key, "1", &Precondition::Absent).await.unwrap();
     let second = put(&key, "2", &Precondition::Absent).await;
     assert_eq!(kind_of(second), S3ErrorKind::PreconditionFailed);
     let over_first = Precondition::Etag(first.etag);
     put(&key, "3", &over_first).await.unwrap();
-    assert_eq!(
-        kind_of(put(&key, "4", &over_first).await),
-        S3ErrorKind::PreconditionFailed
-    );
+    assert_eq!(kind_of(put(&key, "4", &over_first).await), S3ErrorKind::PreconditionFailed);
     assert_eq!(ground.get(&key).await, b"3");
     let nothing_there = ground.key("nothing");
     let kind = kind_of(put(&nothing_there, "5", &over_first).await);
     // S3 says 404, others 412; nothing is written either way.
-    assert!(
-        matches!(
-            kind,
-            S3ErrorKind::NoSuchKey | S3ErrorKind::PreconditionFailed
-        ),
-        "{kind:?}"
-    );
-    assert_eq!(
-        kind_of(ground.client.head_object(&nothing_there).await),
-        S3ErrorKind::NoSuchKey
-    );
+    assert!(matches!(kind, S3ErrorKind::NoSuchKey | S3ErrorKind::PreconditionFailed), "{kind:?}");
+    assert_eq!(kind_of(ground.client.head_object(&nothing_there).await), S3ErrorKind::NoSuchKey);
 }
 
 async fn copies_keep_or_replace_metadata(ground: &Ground) {
@@ -243,11 +182,7 @@ async fn copies_keep_or_replace_metadata(ground: &Ground) {
         metadata: vec![("a".to_string(), "1".to_string())],
     };
     let payload = vec![Bytes::from("copied")];
-    let put = ground
-        .client
-        .put_object(&from, payload, &headers, &Precondition::None)
-        .await
-        .unwrap();
+    let put = ground.client.put_object(&from, payload, &headers, &Precondition::None).await.unwrap();
     let source = |key: &str, if_match: Option<&str>| CopySource {
         bucket: ground.client.bucket().to_string(),
         key: key.to_string(),
@@ -255,11 +190,7 @@ async fn copies_keep_or_replace_metadata(ground: &Ground) {
     };
     let to = ground.key("to");
     let kept = source(&from, Some(&put.etag));
-    let copied = ground
-        .client
-        .copy_object(&kept, &to, None, &Precondition::None)
-        .await
-        .unwrap();
+    let copied = ground.client.copy_object(&kept, &to, None, &Precondition::None).await.unwrap();
     let head = ground.client.head_object(&to).await.unwrap();
     assert_eq!((head.size, &head.etag), (6, &copied.etag));
     assert_eq!(head.content_type.as_deref(), Some("text/a"));
@@ -272,53 +203,29 @@ async fn copies_keep_or_replace_metadata(ground: &Ground) {
         metadata: vec![("b".to_string(), "2".to_string())],
     };
     let onto = source(&to, None);
-    ground
-        .client
-        .copy_object(&onto, &to, Some(&other), &Precondition::None)
-        .await
-        .unwrap();
+    ground.client.copy_object(&onto, &to, Some(&other), &Precondition::None).await.unwrap();
     let head = ground.client.head_object(&to).await.unwrap();
     assert_eq!(head.content_type.as_deref(), Some("text/b"));
     assert_eq!(head.metadata, other.metadata);
     assert_eq!(ground.get(&to).await, b"copied");
 
     let changed = source(&from, Some(&etag_of(b"another")));
-    let refused = ground
-        .client
-        .copy_object(&changed, &to, None, &Precondition::None)
-        .await;
+    let refused = ground.client.copy_object(&changed, &to, None, &Precondition::None).await;
     assert_eq!(kind_of(refused), S3ErrorKind::PreconditionFailed);
     let missing = source(&ground.key("missing"), None);
-    let refused = ground
-        .client
-        .copy_object(&missing, &to, None, &Precondition::None)
-        .await;
+    let refused = ground.client.copy_object(&missing, &to, None, &Precondition::None).await;
     assert_eq!(kind_of(refused), S3ErrorKind::NoSuchKey);
 }
 
 async fn what_is_not_there_is_said_so(ground: &Ground) {
     let key = ground.key("no such");
-    let error = ground
-        .client
-        .get_object(&key, None, None)
-        .await
-        .err()
-        .unwrap();
-    assert_eq!(
-        (error.kind, error.operation),
-        (S3ErrorKind::NoSuchKey, "GetObject")
-    );
-    assert_eq!(
-        (error.key.as_deref(), error.status),
-        (Some(key.as_str()), Some(404))
-    );
+    let error = ground.client.get_object(&key, None, None).await.err().unwrap();
+    assert_eq!((error.kind, error.operation), (S3ErrorKind::NoSuchKey, "GetObject"));
+    assert_eq!((error.key.as_deref(), error.status), (Some(key.as_str()), Some(404)));
     assert_eq!((error.code.as_deref(), error.tries), (Some("NoSuchKey"), 1));
     assert_eq!(error.bucket, ground.client.bucket());
     let error = ground.client.head_object(&key).await.unwrap_err();
-    assert_eq!(
-        (error.kind, error.operation),
-        (S3ErrorKind::NoSuchKey, "HeadObject")
-    );
+    assert_eq!((error.kind, error.operation), (S3ErrorKind::NoSuchKey, "HeadObject"));
     // S3 has no word against deleting nothing.
     ground.client.delete_object(&key).await.unwrap();
     let refused = ground.client.delete_objects(&[key.clone()]).await.unwrap();
@@ -326,29 +233,19 @@ async fn what_is_not_there_is_said_so(ground: &Ground) {
     assert_eq!(ground.walk("no such", true, None).await, [""; 0]);
 
     let elsewhere = ground.client_with(None, |c| c.bucket = "pailfs-no-such-bucket".to_string());
-    assert_eq!(
-        kind_of(elsewhere.head_bucket().await),
-        S3ErrorKind::NoSuchBucket
-    );
+    assert_eq!(kind_of(elsewhere.head_bucket().await), S3ErrorKind::NoSuchBucket);
     let listed = elsewhere.list_objects_v2(&Default::default()).await;
     assert_eq!(kind_of(listed), S3ErrorKind::NoSuchBucket);
-    let put = elsewhere
-        .put_object("k", vec![], &none(), &Precondition::None)
-        .await;
+    let put = elsewhere.put_object("k", vec![], &none(), &Precondition::None).await;
     assert_eq!(kind_of(put), S3ErrorKind::NoSuchBucket);
     ground.client.head_bucket().await.unwrap();
 }
 
 async fn wrong_credentials_are_refused(ground: &Ground) {
-    for credentials in [
-        ("AKIANOBODY0000000000", "secret"),
-        (ground_key(ground), "wrong"),
-    ] {
+    for credentials in [("AKIANOBODY0000000000", "secret"), (ground_key(ground), "wrong")] {
         let stranger = ground.client_with(Some(credentials), |_| ());
         let head = stranger.head_bucket().await;
-        let put = stranger
-            .put_object(&ground.key("k"), vec![], &none(), &Precondition::None)
-            .await;
+        let put = stranger.put_object(&ground.key("k"), vec![], &none(), &Precondition::None).await;
         if ground.differs(Difference::TakesAnyCredentials) {
             head.unwrap();
             put.unwrap();
@@ -385,32 +282,18 @@ async fn multipart_puts_parts_and_copies_together(ground: &Ground) {
         key: source_key.clone(),
         if_match: Some(if_match.to_string()),
     };
-    let id = client
-        .create_multipart_upload(&key, &headers)
-        .await
-        .unwrap();
+    let id = client.create_multipart_upload(&key, &headers).await.unwrap();
     let first = pattern(22, PART);
     let tail = pattern(23, 17);
     // Out of order, as parts sent in parallel arrive; the second one twice.
-    let part3 = client
-        .upload_part(&key, &id, 3, vec![Bytes::from(tail.clone())])
-        .await
-        .unwrap();
+    let part3 = client.upload_part(&key, &id, 3, vec![Bytes::from(tail.clone())]).await.unwrap();
     let chunks: Vec<Bytes> = first.chunks(1 << 20).map(Bytes::copy_from_slice).collect();
     let part1 = client.upload_part(&key, &id, 1, chunks).await.unwrap();
-    client
-        .upload_part(&key, &id, 2, vec![Bytes::from("replaced")])
-        .await
-        .unwrap();
+    client.upload_part(&key, &id, 2, vec![Bytes::from("replaced")]).await.unwrap();
     let copied = 500..500 + PART as u64;
-    let part2 = client
-        .upload_part_copy(&source(&source_etag), copied.clone(), &key, &id, 2)
-        .await
-        .unwrap();
+    let part2 = client.upload_part_copy(&source(&source_etag), copied.clone(), &key, &id, 2).await.unwrap();
 
-    let stale = client
-        .upload_part_copy(&source(&etag_of(b"x")), copied, &key, &id, 4)
-        .await;
+    let stale = client.upload_part_copy(&source(&etag_of(b"x")), copied, &key, &id, 4).await;
     if ground.differs(Difference::PartCopyIgnoresIfMatch) {
         stale.unwrap();
     } else {
@@ -422,26 +305,13 @@ async fn multipart_puts_parts_and_copies_together(ground: &Ground) {
         let after = client.list_parts(&key, &id, Some(2)).await.unwrap().parts;
         assert_eq!(after.iter().map(|p| p.number).collect::<Vec<_>>(), [3]);
     }
-    let under_way = client
-        .list_multipart_uploads(&ground.prefix, None)
-        .await
-        .unwrap()
-        .uploads;
-    let ids: Vec<(&str, &str)> = under_way
-        .iter()
-        .map(|u| (u.key.as_str(), u.upload_id.as_str()))
-        .collect();
+    let under_way = client.list_multipart_uploads(&ground.prefix, None).await.unwrap().uploads;
+    let ids: Vec<(&str, &str)> = under_way.iter().map(|u| (u.key.as_str(), u.upload_id.as_str())).collect();
     assert_eq!(ids, [(key.as_str(), id.as_str())]);
-    assert_eq!(
-        kind_of(client.head_object(&key).await),
-        S3ErrorKind::NoSuchKey
-    );
+    assert_eq!(kind_of(client.head_object(&key).await), S3ErrorKind::NoSuchKey);
 
     let parts = [part1, part2, part3];
-    let done = client
-        .complete_multipart_upload(&key, &id, &parts, &Precondition::Absent)
-        .await
-        .unwrap();
+    let done = client.complete_multipart_upload(&key, &id, &parts, &Precondition::Absent).await.unwrap();
     assert!(done.etag.ends_with("-3\""), "{}", done.etag);
     let head = client.head_object(&key).await.unwrap();
     assert_eq!((head.size, &head.etag), (2 * PART as u64 + 17, &done.etag));
@@ -449,11 +319,7 @@ async fn multipart_puts_parts_and_copies_together(ground: &Ground) {
     assert_eq!(head.metadata, headers.metadata);
     let want = [&first[..], &source_data[500..500 + PART], &tail[..]].concat();
     assert_same_bytes(&ground.get(&key).await, &want, &key);
-    let under_way = client
-        .list_multipart_uploads(&ground.prefix, None)
-        .await
-        .unwrap()
-        .uploads;
+    let under_way = client.list_multipart_uploads(&ground.prefix, None).await.unwrap().uploads;
     assert!(under_way.is_empty(), "{under_way:?}");
 }
 
@@ -463,16 +329,8 @@ fn bare(etag: &str) -> &str {
 
 /// An upload of one small part, not completed.
 async fn begun(ground: &Ground, key: &str, data: &'static str) -> (String, Vec<UploadedPart>) {
-    let id = ground
-        .client
-        .create_multipart_upload(key, &none())
-        .await
-        .unwrap();
-    let part = ground
-        .client
-        .upload_part(key, &id, 1, vec![Bytes::from(data)])
-        .await
-        .unwrap();
+    let id = ground.client.create_multipart_upload(key, &none()).await.unwrap();
+    let part = ground.client.upload_part(key, &id, 1, vec![Bytes::from(data)]).await.unwrap();
     (id, vec![part])
 }
 
@@ -481,15 +339,11 @@ async fn completes_are_guarded(ground: &Ground) {
     let key = ground.key("k");
     let old = ground.put(&key, "old").await;
     let (id, parts) = begun(ground, &key, "new").await;
-    let absent = client
-        .complete_multipart_upload(&key, &id, &parts, &Precondition::Absent)
-        .await;
+    let absent = client.complete_multipart_upload(&key, &id, &parts, &Precondition::Absent).await;
     assert_eq!(kind_of(absent), S3ErrorKind::PreconditionFailed);
     let (id, parts) = begun(ground, &key, "new").await;
     let other = Precondition::Etag(etag_of(b"other"));
-    let refused = client
-        .complete_multipart_upload(&key, &id, &parts, &other)
-        .await;
+    let refused = client.complete_multipart_upload(&key, &id, &parts, &other).await;
     if ground.differs(Difference::CompleteIgnoresIfMatch) {
         refused.unwrap();
         assert_eq!(ground.get(&key).await, b"new");
@@ -498,10 +352,7 @@ async fn completes_are_guarded(ground: &Ground) {
     assert_eq!(kind_of(refused), S3ErrorKind::PreconditionFailed);
     assert_eq!(ground.get(&key).await, b"old");
     let (id, parts) = begun(ground, &key, "new").await;
-    client
-        .complete_multipart_upload(&key, &id, &parts, &Precondition::Etag(old))
-        .await
-        .unwrap();
+    client.complete_multipart_upload(&key, &id, &parts, &Precondition::Etag(old)).await.unwrap();
     assert_eq!(ground.get(&key).await, b"new");
 }
 
@@ -510,29 +361,18 @@ async fn uploads_are_aborted(ground: &Ground) {
     let key = ground.key("k");
     let (id, parts) = begun(ground, &key, "x").await;
     client.abort_multipart_upload(&key, &id).await.unwrap();
-    let listed = client
-        .list_multipart_uploads(&ground.prefix, None)
-        .await
-        .unwrap();
+    let listed = client.list_multipart_uploads(&ground.prefix, None).await.unwrap();
     assert!(listed.uploads.is_empty(), "{:?}", listed.uploads);
-    let late = client
-        .upload_part(&key, &id, 2, vec![Bytes::from("y")])
-        .await;
+    let late = client.upload_part(&key, &id, 2, vec![Bytes::from("y")]).await;
     assert_eq!(kind_of(late), S3ErrorKind::NoSuchKey);
-    let completed = client
-        .complete_multipart_upload(&key, &id, &parts, &Precondition::None)
-        .await;
+    let completed = client.complete_multipart_upload(&key, &id, &parts, &Precondition::None).await;
     assert_eq!(kind_of(completed), S3ErrorKind::NoSuchKey);
-    assert_eq!(
-        kind_of(client.head_object(&key).await),
-        S3ErrorKind::NoSuchKey
-    );
+    assert_eq!(kind_of(client.head_object(&key).await), S3ErrorKind::NoSuchKey);
 }
 
 /// Names around `/` in the order of bytes: `!` and `-` sort before it, `0` after.
-const TRAP: [&str; 12] = [
-    "d!x", "d-0000", "d-0001", "d-0002", "d-0003", "d/1", "d/2/deep", "d0", "e", "f/1", "f/2", "g",
-];
+const TRAP: [&str; 12] =
+    ["d!x", "d-0000", "d-0001", "d-0002", "d-0003", "d/1", "d/2/deep", "d0", "e", "f/1", "f/2", "g"];
 
 async fn listings_are_whole_whatever_the_pages(ground: &Ground) {
     for name in TRAP {
@@ -544,9 +384,7 @@ async fn listings_are_whole_whatever_the_pages(ground: &Ground) {
     assert_eq!(in_key_order, TRAP, "each once, none missing");
     let mut root = ground.walk("", true, None).await;
     root.sort();
-    let top = [
-        "d!x", "d-0000", "d-0001", "d-0002", "d-0003", "d/", "d0", "e", "f/", "g",
-    ];
+    let top = ["d!x", "d-0000", "d-0001", "d-0002", "d-0003", "d/", "d0", "e", "f/", "g"];
     assert_eq!(root, top);
     let mut within = ground.walk("d/", true, None).await;
     within.sort();
@@ -561,10 +399,7 @@ async fn listings_are_whole_whatever_the_pages(ground: &Ground) {
         assert_eq!(after, ["d-0003", "d0", "e", "f/1", "f/2", "g"]);
     } else {
         assert_eq!(all, in_key_order);
-        assert_eq!(
-            after,
-            ["d-0003", "d/1", "d/2/deep", "d0", "e", "f/1", "f/2", "g"]
-        );
+        assert_eq!(after, ["d-0003", "d/1", "d/2/deep", "d0", "e", "f/1", "f/2", "g"]);
     }
 }
 
@@ -580,11 +415,7 @@ async fn a_file_and_a_directory_of_one_name(ground: &Ground) {
         return;
     }
     assert_eq!(root, ["a", "a-0", "a/", "m/"]);
-    assert_eq!(
-        ground.walk("m/", true, None).await,
-        ["m/"],
-        "the marker itself"
-    );
+    assert_eq!(ground.walk("m/", true, None).await, ["m/"], "the marker itself");
     assert_eq!(ground.get(&ground.key("a")).await, b"file");
     assert_eq!(ground.get(&ground.key("a/x")).await, b"within");
 }
@@ -592,25 +423,14 @@ async fn a_file_and_a_directory_of_one_name(ground: &Ground) {
 async fn listings_tell_size_etag_and_time(ground: &Ground) {
     let key = ground.key("o");
     let etag = ground.put(&key, "12345").await;
-    let query = pailfs::s3::ListObjectsV2 {
-        prefix: ground.prefix.clone(),
-        ..Default::default()
-    };
+    let query = pailfs::s3::ListObjectsV2 { prefix: ground.prefix.clone(), ..Default::default() };
     let page = ground.client.list_objects_v2(&query).await.unwrap();
-    let [object] = &page.contents[..] else {
-        panic!("{page:?}")
-    };
+    let [object] = &page.contents[..] else { panic!("{page:?}") };
     assert_eq!((object.key.as_str(), object.size), (key.as_str(), 5));
     assert_eq!(bare(&object.etag), bare(&etag));
     let head = ground.client.head_object(&key).await.unwrap();
-    let apart = object
-        .last_modified
-        .duration_since(head.last_modified)
-        .unwrap_or_else(|e| e.duration());
-    assert!(
-        apart < Duration::from_secs(2),
-        "listing and head are {apart:?} apart"
-    );
+    let apart = object.last_modified.duration_since(head.last_modified).unwrap_or_else(|e| e.duration());
+    assert!(apart < Duration::from_secs(2), "listing and head are {apart:?} apart");
     assert_eq!((page.undecodable, page.next_continuation_token), (0, None));
 }
 
@@ -618,11 +438,8 @@ async fn max_keys_is_the_callers_choice(ground: &Ground) {
     for name in ["a", "b", "c"] {
         ground.put(&ground.key(name), "v").await;
     }
-    let mut query = pailfs::s3::ListObjectsV2 {
-        prefix: ground.prefix.clone(),
-        max_keys: Some(1),
-        ..Default::default()
-    };
+    let mut query =
+        pailfs::s3::ListObjectsV2 { prefix: ground.prefix.clone(), max_keys: Some(1), ..Default::default() };
     let mut keys = Vec::new();
     for _ in 0..4 {
         let page = ground.client.list_objects_v2(&query).await.unwrap();
@@ -676,19 +493,10 @@ on!(fake_pages_of_2, Ground::on_fake(2));
 #[cfg(feature = "servers")]
 use support::servers::Kind;
 #[cfg(feature = "servers")]
-on!(
-    seaweedfs_pages_of_1000,
-    Ground::on_server(Kind::SeaweedFs, 1000).await
-);
+on!(seaweedfs_pages_of_1000, Ground::on_server(Kind::SeaweedFs, 1000).await);
 #[cfg(feature = "servers")]
-on!(
-    seaweedfs_pages_of_2,
-    Ground::on_server(Kind::SeaweedFs, 2).await
-);
+on!(seaweedfs_pages_of_2, Ground::on_server(Kind::SeaweedFs, 2).await);
 #[cfg(feature = "servers")]
-on!(
-    moto_pages_of_1000,
-    Ground::on_server(Kind::Moto, 1000).await
-);
+on!(moto_pages_of_1000, Ground::on_server(Kind::Moto, 1000).await);
 #[cfg(feature = "servers")]
 on!(moto_pages_of_2, Ground::on_server(Kind::Moto, 2).await);

@@ -14,10 +14,7 @@ fn clients_agree(kind: Kind) {
     let etag = boto.put_with(&bucket, key, b"hello", "text/x", &[("mode", "33188")]);
     assert_eq!(boto.get(&bucket, key), b"hello");
     let head = boto.head(&bucket, key).unwrap();
-    assert_eq!(
-        (head.size, head.etag, head.content_type.as_str()),
-        (5, etag, "text/x")
-    );
+    assert_eq!((head.size, head.etag, head.content_type.as_str()), (5, etag, "text/x"));
     assert_eq!(head.metadata, [("mode".to_string(), "33188".to_string())]);
     assert_eq!(boto.keys(&bucket, ""), [key]);
     let listed = s3api_ok(&server.endpoint, &["list-objects-v2", "--bucket", &bucket]);
@@ -45,10 +42,7 @@ fn seaweedfs_comes_back_with_its_data() {
     let bucket = server.bucket("back");
     server.boto().put(&bucket, "k", b"kept");
     server.kill();
-    assert!(
-        server.boto().try_get(&bucket, "k").is_err(),
-        "a killed server answers"
-    );
+    assert!(server.boto().try_get(&bucket, "k").is_err(), "a killed server answers");
     server.restart();
     assert_eq!(server.boto().get(&bucket, "k"), b"kept");
 }

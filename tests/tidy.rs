@@ -38,20 +38,13 @@ fn floor(module: &str) -> Option<u8> {
     if TOP_FLOOR.contains(&module) {
         return Some(6);
     }
-    FLOORS
-        .iter()
-        .find(|(_, name)| *name == module)
-        .map(|(floor, _)| *floor)
+    FLOORS.iter().find(|(_, name)| *name == module).map(|(floor, _)| *floor)
 }
 
 /// `src/s3/list.rs` belongs to `s3`.
 fn module_of(path: &str) -> &str {
     let inner = path.strip_prefix("src/").unwrap_or(path);
-    inner
-        .split('/')
-        .next()
-        .unwrap_or(inner)
-        .trim_end_matches(".rs")
+    inner.split('/').next().unwrap_or(inner).trim_end_matches(".rs")
 }
 
 /// The code without comments and without what is within quotes, so that words in prose do not count.
@@ -120,23 +113,15 @@ fn raw_string(chars: &[char]) -> Option<usize> {
     if chars.get(1 + hashes) != Some(&'"') {
         return None;
     }
-    let close: Vec<char> = std::iter::once('"')
-        .chain(std::iter::repeat_n('#', hashes))
-        .collect();
+    let close: Vec<char> = std::iter::once('"').chain(std::iter::repeat_n('#', hashes)).collect();
     let begin = 2 + hashes;
-    let body = chars[begin..]
-        .windows(close.len())
-        .position(|w| w == close)?;
+    let body = chars[begin..].windows(close.len()).position(|w| w == close)?;
     Some(begin + body + close.len())
 }
 
 /// The top-level modules that a file's code names through `crate::`, `pailfs::` or enough `super::`.
 fn imports(path: &str, code: &str) -> BTreeSet<String> {
-    let depth = path
-        .trim_start_matches("src/")
-        .trim_end_matches("/mod.rs")
-        .split('/')
-        .count();
+    let depth = path.trim_start_matches("src/").trim_end_matches("/mod.rs").split('/').count();
     let mut found = BTreeSet::new();
     for root in ["crate::", "pailfs::"] {
         for (at, _) in code.match_indices(root) {
@@ -192,15 +177,10 @@ fn first_names(text: &str, found: &mut BTreeSet<String>) {
 fn faults_of(files: &[(String, String)]) -> Vec<String> {
     let mut faults = Vec::new();
     let mut arrows: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    let map = files
-        .iter()
-        .find(|(p, _)| p == "src/lib.rs")
-        .map_or("", |(_, text)| text);
+    let map = files.iter().find(|(p, _)| p == "src/lib.rs").map_or("", |(_, text)| text);
     for (path, text) in files {
         if !text.starts_with("//!") {
-            faults.push(format!(
-                "{path}: does not open with `//!`: say what it owns"
-            ));
+            faults.push(format!("{path}: does not open with `//!`: say what it owns"));
         }
         let lines = text.lines().count();
         if lines > LINES_MAX {
@@ -218,7 +198,9 @@ fn faults_of(files: &[(String, String)]) -> Vec<String> {
         }
         let module = module_of(path);
         let Some(own) = floor(module) else {
-            faults.push(format!("{path}: `{module}` is on no floor: give it one in tests/tidy.rs and in src/lib.rs's map"));
+            faults.push(format!(
+                "{path}: `{module}` is on no floor: give it one in tests/tidy.rs and in src/lib.rs's map"
+            ));
             continue;
         };
         if module != "main"
@@ -234,14 +216,9 @@ fn faults_of(files: &[(String, String)]) -> Vec<String> {
             if name == module {
                 continue;
             }
-            arrows
-                .entry(module.to_string())
-                .or_default()
-                .insert(name.clone());
+            arrows.entry(module.to_string()).or_default().insert(name.clone());
             if other > own {
-                faults.push(format!(
-                    "{path} (floor {own}) imports {name} from above (floor {other})"
-                ));
+                faults.push(format!("{path} (floor {own}) imports {name} from above (floor {other})"));
             } else if other == own && !FLOORS_OF_FRIENDS.contains(&own) {
                 faults.push(format!("{path} imports its sibling {name} (floor {own})"));
             }
@@ -266,18 +243,12 @@ fn circle(arrows: &BTreeMap<String, BTreeSet<String>>) -> Option<String> {
             return None;
         }
         way.push(at);
-        let found = arrows
-            .get(at)
-            .into_iter()
-            .flatten()
-            .find_map(|next| walk(next, arrows, way, done));
+        let found = arrows.get(at).into_iter().flatten().find_map(|next| walk(next, arrows, way, done));
         way.pop();
         found
     }
     let mut done = BTreeSet::new();
-    arrows
-        .keys()
-        .find_map(|module| walk(module, arrows, &mut Vec::new(), &mut done))
+    arrows.keys().find_map(|module| walk(module, arrows, &mut Vec::new(), &mut done))
 }
 
 fn read_sources(dir: &Path, root: &Path, files: &mut Vec<(String, String)>) {
@@ -286,12 +257,7 @@ fn read_sources(dir: &Path, root: &Path, files: &mut Vec<(String, String)>) {
         if path.is_dir() {
             read_sources(&path, root, files);
         } else if path.extension().is_some_and(|e| e == "rs") {
-            let name = path
-                .strip_prefix(root)
-                .unwrap()
-                .to_str()
-                .unwrap()
-                .to_string();
+            let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_string();
             files.push((name, std::fs::read_to_string(&path).unwrap()));
         }
     }
@@ -303,10 +269,7 @@ fn the_house_is_tidy() {
     let mut files = Vec::new();
     read_sources(&root.join("src"), root, &mut files);
     read_sources(&root.join("tests"), root, &mut files);
-    assert!(
-        files.iter().any(|(p, _)| p == "src/lib.rs"),
-        "the sources were not found"
-    );
+    assert!(files.iter().any(|(p, _)| p == "src/lib.rs"), "the sources were not found");
     files.sort();
     let faults = faults_of(&files);
     assert!(faults.is_empty(), "{}", faults.join("\n"));
@@ -325,10 +288,7 @@ fn arrows_up_and_sideways_are_seen() {
     for (path, body) in [
         ("src/s3/list.rs", "use crate::fs::Filesystem;"),
         ("src/s3/mod.rs", "use crate::{error::Error, fs};"),
-        (
-            "src/s3/mod.rs",
-            "use crate::{\n    error::{Error, S3Error},\n    read::{self},\n};",
-        ),
+        ("src/s3/mod.rs", "use crate::{\n    error::{Error, S3Error},\n    read::{self},\n};"),
         ("src/s3/mod.rs", "fn f() -> crate::fuse::FuseMount {}"),
         ("src/read/window.rs", "use crate::namespace::Inode;"),
         ("src/write/mod.rs", "mod tests { use crate::read::Reader; }"),
@@ -343,30 +303,12 @@ fn arrows_up_and_sideways_are_seen() {
 #[test]
 fn arrows_down_and_prose_are_let_be() {
     for (path, body) in [
-        (
-            "src/fs/dir.rs",
-            "use crate::{s3::S3Client, namespace::*};\nuse super::handles::Handle;",
-        ),
-        (
-            "src/s3/list.rs",
-            "// crate::fs is above\n/* crate::fs /* crate::fuse */ */ fn f() {}",
-        ),
-        (
-            "src/s3/list.rs",
-            "/// [`crate::fs`]\nconst S: &str = \"crate::fs\\\" crate::fuse\";",
-        ),
-        (
-            "src/s3/list.rs",
-            "const S: &str = r#\"crate::fs \" fuser\"#; const C: char = '\"';",
-        ),
-        (
-            "src/s3/list.rs",
-            "macro_rules! m { () => { $crate::fs::f() } }",
-        ),
-        (
-            "src/s3/list.rs",
-            "fn f<'a>(x: &'a str) { crate::config::f('\\'', '\"') } // fuser",
-        ),
+        ("src/fs/dir.rs", "use crate::{s3::S3Client, namespace::*};\nuse super::handles::Handle;"),
+        ("src/s3/list.rs", "// crate::fs is above\n/* crate::fs /* crate::fuse */ */ fn f() {}"),
+        ("src/s3/list.rs", "/// [`crate::fs`]\nconst S: &str = \"crate::fs\\\" crate::fuse\";"),
+        ("src/s3/list.rs", "const S: &str = r#\"crate::fs \" fuser\"#; const C: char = '\"';"),
+        ("src/s3/list.rs", "macro_rules! m { () => { $crate::fs::f() } }"),
+        ("src/s3/list.rs", "fn f<'a>(x: &'a str) { crate::config::f('\\'', '\"') } // fuser"),
         ("src/aws/retry.rs", "use crate::cache::Budget;"),
         ("src/fuse.rs", "use fuser::Filesystem;"),
         ("src/main.rs", "fn main() { pailfs::cli::run() }"),
@@ -377,37 +319,19 @@ fn arrows_down_and_prose_are_let_be() {
 
 #[test]
 fn the_other_rules_are_seen() {
-    assert_eq!(
-        faults_with("src/mount.rs", "use fuser::MountOption;").len(),
-        1
-    );
-    assert_eq!(
-        faults_with("src/misc.rs", "").len(),
-        1,
-        "a module without a floor"
-    );
-    assert_eq!(
-        faults_with("src/error.rs", &"\n".repeat(LINES_MAX)).len(),
-        1,
-        "a long file"
-    );
+    assert_eq!(faults_with("src/mount.rs", "use fuser::MountOption;").len(), 1);
+    assert_eq!(faults_with("src/misc.rs", "").len(), 1, "a module without a floor");
+    assert_eq!(faults_with("src/error.rs", &"\n".repeat(LINES_MAX)).len(), 1, "a long file");
     let bare = [("tests/x.rs".to_string(), "fn f() {}".to_string())];
     assert_eq!(faults_of(&bare).len(), 1, "a file without a header");
     let off_the_map = [("src/error.rs".to_string(), "//! x".to_string())];
-    assert_eq!(
-        faults_of(&off_the_map).len(),
-        1,
-        "a module that the map leaves out"
-    );
+    assert_eq!(faults_of(&off_the_map).len(), 1, "a module that the map leaves out");
 }
 
 #[test]
 fn circles_among_friends_are_seen() {
     let file = |path: &str, body: &str| (path.to_string(), format!("//! x\n{body}"));
-    let map = (
-        "src/lib.rs".to_string(),
-        "//! error config key\n".to_string(),
-    );
+    let map = ("src/lib.rs".to_string(), "//! error config key\n".to_string());
     let mut files = vec![
         map,
         file("src/error.rs", "use crate::config::Config;"),
@@ -415,8 +339,5 @@ fn circles_among_friends_are_seen() {
     ];
     assert_eq!(faults_of(&files), [""; 0]);
     files.push(file("src/key.rs", "use crate::error::Error;"));
-    assert_eq!(
-        faults_of(&files),
-        ["a circle: config -> key -> error -> config"]
-    );
+    assert_eq!(faults_of(&files), ["a circle: config -> key -> error -> config"]);
 }

@@ -234,16 +234,12 @@ impl Source for AwsChain {
         Box::pin(async move {
             // Built anew each time: a built chain never reads changed files again. The region is given,
             // because the default would be to ask EC2's metadata service.
-            let mut builder =
-                DefaultCredentialsChain::builder().region(Region::new(self.region.clone()));
+            let mut builder = DefaultCredentialsChain::builder().region(Region::new(self.region.clone()));
             if let Some(profile) = &self.profile {
                 builder = builder.profile_name(profile);
             }
             let chain = builder.build().await;
-            let found = chain
-                .provide_credentials()
-                .await
-                .map_err(|e| NoCredentials(causes(&e)))?;
+            let found = chain.provide_credentials().await.map_err(|e| NoCredentials(causes(&e)))?;
             Ok(Keys {
                 access_key_id: found.access_key_id().to_string(),
                 secret_access_key: found.secret_access_key().to_string(),
@@ -332,11 +328,7 @@ mod tests {
         for _ in 0..5 {
             assert_eq!(id(&credentials).await, "key-0");
         }
-        assert_eq!(
-            count.load(Ordering::SeqCst),
-            2,
-            "a failure is not repeated at once"
-        );
+        assert_eq!(count.load(Ordering::SeqCst), 2, "a failure is not repeated at once");
     }
 
     #[tokio::test(start_paused = true)]
@@ -354,10 +346,7 @@ mod tests {
         let (credentials, count) = scripted(|_| Err(NoCredentials("nothing found".to_string())));
         let all = futures_util::future::join_all((0..20).map(|_| credentials.keys())).await;
         let text = all[0].clone().unwrap_err().to_string();
-        assert!(
-            text.contains("nothing found") && text.contains("--no-sign-request"),
-            "{text}"
-        );
+        assert!(text.contains("nothing found") && text.contains("--no-sign-request"), "{text}");
         assert_eq!(count.load(Ordering::SeqCst), 1);
     }
 
@@ -379,11 +368,7 @@ mod tests {
         let (chain, _) = scripted(|_| Ok(None));
         let keys = chain.keys().await.unwrap().unwrap();
         let fixed = Credentials::fixed("id".to_string(), "hush".to_string());
-        for text in [
-            format!("{keys:?}"),
-            format!("{chain:?}"),
-            format!("{fixed:?}"),
-        ] {
+        for text in [format!("{keys:?}"), format!("{chain:?}"), format!("{fixed:?}")] {
             assert!(!text.contains("hush"), "{text}");
         }
     }

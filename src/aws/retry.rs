@@ -136,10 +136,7 @@ impl Wire {
 
     /// Where requests go now: as configured, or as learnt since.
     pub fn region(&self) -> Arc<str> {
-        self.region
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.region.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sends until there is an answer; holds its body whole.
@@ -160,12 +157,7 @@ impl Wire {
 
     /// Waits before another try because of `failure`, or turns it into the operation's error.
     /// For failures that only the caller can see: a body that broke, an error within a list of results.
-    pub async fn pause(
-        &self,
-        call: &Call<'_>,
-        effort: &mut Effort,
-        failure: Failure,
-    ) -> Result<(), S3Error> {
+    pub async fn pause(&self, call: &Call<'_>, effort: &mut Effort, failure: Failure) -> Result<(), S3Error> {
         match effort.next_pause(&self.tokens, failure.timed_out, failure.after) {
             Ok(pause) => {
                 tracing::debug!(
@@ -226,8 +218,7 @@ impl Wire {
 
     /// Addresses and signs one try.
     async fn prepare(&self, call: &Call<'_>) -> Result<(Request, Used), Failure> {
-        let refused =
-            |e: &dyn std::error::Error| Failure::local(S3ErrorKind::Refused, e.to_string());
+        let refused = |e: &dyn std::error::Error| Failure::local(S3ErrorKind::Refused, e.to_string());
         let used = Used {
             keys: self
                 .credentials
@@ -237,10 +228,7 @@ impl Wire {
             region: self.region(),
             clock: self.clock(),
         };
-        let location = self
-            .endpoint
-            .locate(&used.region, call.key)
-            .map_err(|e| refused(&e))?;
+        let location = self.endpoint.locate(&used.region, call.key).map_err(|e| refused(&e))?;
         let query = encoded_query(&call.query);
         let mut headers = call.headers.clone();
         if let Some(keys) = &used.keys {
@@ -249,11 +237,7 @@ impl Wire {
                 secret_access_key: &keys.secret_access_key,
                 session_token: keys.session_token.as_deref(),
             };
-            let scope = Scope {
-                region: &used.region,
-                service: self.service,
-                time: used.clock,
-            };
+            let scope = Scope { region: &used.region, service: self.service, time: used.clock };
             let target = Target {
                 method: call.method.as_str(),
                 host: &location.host,
@@ -287,32 +271,17 @@ impl Wire {
         if stream && success {
             return Ok(Outcome::Stream(response));
         }
-        let Response {
-            status,
-            headers,
-            body,
-        } = response;
-        let body = if success {
-            read_whole(body, effort).await?
-        } else {
-            read_error_text(body, effort).await
-        };
+        let Response { status, headers, body } = response;
+        let body =
+            if success { read_whole(body, effort).await? } else { read_error_text(body, effort).await };
         match (self.judge)(status, &headers, &body) {
-            None => Ok(Outcome::Whole(Answer {
-                status,
-                headers,
-                body,
-            })),
+            None => Ok(Outcome::Whole(Answer { status, headers, body })),
             Some(failure) => Err(failure),
         }
     }
 
     /// Sends, and waits for the answer's head as long as this try may.
-    async fn await_answer(
-        &self,
-        request: Request,
-        effort: &mut Effort,
-    ) -> Result<Response, Failure> {
+    async fn await_answer(&self, request: Request, effort: &mut Effort) -> Result<Response, Failure> {
         let reads = matches!(request.method, Method::GET | Method::HEAD);
         let has_body = request.body.iter().any(|chunk| !chunk.is_empty());
         let progress = request.progress.clone();
@@ -326,11 +295,7 @@ impl Wire {
         let tick = (effort.timeout() / 10).min(Duration::from_secs(1));
         let mut sent = 0;
         loop {
-            let wake = if has_body {
-                limit.min(Instant::now() + tick)
-            } else {
-                limit
-            };
+            let wake = if has_body { limit.min(Instant::now() + tick) } else { limit };
             if let Ok(answered) = timeout_at(wake, &mut answer).await {
                 effort.sent(progress.bytes());
                 return answered.map_err(Failure::from);
@@ -364,8 +329,7 @@ impl Wire {
             }
             Remedy::Region(region) if effort.redirects < REDIRECTS_MAX && is_region(region) => {
                 effort.redirects += 1;
-                *self.region.write().unwrap_or_else(PoisonError::into_inner) =
-                    Arc::from(region.as_str());
+                *self.region.write().unwrap_or_else(PoisonError::into_inner) = Arc::from(region.as_str());
                 true
             }
             Remedy::Region(_) => false,
@@ -471,10 +435,7 @@ async fn read_error_text(mut body: BodyStream, effort: &Effort) -> Bytes {
 
 /// An answer had begun, so whatever the transport says, the request was sent.
 fn broken(e: TransportError) -> Failure {
-    Failure {
-        not_sent: false,
-        ..Failure::from(e)
-    }
+    Failure { not_sent: false, ..Failure::from(e) }
 }
 
 #[cfg(test)]

@@ -16,11 +16,7 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 /// What S3 leaves as it is when it percent-encodes: letters, digits, `-._~`.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// The same, and the `/` between the segments of a path.
 const ENCODED_IN_PATH: &AsciiSet = &ENCODED.remove(b'/');
 
@@ -31,14 +27,8 @@ pub const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934c
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 /// Headers that proxies or the transport change, and the one that carries the signature.
-const NOT_SIGNED: [&str; 6] = [
-    "authorization",
-    "connection",
-    "expect",
-    "transfer-encoding",
-    "user-agent",
-    "x-amzn-trace-id",
-];
+const NOT_SIGNED: [&str; 6] =
+    ["authorization", "connection", "expect", "transfer-encoding", "user-agent", "x-amzn-trace-id"];
 
 /// The keys a request is signed with.
 #[derive(Clone, Copy)]
@@ -90,9 +80,8 @@ pub fn encode_path(text: &str) -> Cow<'_, str> {
 
 /// Lower-case hex.
 pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: [char; 16] = [
-        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
-    ];
+    const DIGITS: [char; 16] =
+        ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
     let mut out = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
         out.push(DIGITS[usize::from(byte >> 4)]);
@@ -114,23 +103,14 @@ pub fn sign_headers(
     let stamp = Stamp::of(scope.time)?;
     let value = |text: &str| HeaderValue::from_str(text).map_err(|_| SignError::BadKeys);
     headers.insert(HeaderName::from_static("x-amz-date"), value(&stamp.long)?);
-    headers.insert(
-        HeaderName::from_static("x-amz-content-sha256"),
-        value(payload_hash)?,
-    );
+    headers.insert(HeaderName::from_static("x-amz-content-sha256"), value(payload_hash)?);
     if let Some(token) = keys.session_token {
         let mut token = value(token)?;
         token.set_sensitive(true);
         headers.insert(HeaderName::from_static("x-amz-security-token"), token);
     }
     let (lines, names) = canonical_headers(headers, target.host);
-    let canonical = canonical_request(
-        target,
-        &canonical_query(target.query),
-        &lines,
-        &names,
-        payload_hash,
-    );
+    let canonical = canonical_request(target, &canonical_query(target.query), &lines, &names, payload_hash);
     let credential_scope = credential_scope(&stamp, scope);
     let signature = signature(keys, &stamp, scope, &credential_scope, &canonical);
     let mut authorization = value(&format!(
@@ -164,10 +144,7 @@ pub fn presign(
         query.push_str(&encode_query(value));
     };
     add("X-Amz-Algorithm", ALGORITHM);
-    add(
-        "X-Amz-Credential",
-        &format!("{}/{credential_scope}", keys.access_key_id),
-    );
+    add("X-Amz-Credential", &format!("{}/{credential_scope}", keys.access_key_id));
     add("X-Amz-Date", &stamp.long);
     add("X-Amz-Expires", &expires.as_secs().to_string());
     if let Some(token) = keys.session_token {
@@ -199,10 +176,7 @@ impl Stamp {
 }
 
 fn credential_scope(stamp: &Stamp, scope: Scope<'_>) -> String {
-    format!(
-        "{}/{}/{}/aws4_request",
-        stamp.day, scope.region, scope.service
-    )
+    format!("{}/{}/{}/aws4_request", stamp.day, scope.region, scope.service)
 }
 
 /// Header lines sorted by name, and the names joined by `;`. Values are trimmed and runs of spaces made one.
@@ -212,11 +186,7 @@ fn canonical_headers(headers: &HeaderMap, host: &str) -> (Vec<u8>, String) {
         if name.as_str() == "host" || NOT_SIGNED.contains(&name.as_str()) {
             continue;
         }
-        let values: Vec<Vec<u8>> = headers
-            .get_all(name)
-            .iter()
-            .map(|v| one_space(v.as_bytes()))
-            .collect();
+        let values: Vec<Vec<u8>> = headers.get_all(name).iter().map(|v| one_space(v.as_bytes())).collect();
         signed.push((name.as_str(), values.join(&b',')));
     }
     signed.sort();
@@ -276,15 +246,9 @@ fn signature(
     credential_scope: &str,
     canonical: &[u8],
 ) -> String {
-    let to_sign = format!(
-        "{ALGORITHM}\n{}\n{credential_scope}\n{}",
-        stamp.long,
-        hex(&Sha256::digest(canonical))
-    );
-    let mut key = hmac(
-        format!("AWS4{}", keys.secret_access_key).as_bytes(),
-        &stamp.day,
-    );
+    let to_sign =
+        format!("{ALGORITHM}\n{}\n{credential_scope}\n{}", stamp.long, hex(&Sha256::digest(canonical)));
+    let mut key = hmac(format!("AWS4{}", keys.secret_access_key).as_bytes(), &stamp.day);
     for step in [scope.region, scope.service, "aws4_request"] {
         key = hmac(&key, step);
     }
@@ -329,12 +293,7 @@ mod tests {
         for (name, value) in headers {
             map.insert(*name, HeaderValue::from_static(value));
         }
-        let target = Target {
-            method,
-            host: HOST,
-            path,
-            query,
-        };
+        let target = Target { method, host: HOST, path, query };
         sign_headers(KEYS, scope(), target, &mut map, hash).unwrap();
         map[AUTHORIZATION].to_str().unwrap().to_string()
     }
@@ -342,13 +301,7 @@ mod tests {
     #[test]
     fn published_get_with_range() {
         assert_eq!(
-            signed(
-                "GET",
-                "/test.txt",
-                "",
-                &[("range", "bytes=0-9")],
-                EMPTY_SHA256
-            ),
+            signed("GET", "/test.txt", "", &[("range", "bytes=0-9")], EMPTY_SHA256),
             "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request,\
              SignedHeaders=host;range;x-amz-content-sha256;x-amz-date,\
              Signature=f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41"
@@ -361,16 +314,12 @@ mod tests {
             "PUT",
             &encode_path("/test$file.text"),
             "",
-            &[
-                ("date", "Fri, 24 May 2013 00:00:00 GMT"),
-                ("x-amz-storage-class", "REDUCED_REDUNDANCY"),
-            ],
+            &[("date", "Fri, 24 May 2013 00:00:00 GMT"), ("x-amz-storage-class", "REDUCED_REDUNDANCY")],
             "44ce7dd67c959e0d3524ffac1771dfbba87d2b6b4b4e99e42034a8b803f8b072",
         );
         assert!(
-            authorization.ends_with(
-                "Signature=98ad721746da40c64f1a55b78f14c238d841ea1380cd77a1b5971af0ece108bd"
-            ),
+            authorization
+                .ends_with("Signature=98ad721746da40c64f1a55b78f14c238d841ea1380cd77a1b5971af0ece108bd"),
             "{authorization}"
         );
     }
@@ -379,9 +328,8 @@ mod tests {
     fn published_get_lifecycle() {
         let authorization = signed("GET", "/", "lifecycle", &[], EMPTY_SHA256);
         assert!(
-            authorization.ends_with(
-                "Signature=fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543"
-            ),
+            authorization
+                .ends_with("Signature=fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543"),
             "{authorization}"
         );
     }
@@ -390,9 +338,8 @@ mod tests {
     fn published_list() {
         let authorization = signed("GET", "/", "max-keys=2&prefix=J", &[], EMPTY_SHA256);
         assert!(
-            authorization.ends_with(
-                "Signature=34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"
-            ),
+            authorization
+                .ends_with("Signature=34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"),
             "{authorization}"
         );
     }
@@ -400,20 +347,8 @@ mod tests {
     /// <https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html>.
     #[test]
     fn published_presigned_get() {
-        let target = Target {
-            method: "GET",
-            host: HOST,
-            path: "/test.txt",
-            query: "",
-        };
-        let query = presign(
-            KEYS,
-            scope(),
-            target,
-            &HeaderMap::new(),
-            Duration::from_secs(86_400),
-        )
-        .unwrap();
+        let target = Target { method: "GET", host: HOST, path: "/test.txt", query: "" };
+        let query = presign(KEYS, scope(), target, &HeaderMap::new(), Duration::from_secs(86_400)).unwrap();
         assert_eq!(
             query,
             "X-Amz-Algorithm=AWS4-HMAC-SHA256\
@@ -426,16 +361,8 @@ mod tests {
     #[test]
     fn the_secret_is_in_no_header() {
         let mut map = HeaderMap::new();
-        let keys = SigningKeys {
-            session_token: Some("token"),
-            ..KEYS
-        };
-        let target = Target {
-            method: "GET",
-            host: HOST,
-            path: "/",
-            query: "",
-        };
+        let keys = SigningKeys { session_token: Some("token"), ..KEYS };
+        let target = Target { method: "GET", host: HOST, path: "/", query: "" };
         sign_headers(keys, scope(), target, &mut map, EMPTY_SHA256).unwrap();
         for value in map.values() {
             assert!(!value.to_str().unwrap().contains(KEYS.secret_access_key));
@@ -496,14 +423,8 @@ mod tests {
         let (out, _) = v4::sign(request, &params).unwrap().into_parts();
         let (headers, query) = out.into_parts();
         (
-            headers
-                .iter()
-                .map(|h| (h.name().to_string(), h.value().to_string()))
-                .collect(),
-            query
-                .into_iter()
-                .map(|(n, v)| (n.to_string(), v.to_string()))
-                .collect(),
+            headers.iter().map(|h| (h.name().to_string(), h.value().to_string())).collect(),
+            query.into_iter().map(|(n, v)| (n.to_string(), v.to_string())).collect(),
         )
     }
 
@@ -512,10 +433,7 @@ mod tests {
     }
 
     fn key() -> impl Strategy<Value = String> {
-        prop_oneof![
-            any::<String>(),
-            "[ a-z+%/.~*'()!\\x01-\\x1f\u{fc}\u{1f600}]{0,30}"
-        ]
+        prop_oneof![any::<String>(), "[ a-z+%/.~*'()!\\x01-\\x1f\u{fc}\u{1f600}]{0,30}"]
     }
 
     proptest! {

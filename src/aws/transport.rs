@@ -123,9 +123,8 @@ impl HttpTransport {
         } else {
             builder = builder.tls_certs_only([]);
         }
-        let client = builder
-            .build()
-            .map_err(|e| SetupError(format!("cannot set up HTTPS: {}", chain(&e))))?;
+        let client =
+            builder.build().map_err(|e| SetupError(format!("cannot set up HTTPS: {}", chain(&e))))?;
         Ok(HttpTransport { client })
     }
 
@@ -139,17 +138,11 @@ impl HttpTransport {
                 request.url.escape_debug()
             )));
         }
-        let mut builder = self
-            .client
-            .request(request.method.clone(), url)
-            .headers(request.headers);
+        let mut builder = self.client.request(request.method.clone(), url).headers(request.headers);
         let length: usize = request.body.iter().map(Bytes::len).sum();
         if length > 0 {
-            builder = builder.body(reqwest::Body::wrap(Chunks::new(
-                request.body,
-                length as u64,
-                request.progress,
-            )));
+            builder =
+                builder.body(reqwest::Body::wrap(Chunks::new(request.body, length as u64, request.progress)));
         } else if request.method == Method::PUT || request.method == Method::POST {
             builder = builder.header(http::header::CONTENT_LENGTH, 0);
         }
@@ -157,10 +150,7 @@ impl HttpTransport {
         Ok(Response {
             status: response.status().as_u16(),
             headers: response.headers().clone(),
-            body: response
-                .bytes_stream()
-                .map(|frame| frame.map_err(|e| transport_error(&e)))
-                .boxed(),
+            body: response.bytes_stream().map(|frame| frame.map_err(|e| transport_error(&e))).boxed(),
         })
     }
 }
@@ -220,20 +210,13 @@ struct Chunks {
 
 impl Chunks {
     fn new(chunks: Vec<Bytes>, bytes: u64, progress: Progress) -> Chunks {
-        Chunks {
-            left: chunks.into_iter().filter(|c| !c.is_empty()).collect(),
-            left_bytes: bytes,
-            progress,
-        }
+        Chunks { left: chunks.into_iter().filter(|c| !c.is_empty()).collect(), left_bytes: bytes, progress }
     }
 
     fn next(&mut self) -> Option<Bytes> {
         let front = self.left.front_mut()?;
-        let slice = if front.len() > SLICE_BYTES {
-            front.split_to(SLICE_BYTES)
-        } else {
-            self.left.pop_front()?
-        };
+        let slice =
+            if front.len() > SLICE_BYTES { front.split_to(SLICE_BYTES) } else { self.left.pop_front()? };
         self.left_bytes -= slice.len() as u64;
         self.progress.add(slice.len() as u64);
         Some(slice)
@@ -271,13 +254,7 @@ mod tests {
     }
 
     fn request(method: Method, url: String, body: Vec<Bytes>) -> Request {
-        Request {
-            method,
-            url,
-            headers: HeaderMap::new(),
-            body,
-            progress: Progress::default(),
-        }
+        Request { method, url, headers: HeaderMap::new(), body, progress: Progress::default() }
     }
 
     /// Reads a request's head and `body` more bytes.
@@ -304,10 +281,7 @@ mod tests {
         let server = tokio::spawn(async move {
             let (mut socket, _) = listener.accept().await.unwrap();
             let text = receive(&mut socket, 100_003).await;
-            socket
-                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")
-                .await
-                .unwrap();
+            socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await.unwrap();
             text
         });
         let chunks = vec![Bytes::from(vec![b'x'; 100_000]), Bytes::new(), "end".into()];
@@ -319,11 +293,7 @@ mod tests {
         assert!(response.body.next().await.is_none());
         assert_eq!(progress.bytes(), 100_003);
         let text = server.await.unwrap().to_lowercase();
-        assert!(
-            text.starts_with("put /b/a%20b//c?x=%2f http/1.1\r\n"),
-            "{}",
-            &text[..200]
-        );
+        assert!(text.starts_with("put /b/a%20b//c?x=%2f http/1.1\r\n"), "{}", &text[..200]);
         assert!(text.contains("content-length: 100003\r\n"));
         assert!(!text.contains("transfer-encoding"));
         assert!(!text.contains("accept-encoding"));
@@ -336,23 +306,11 @@ mod tests {
         let server = tokio::spawn(async move {
             let (mut socket, _) = listener.accept().await.unwrap();
             let text = receive(&mut socket, 0).await;
-            socket
-                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
-                .await
-                .unwrap();
+            socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
             text
         });
-        transport()
-            .send(request(Method::PUT, url, Vec::new()))
-            .await
-            .unwrap();
-        assert!(
-            server
-                .await
-                .unwrap()
-                .to_lowercase()
-                .contains("content-length: 0\r\n")
-        );
+        transport().send(request(Method::PUT, url, Vec::new())).await.unwrap();
+        assert!(server.await.unwrap().to_lowercase().contains("content-length: 0\r\n"));
     }
 
     #[tokio::test]
@@ -365,54 +323,30 @@ mod tests {
             drop(socket);
             let (mut socket, _) = listener.accept().await.unwrap();
             receive(&mut socket, 0).await;
-            socket
-                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhi")
-                .await
-                .unwrap();
+            socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhi").await.unwrap();
         });
-        let get = || {
-            request(
-                Method::GET,
-                format!("http://{address}/k?secret=1"),
-                Vec::new(),
-            )
-        };
+        let get = || request(Method::GET, format!("http://{address}/k?secret=1"), Vec::new());
         let lost = transport().send(get()).await.err().unwrap();
-        assert!(
-            matches!(&lost, TransportError::Lost(t) if !t.contains("secret")),
-            "{lost}"
-        );
+        assert!(matches!(&lost, TransportError::Lost(t) if !t.contains("secret")), "{lost}");
         let mut short = transport().send(get()).await.unwrap();
         assert!(short.body.next().await.unwrap().is_ok());
-        assert!(matches!(
-            short.body.next().await,
-            Some(Err(TransportError::Lost(_)))
-        ));
+        assert!(matches!(short.body.next().await, Some(Err(TransportError::Lost(_)))));
         server.await.unwrap();
         let refused = transport().send(get()).await.err().unwrap();
-        assert!(
-            matches!(&refused, TransportError::Connect(t) if !t.contains("secret")),
-            "{refused}"
-        );
+        assert!(matches!(&refused, TransportError::Connect(t) if !t.contains("secret")), "{refused}");
     }
 
     #[tokio::test]
     async fn a_url_that_would_change_is_not_sent() {
         let url = "http://127.0.0.1:1/b/a/../c".to_string();
-        let e = transport()
-            .send(request(Method::GET, url, Vec::new()))
-            .await
-            .err()
-            .unwrap();
+        let e = transport().send(request(Method::GET, url, Vec::new())).await.err().unwrap();
         assert!(e.to_string().contains("change"), "{e}");
     }
 
     #[test]
     fn a_bundle_that_is_none_is_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let e = HttpTransport::new(true, Some(file.path()), Duration::from_secs(1))
-            .err()
-            .unwrap();
+        let e = HttpTransport::new(true, Some(file.path()), Duration::from_secs(1)).err().unwrap();
         assert!(e.to_string().contains("--ca-bundle"), "{e}");
     }
 }

@@ -1,25 +1,181 @@
-//! The file system (skeleton: what the floors above are written against).
+//! The file system: one method a POSIX operation, without FUSE, so that tests drive it without a mount.
+//!
+//! Owns: [`Filesystem`] and the rules of docs/SEMANTICS.md that need more than one of namespace, read
+//! and write. Methods named `…_now` answer from memory or not at all and never wait; the others wait for
+//! S3.
+//! Must never know: FUSE's types, the command line.
+
+mod dir;
+mod file;
+mod handles;
+mod meta;
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use tokio::runtime::Handle;
+
+use crate::cache::{Budget, PartCache};
 use crate::config::Config;
-use crate::s3::S3Client;
-use std::sync::Arc;
+use crate::error::Error;
+use crate::key;
+use crate::namespace::{Entry, Kind, Namespace, Node};
+use crate::read::Reads;
+use crate::s3::{ListObjectsV2, S3Client};
+use crate::write::Writes;
 
-pub struct Filesystem;
+pub use dir::DirItem;
+pub use file::Opened;
+use file::Versions;
+use handles::Handles;
+pub use meta::SetAttr;
 
-#[allow(unused_variables, clippy::unused_async)]
+/// What `stat` shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attr {
+    pub ino: u64,
+    pub kind: Kind,
+    /// In bytes.
+    pub size: u64,
+    pub mtime: SystemTime,
+    /// Permission bits.
+    pub perm: u16,
+    pub uid: u32,
+    pub gid: u32,
+    /// How long the kernel may believe this.
+    pub ttl: Duration,
+}
+
+/// Tells the kernel to forget an inode's attributes.
+type Invalidate = Box<dyn Fn(u64) + Send + Sync>;
+
+pub struct Filesystem {
+    config: Config,
+    client: S3Client,
+    namespace: Arc<Namespace>,
+    cache: Arc<PartCache>,
+    reads: Arc<Reads>,
+    writes: Arc<Writes>,
+    handles: Handles,
+    versions: Versions,
+    /// Directories have no time in S3; they show the mount's.
+    mounted: SystemTime,
+    invalidate: OnceLock<Invalidate>,
+}
+
 impl Filesystem {
-    pub fn new(
-        config: Config,
-        client: S3Client,
-        runtime: tokio::runtime::Handle,
-    ) -> Arc<Filesystem> {
-        todo!()
+    pub fn new(config: Config, client: S3Client, runtime: Handle) -> Arc<Filesystem> {
+        let cache = Arc::new(PartCache::new(Budget::new(config.memory_bytes_max)));
+        let writes = Writes::new(
+            client.clone(),
+            cache.clone(),
+            runtime.clone(),
+            config.part_bytes,
+            config.s3.request_timeout,
+        );
+        Arc::new(Filesystem {
+            namespace: Arc::new(Namespace::new(client.clone(), &config.prefix, config.metadata_ttl)),
+            reads: Reads::new(client.clone(), cache.clone(), runtime),
+            writes: Arc::new(writes),
+            cache,
+            handles: Handles::default(),
+            versions: Versions::new(),
+            mounted: SystemTime::now(),
+            invalidate: OnceLock::new(),
+            client,
+            config,
+        })
     }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// How the kernel is told that an inode's attributes changed. Set once, by the door.
+    pub fn on_invalidate(&self, invalidate: Invalidate) {
+        if self.invalidate.set(invalidate).is_err() {
+            tracing::error!("the kernel's notifier was set twice");
+        }
+    }
+
     /// Proves that the mount can work: the bucket is there and may be listed.
-    pub async fn probe(&self) -> Result<(), crate::error::Error> {
-        todo!()
+    pub async fn probe(&self) -> Result<(), Error> {
+        self.client.head_bucket().await?;
+        let query =
+            ListObjectsV2 { prefix: self.config.prefix.clone(), max_keys: Some(1), ..Default::default() };
+        self.client.list_objects_v2(&query).await?;
+        Ok(())
     }
-    /// Waits for commits under way; names the files still open for writing.
+
+    /// Waits for commits under way; names the files that are still open and not published.
     pub async fn flush_all(&self) -> Vec<String> {
-        todo!()
+        let mut open = Vec::new();
+        for (ino, writer) in self.handles.writers() {
+            if writer.is_dirty().await {
+                open.push(self.namespace.key(ino).unwrap_or_else(|_| format!("inode {ino}")));
+            }
+        }
+        open.sort();
+        open
     }
+
+    /// The most object bytes ever held at once, of `--memory`.
+    pub fn memory_bytes_peak(&self) -> u64 {
+        self.cache.budget().bytes_peak()
+    }
+
+    /// Inodes, names without inodes, handles and object bytes held now.
+    pub fn held(&self) -> Held {
+        Held {
+            inodes: self.namespace.inodes(),
+            names: self.namespace.names_heard(),
+            handles: self.handles.len(),
+            object_bytes: self.cache.budget().bytes_held(),
+        }
+    }
+
+    fn attr(&self, entry: &Entry) -> Attr {
+        let (size, mtime, perm) = match &entry.node {
+            Node::File(info) => (info.size, info.mtime, self.config.file_mode),
+            Node::Directory => (0, self.mounted, self.config.dir_mode),
+        };
+        Attr {
+            ino: entry.ino,
+            kind: entry.node.kind(),
+            size,
+            mtime,
+            perm,
+            uid: self.config.uid,
+            gid: self.config.gid,
+            ttl: entry.ttl,
+        }
+    }
+
+    fn check_writable(&self) -> Result<(), Error> {
+        if self.config.read_only { Err(Error::ReadOnly) } else { Ok(()) }
+    }
+}
+
+/// What the mount holds in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    pub inodes: usize,
+    pub names: usize,
+    pub handles: usize,
+    pub object_bytes: u64,
+}
+
+/// A name that is to be made: what no key holds is an error.
+fn new_name(name: &OsStr) -> Result<&str, Error> {
+    key::check_name(name.as_bytes())
+}
+
+/// A name that is looked for: what no key holds is not there.
+fn old_name(name: &OsStr) -> Result<&str, Error> {
+    key::check_name(name.as_bytes()).map_err(|e| match e {
+        Error::NameTooLong => e,
+        _ => Error::NotFound,
+    })
 }

@@ -39,10 +39,8 @@ impl S3Client {
             let call = call("DeleteObjects", Method::POST, None);
             return Err(self.refused(&call, format!("{} keys, S3 takes {KEYS_MAX}", keys.len())));
         }
-        let (together, single): (Vec<&str>, Vec<&str>) = keys
-            .iter()
-            .map(String::as_str)
-            .partition(|key| xml::is_safe_text(key) && check_key(key).is_ok());
+        let (together, single): (Vec<&str>, Vec<&str>) =
+            keys.iter().map(String::as_str).partition(|key| xml::is_safe_text(key) && check_key(key).is_ok());
         let mut failures = self.delete_together(together).await?;
         let singly = stream::iter(single)
             .map(|key| async move { self.delete_object(key).await.err() })
@@ -84,11 +82,7 @@ impl S3Client {
         Ok(failures)
     }
 
-    async fn deletions_refused(
-        &self,
-        call: &Call<'_>,
-        effort: &mut Effort,
-    ) -> R<Vec<DeleteFailure>> {
+    async fn deletions_refused(&self, call: &Call<'_>, effort: &mut Effort) -> R<Vec<DeleteFailure>> {
         let answer = self.wire().send(call, effort).await?;
         let told = xml::parse_root(&answer.body, "DeleteResult")
             .map_err(|e| self.malformed(call, effort, e.to_string()))?;

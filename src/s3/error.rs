@@ -47,16 +47,11 @@ pub fn header_text(headers: &HeaderMap, name: &str) -> Option<String> {
 }
 
 fn described(status: u16, headers: &HeaderMap) -> String {
-    let reason = StatusCode::from_u16(status)
-        .ok()
-        .and_then(|s| s.canonical_reason())
-        .unwrap_or("unknown status");
+    let reason =
+        StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("unknown status");
     match headers.get(header::LOCATION) {
         Some(to) if (300..400).contains(&status) => {
-            format!(
-                "HTTP {status} {reason}, to {}",
-                to.to_str().unwrap_or("nowhere")
-            )
+            format!("HTTP {status} {reason}, to {}", to.to_str().unwrap_or("nowhere"))
         }
         _ => format!("HTTP {status} {reason}"),
     }
@@ -71,11 +66,7 @@ fn region_told(headers: &HeaderMap, told: &Element) -> Option<String> {
     header_text(headers, "x-amz-bucket-region")
         .or_else(|| told.text_of("Region").map(String::from))
         .or_else(|| host.and_then(region_of_host).map(String::from))
-        .or_else(|| {
-            told.text_of("Endpoint")
-                .and_then(region_of_host)
-                .map(String::from)
-        })
+        .or_else(|| told.text_of("Endpoint").and_then(region_of_host).map(String::from))
 }
 
 fn kind_of(status: u16, code: &str) -> S3ErrorKind {
@@ -127,9 +118,7 @@ mod tests {
     }
 
     fn kind(status: u16, code: &str) -> Kind {
-        judge(status, &HeaderMap::new(), xml(code).as_bytes())
-            .unwrap()
-            .kind
+        judge(status, &HeaderMap::new(), xml(code).as_bytes()).unwrap().kind
     }
 
     #[test]
@@ -191,18 +180,13 @@ mod tests {
     #[test]
     fn the_region_is_read_from_wherever_it_is_told() {
         let none = HeaderMap::new();
-        let body =
-            "<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-west-1</Region></Error>";
-        let region =
-            |headers: &HeaderMap, body: &str| judge(400, headers, body.as_bytes()).unwrap().region;
+        let body = "<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-west-1</Region></Error>";
+        let region = |headers: &HeaderMap, body: &str| judge(400, headers, body.as_bytes()).unwrap().region;
         assert_eq!(region(&none, body).as_deref(), Some("eu-west-1"));
         let body = "<Error><Endpoint>b.s3-eu-west-2.amazonaws.com</Endpoint></Error>";
         assert_eq!(region(&none, body).as_deref(), Some("eu-west-2"));
         let mut headers = HeaderMap::new();
-        headers.insert(
-            "location",
-            "https://b.s3.eu-west-3.amazonaws.com/k".parse().unwrap(),
-        );
+        headers.insert("location", "https://b.s3.eu-west-3.amazonaws.com/k".parse().unwrap());
         assert_eq!(region(&headers, "").as_deref(), Some("eu-west-3"));
         headers.insert("x-amz-bucket-region", "eu-central-1".parse().unwrap());
         assert_eq!(region(&headers, "").as_deref(), Some("eu-central-1"));

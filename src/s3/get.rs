@@ -59,27 +59,19 @@ impl S3Client {
             && asked.is_empty()
         {
             let head = self.head_object_if(key, if_match).await?;
-            return Ok(self.got(
-                key,
-                head,
-                asked.start..asked.start,
-                None,
-                self.wire().effort(),
-            ));
+            return Ok(self.got(key, head, asked.start..asked.start, None, self.wire().effort()));
         }
         let call = self.get_call(key, range.clone(), if_match)?;
         let mut effort = self.wire().effort();
         match self.wire().open(&call, &mut effort).await {
             Ok(response) => {
-                let (head, got) = read_answer(&response, range)
-                    .map_err(|why| self.malformed(&call, &effort, why))?;
+                let (head, got) =
+                    read_answer(&response, range).map_err(|why| self.malformed(&call, &effort, why))?;
                 self.check_version(&call, &effort, &head, if_match)?;
                 Ok(self.got(key, head, got, Some(response.body), effort))
             }
             // No byte can be had of an empty object, so a range of it is an error to S3.
-            Err(e)
-                if e.kind == S3ErrorKind::InvalidRange && range.is_some_and(|r| r.start == 0) =>
-            {
+            Err(e) if e.kind == S3ErrorKind::InvalidRange && range.is_some_and(|r| r.start == 0) => {
                 let head = self.head_object_if(key, if_match).await?;
                 if head.size > 0 {
                     return Err(e);
@@ -109,12 +101,7 @@ impl S3Client {
         GetObject { head, range, body }
     }
 
-    fn get_call<'a>(
-        &self,
-        key: &'a str,
-        range: Option<Range<u64>>,
-        if_match: Option<&str>,
-    ) -> R<Call<'a>> {
+    fn get_call<'a>(&self, key: &'a str, range: Option<Range<u64>>, if_match: Option<&str>) -> R<Call<'a>> {
         let mut call = call("GetObject", Method::GET, Some(key));
         if let Some(Range { start, end }) = range {
             let last = end.saturating_sub(1);
@@ -144,39 +131,23 @@ impl ObjectBody {
             }
             let stream = match &mut self.stream {
                 Some(stream) => stream,
-                none => none.insert(
-                    reopen(
-                        &self.client,
-                        &self.key,
-                        &self.etag,
-                        &self.left,
-                        &mut self.effort,
-                    )
-                    .await?,
-                ),
+                none => none
+                    .insert(reopen(&self.client, &self.key, &self.etag, &self.left, &mut self.effort).await?),
             };
-            let stall = STALL_MAX
-                .min(self.effort.timeout() / 2)
-                .min(self.effort.left());
+            let stall = STALL_MAX.min(self.effort.timeout() / 2).min(self.effort.left());
             let failure = match timeout(stall, stream.next()).await {
                 Ok(Some(Ok(frame))) if frame.is_empty() => continue,
                 Ok(Some(Ok(frame))) => return self.take(frame).map(Some),
                 Ok(Some(Err(e))) => Failure::from(e),
                 Ok(None) => Failure::local(
                     S3ErrorKind::Unavailable,
-                    format!(
-                        "the body ended {} bytes early",
-                        self.left.end - self.left.start
-                    ),
+                    format!("the body ended {} bytes early", self.left.end - self.left.start),
                 ),
                 Err(_) => Failure::timed_out(format!("the body stalled for {stall:?}")),
             };
             self.stream = None;
             let call = self.client.get_call(&self.key, None, None)?;
-            self.client
-                .wire()
-                .pause(&call, &mut self.effort, failure)
-                .await?;
+            self.client.wire().pause(&call, &mut self.effort, failure).await?;
         }
     }
 
@@ -203,8 +174,8 @@ async fn reopen(
 ) -> R<BodyStream> {
     let call = client.get_call(key, Some(left.clone()), Some(etag))?;
     let response = client.wire().open(&call, effort).await?;
-    let (head, got) = read_answer(&response, Some(left.clone()))
-        .map_err(|why| client.malformed(&call, effort, why))?;
+    let (head, got) =
+        read_answer(&response, Some(left.clone())).map_err(|why| client.malformed(&call, effort, why))?;
     client.check_version(&call, effort, &head, Some(etag))?;
     if got != *left {
         return Err(client.malformed(&call, effort, "the object became shorter"));
@@ -213,10 +184,7 @@ async fn reopen(
 }
 
 /// The head, and the range the body holds, which must be what was asked for, cut at the end.
-fn read_answer(
-    response: &Response,
-    asked: Option<Range<u64>>,
-) -> Result<(ObjectHead, Range<u64>), String> {
+fn read_answer(response: &Response, asked: Option<Range<u64>>) -> Result<(ObjectHead, Range<u64>), String> {
     let length = content_length(&response.headers);
     if response.status != 206 {
         let size = length.ok_or("no Content-Length")?;
@@ -226,14 +194,11 @@ fn read_answer(
         return Ok((read_head(&response.headers, size)?, 0..size));
     }
     let told = header_text(&response.headers, "content-range").ok_or("no Content-Range")?;
-    let (got, size) =
-        parse_content_range(&told).ok_or_else(|| format!("not a Content-Range: {told:?}"))?;
+    let (got, size) = parse_content_range(&told).ok_or_else(|| format!("not a Content-Range: {told:?}"))?;
     let asked = asked.unwrap_or(0..size);
     let expected = asked.start..asked.end.min(size);
     if got != expected || length.is_some_and(|length| length != got.end - got.start) {
-        return Err(format!(
-            "asked for bytes {expected:?}, the server sends {told:?}"
-        ));
+        return Err(format!("asked for bytes {expected:?}, the server sends {told:?}"));
     }
     Ok((read_head(&response.headers, size)?, got))
 }
@@ -255,14 +220,7 @@ mod tests {
     fn content_ranges() {
         assert_eq!(parse_content_range("bytes 0-9/10"), Some((0..10, 10)));
         assert_eq!(parse_content_range("bytes 5-5/10"), Some((5..6, 10)));
-        for bad in [
-            "bytes 5-4/10",
-            "bytes 0-10/10",
-            "bytes */10",
-            "0-9/10",
-            "bytes 0-9/*",
-            "",
-        ] {
+        for bad in ["bytes 5-4/10", "bytes 0-10/10", "bytes */10", "0-9/10", "bytes 0-9/*", ""] {
             assert_eq!(parse_content_range(bad), None, "{bad}");
         }
     }

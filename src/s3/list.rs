@@ -49,11 +49,7 @@ fn read_page(document: &[u8], sent: Option<&str>) -> Result<ListPage, String> {
         }
     }
     for entry in root.children("CommonPrefixes") {
-        match keys.decode(
-            entry
-                .text_of("Prefix")
-                .ok_or("a common prefix without Prefix")?,
-        ) {
+        match keys.decode(entry.text_of("Prefix").ok_or("a common prefix without Prefix")?) {
             Some(prefix) => page.common_prefixes.push(prefix),
             None => page.undecodable += 1,
         }
@@ -72,9 +68,7 @@ fn read_page(document: &[u8], sent: Option<&str>) -> Result<ListPage, String> {
 }
 
 fn read_entry(entry: &Element, key: String) -> Result<ListedObject, String> {
-    let size = entry
-        .text_of("Size")
-        .and_then(|text| text.trim().parse().ok());
+    let size = entry.text_of("Size").and_then(|text| text.trim().parse().ok());
     let modified = entry.text_of("LastModified").and_then(parse_timestamp);
     Ok(ListedObject {
         size: size.ok_or_else(|| format!("{key:?} without Size"))?,
@@ -93,9 +87,7 @@ pub(super) struct Keys {
 impl Keys {
     /// Servers that do not know `encoding-type` do not repeat it.
     pub(super) fn of(root: &Element) -> Keys {
-        Keys {
-            encoded: root.text_of("EncodingType") == Some("url"),
-        }
+        Keys { encoded: root.text_of("EncodingType") == Some("url") }
     }
 
     /// None: not UTF-8. A `+` is a space here: S3 writes a plus as `%2B`.
@@ -130,9 +122,7 @@ mod tests {
 
     #[test]
     fn keys_are_decoded_once() {
-        let inner = ["a+b", "a%20b", "a%2Bb", "%2541", "%C3%BC", "a%0Ab", "%FF"]
-            .map(entry)
-            .concat();
+        let inner = ["a+b", "a%20b", "a%2Bb", "%2541", "%C3%BC", "a%0Ab", "%FF"].map(entry).concat();
         let inner = format!("{inner}<CommonPrefixes><Prefix>x+y/</Prefix></CommonPrefixes>");
         let read = read_page(page(&inner).as_bytes(), None).unwrap();
         let keys: Vec<&str> = read.contents.iter().map(|o| o.key.as_str()).collect();
@@ -156,8 +146,7 @@ mod tests {
 
     #[test]
     fn a_page_leads_on_or_is_the_last() {
-        let more =
-            page("<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>");
+        let more = page("<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>");
         let read = read_page(more.as_bytes(), Some("s")).unwrap();
         assert_eq!(read.next_continuation_token.as_deref(), Some("t"));
         assert!(read_page(more.as_bytes(), Some("t")).is_err());
@@ -168,13 +157,7 @@ mod tests {
     fn garbage_is_an_error() {
         let no_size = page(&entry("a").replace("434234", "many"));
         let no_date = page(&entry("a").replace("2009", "MMIX"));
-        for bad in [
-            "",
-            "<html></html>",
-            "<ListBucketResult>",
-            &no_size,
-            &no_date,
-        ] {
+        for bad in ["", "<html></html>", "<ListBucketResult>", &no_size, &no_date] {
             assert!(read_page(bad.as_bytes(), None).is_err(), "{bad}");
         }
     }

@@ -76,24 +76,18 @@ impl S3Client {
         let tls = endpoint.is_tls();
         let (ca_bundle, timeout) = (config.ca_bundle.clone(), config.request_timeout);
         // Reads the system's certificates.
-        let transport = tokio::task::spawn_blocking(move || {
-            HttpTransport::new(tls, ca_bundle.as_deref(), timeout)
-        })
-        .await
-        .map_err(|e| refused(e.to_string()))?
-        .map_err(|e| refused(e.to_string()))?;
+        let transport =
+            tokio::task::spawn_blocking(move || HttpTransport::new(tls, ca_bundle.as_deref(), timeout))
+                .await
+                .map_err(|e| refused(e.to_string()))?
+                .map_err(|e| refused(e.to_string()))?;
         let credentials = if config.sign_requests {
             let region = config.region.as_deref().unwrap_or("us-east-1");
             Credentials::chain(config.profile.clone(), region.to_string())
         } else {
             Credentials::unsigned()
         };
-        Ok(S3Client::assemble(
-            config,
-            endpoint,
-            Arc::new(transport),
-            credentials,
-        ))
+        Ok(S3Client::assemble(config, endpoint, Arc::new(transport), credentials))
     }
 
     /// Over any transport (tests). Static credentials; none: unsigned.
@@ -219,12 +213,8 @@ impl S3Client {
 }
 
 fn endpoint(config: &S3Config) -> Result<Endpoint, String> {
-    Endpoint::new(
-        config.endpoint_url.as_deref(),
-        config.addressing,
-        &config.bucket,
-    )
-    .map_err(|e| e.to_string())
+    Endpoint::new(config.endpoint_url.as_deref(), config.addressing, &config.bucket)
+        .map_err(|e| e.to_string())
 }
 
 fn setup_error(config: &S3Config, message: String) -> S3Error {
@@ -259,10 +249,7 @@ fn call<'a>(operation: &'static str, method: Method, key: Option<&'a str>) -> Ca
 async fn set_document(call: &mut Call<'_>, document: String) {
     call.body = vec![Bytes::from(document)];
     call.payload_hash = Cow::Owned(payload::sha256(&call.body).await);
-    call.headers.insert(
-        http::header::CONTENT_TYPE,
-        HeaderValue::from_static("application/xml"),
-    );
+    call.headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
 }
 
 /// Puts digests of the body into the call, and takes out those of an earlier way.
@@ -277,21 +264,14 @@ async fn protect(call: &mut Call<'_>, protection: Protection) -> Option<PartChec
     }
     let value = payload::crc32c(&call.body).await;
     let header = HeaderValue::from_str(&value).expect("base64 is ASCII");
-    call.headers
-        .insert(HeaderName::from_static(payload::CHECKSUM_HEADER), header);
-    Some(PartChecksum {
-        element: payload::CHECKSUM_ELEMENT,
-        value,
-    })
+    call.headers.insert(HeaderName::from_static(payload::CHECKSUM_HEADER), header);
+    Some(PartChecksum { element: payload::CHECKSUM_ELEMENT, value })
 }
 
 /// Whether an error may come from a header the server does not know.
 fn blames_checksum(e: &S3Error) -> bool {
     e.kind == S3ErrorKind::NotImplemented
-        || matches!(
-            e.code.as_deref(),
-            Some("InvalidArgument" | "InvalidRequest" | "XNotImplemented")
-        )
+        || matches!(e.code.as_deref(), Some("InvalidArgument" | "InvalidRequest" | "XNotImplemented"))
 }
 
 /// A header's value, or why it cannot be sent. S3 and the proxies before it agree on printable ASCII only,

@@ -14,9 +14,8 @@ use super::object::{is_gone, parse_timestamp};
 use super::payload::{self, Protection};
 use super::xml::{self, Element};
 use super::{
-    CopySource, ListPartsPage, ListUploadsPage, ListedPart, ListedUpload, ObjectHeaders,
-    PartChecksum, Payload, Precondition, R, S3Client, UploadedPart, Written, blames_checksum, call,
-    set_document,
+    CopySource, ListPartsPage, ListUploadsPage, ListedPart, ListedUpload, ObjectHeaders, PartChecksum,
+    Payload, Precondition, R, S3Client, UploadedPart, Written, blames_checksum, call, set_document,
 };
 use crate::aws::retry::{Answer, Call, Effort};
 use crate::error::S3ErrorKind;
@@ -31,11 +30,7 @@ impl S3Client {
         self.set_object_headers(&mut call, headers)?;
         let with_checksums = self.protection() == Protection::Checksum;
         if with_checksums {
-            self.set_header(
-                &mut call,
-                CHECKSUM_ALGORITHM_HEADER,
-                payload::CHECKSUM_ALGORITHM,
-            )?;
+            self.set_header(&mut call, CHECKSUM_ALGORITHM_HEADER, payload::CHECKSUM_ALGORITHM)?;
         }
         let (answer, effort) = match self.send(&call).await {
             Err(refusal) if with_checksums && blames_checksum(&refusal) => {
@@ -65,11 +60,7 @@ impl S3Client {
         let mut effort = self.wire().effort();
         let (answer, checksum) = self.send_protected(&mut call, &mut effort).await?;
         let etag = self.written(&call, &effort, &answer, None)?.etag;
-        Ok(UploadedPart {
-            number,
-            etag,
-            checksum,
-        })
+        Ok(UploadedPart { number, etag, checksum })
     }
 
     pub async fn upload_part_copy(
@@ -92,16 +83,9 @@ impl S3Client {
         let checksum = told
             .text_of(payload::CHECKSUM_ELEMENT)
             .filter(|value| !value.is_empty() && self.protection() == Protection::Checksum)
-            .map(|value| PartChecksum {
-                element: payload::CHECKSUM_ELEMENT,
-                value: value.to_string(),
-            });
+            .map(|value| PartChecksum { element: payload::CHECKSUM_ELEMENT, value: value.to_string() });
         let etag = told.text_of("ETag");
-        Ok(UploadedPart {
-            number,
-            etag: self.written(&call, &effort, &answer, etag)?.etag,
-            checksum,
-        })
+        Ok(UploadedPart { number, etag: self.written(&call, &effort, &answer, etag)?.etag, checksum })
     }
 
     /// `parts`: in ascending order of their numbers.
@@ -119,16 +103,12 @@ impl S3Client {
         let mut effort = self.wire().effort();
         match self.wire().send(&call, &mut effort).await {
             Ok(answer) => {
-                let told =
-                    self.document(&call, &effort, &answer, "CompleteMultipartUploadResult")?;
+                let told = self.document(&call, &effort, &answer, "CompleteMultipartUploadResult")?;
                 self.written(&call, &effort, &answer, told.text_of("ETag"))
             }
             Err(e)
                 if effort.in_doubt
-                    && matches!(
-                        e.kind,
-                        S3ErrorKind::NoSuchKey | S3ErrorKind::PreconditionFailed
-                    ) =>
+                    && matches!(e.kind, S3ErrorKind::NoSuchKey | S3ErrorKind::PreconditionFailed) =>
             {
                 let etags = parts.iter().map(|part| part.etag.as_str());
                 match payload::multipart_etag(etags) {
@@ -152,17 +132,11 @@ impl S3Client {
         }
     }
 
-    pub async fn list_parts(
-        &self,
-        key: &str,
-        upload_id: &str,
-        marker: Option<u32>,
-    ) -> R<ListPartsPage> {
+    pub async fn list_parts(&self, key: &str, upload_id: &str, marker: Option<u32>) -> R<ListPartsPage> {
         let mut call = call("ListParts", Method::GET, Some(key));
         call.query.push(("uploadId", upload_id.into()));
         if let Some(marker) = marker {
-            call.query
-                .push(("part-number-marker", marker.to_string().into()));
+            call.query.push(("part-number-marker", marker.to_string().into()));
         }
         let (answer, effort) = self.send(&call).await?;
         let root = self.document(&call, &effort, &answer, "ListPartsResult")?;
@@ -189,23 +163,12 @@ impl S3Client {
         read_uploads(&root, after).map_err(|why| self.malformed(&call, &effort, why))
     }
 
-    fn document(
-        &self,
-        call: &Call<'_>,
-        effort: &Effort,
-        answer: &Answer,
-        root: &str,
-    ) -> R<Element> {
+    fn document(&self, call: &Call<'_>, effort: &Effort, answer: &Answer, root: &str) -> R<Element> {
         xml::parse_root(&answer.body, root).map_err(|e| self.malformed(call, effort, e.to_string()))
     }
 }
 
-fn part_call<'a>(
-    operation: &'static str,
-    key: &'a str,
-    upload_id: &'a str,
-    number: u32,
-) -> Call<'a> {
+fn part_call<'a>(operation: &'static str, key: &'a str, upload_id: &'a str, number: u32) -> Call<'a> {
     let mut call = call(operation, Method::PUT, Some(key));
     call.query.push(("partNumber", number.to_string().into()));
     call.query.push(("uploadId", upload_id.into()));
@@ -221,16 +184,11 @@ fn complete_document(parts: &[UploadedPart]) -> String {
     for part in parts {
         out.push_str("<Part>");
         if let Some(PartChecksum { element, value }) = &part.checksum {
-            write!(out, "<{element}>{}</{element}>", xml::escape(value))
-                .expect("a String takes all");
+            write!(out, "<{element}>{}</{element}>", xml::escape(value)).expect("a String takes all");
         }
         let etag = xml::escape(&part.etag);
-        write!(
-            out,
-            "<ETag>{etag}</ETag><PartNumber>{}</PartNumber></Part>",
-            part.number
-        )
-        .expect("a String takes all");
+        write!(out, "<ETag>{etag}</ETag><PartNumber>{}</PartNumber></Part>", part.number)
+            .expect("a String takes all");
     }
     out.push_str("</CompleteMultipartUpload>");
     out
@@ -239,18 +197,12 @@ fn complete_document(parts: &[UploadedPart]) -> String {
 fn read_parts(root: &Element, marker: Option<u32>) -> Result<ListPartsPage, &'static str> {
     let mut page = ListPartsPage::default();
     for part in root.children("Part") {
-        let number = |name| {
-            part.text_of(name)
-                .and_then(|text| text.trim().parse::<u64>().ok())
-        };
+        let number = |name| part.text_of(name).and_then(|text| text.trim().parse::<u64>().ok());
         page.parts.push(ListedPart {
             number: number("PartNumber")
                 .and_then(|n| u32::try_from(n).ok())
                 .ok_or("a part without PartNumber")?,
-            etag: part
-                .text_of("ETag")
-                .ok_or("a part without ETag")?
-                .to_string(),
+            etag: part.text_of("ETag").ok_or("a part without ETag")?.to_string(),
             size: number("Size").ok_or("a part without Size")?,
         });
     }
@@ -265,10 +217,7 @@ fn read_parts(root: &Element, marker: Option<u32>) -> Result<ListPartsPage, &'st
     Ok(page)
 }
 
-fn read_uploads(
-    root: &Element,
-    after: Option<(&str, &str)>,
-) -> Result<ListUploadsPage, &'static str> {
+fn read_uploads(root: &Element, after: Option<(&str, &str)>) -> Result<ListUploadsPage, &'static str> {
     let keys = Keys::of(root);
     let mut page = ListUploadsPage::default();
     for upload in root.children("Upload") {
@@ -278,10 +227,7 @@ fn read_uploads(
         };
         page.uploads.push(ListedUpload {
             key,
-            upload_id: upload
-                .text_of("UploadId")
-                .ok_or("an upload without UploadId")?
-                .to_string(),
+            upload_id: upload.text_of("UploadId").ok_or("an upload without UploadId")?.to_string(),
             initiated: upload
                 .text_of("Initiated")
                 .and_then(parse_timestamp)
@@ -312,10 +258,8 @@ mod tests {
         let part = |number, checksum: Option<&str>| UploadedPart {
             number,
             etag: "\"e\"".to_string(),
-            checksum: checksum.map(|value| PartChecksum {
-                element: payload::CHECKSUM_ELEMENT,
-                value: value.to_string(),
-            }),
+            checksum: checksum
+                .map(|value| PartChecksum { element: payload::CHECKSUM_ELEMENT, value: value.to_string() }),
         };
         let document = complete_document(&[part(1, Some("AAAA==")), part(2, None)]);
         assert!(document.ends_with(
@@ -331,10 +275,7 @@ mod tests {
             xml::parse(format!("<r><IsTruncated>true</IsTruncated>{inner}</r>").as_bytes()).unwrap()
         };
         let page = root("<NextPartNumberMarker>5</NextPartNumberMarker>");
-        assert_eq!(
-            read_parts(&page, Some(4)).unwrap().next_part_number_marker,
-            Some(5)
-        );
+        assert_eq!(read_parts(&page, Some(4)).unwrap().next_part_number_marker, Some(5));
         assert!(read_parts(&page, Some(5)).is_err());
         assert!(read_parts(&root(""), None).is_err());
         let page = root(

@@ -9,8 +9,8 @@ use std::time::SystemTime;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::{
-    CopySource, ObjectHead, ObjectHeaders, Payload, Precondition, R, S3Client, Written, call,
-    header_value, payload, xml,
+    CopySource, ObjectHead, ObjectHeaders, Payload, Precondition, R, S3Client, Written, call, header_value,
+    payload, xml,
 };
 use crate::aws::endpoint::check_key;
 use crate::aws::retry::{Answer, Call, Effort};
@@ -19,13 +19,8 @@ use crate::error::{S3Error, S3ErrorKind};
 use crate::s3::error::header_text;
 
 /// As S3 spells them.
-const KEPT_HEADERS: [&str; 5] = [
-    "Content-Encoding",
-    "Cache-Control",
-    "Content-Disposition",
-    "Content-Language",
-    "Expires",
-];
+const KEPT_HEADERS: [&str; 5] =
+    ["Content-Encoding", "Cache-Control", "Content-Disposition", "Content-Language", "Expires"];
 const METADATA_PREFIX: &str = "x-amz-meta-";
 
 impl S3Client {
@@ -43,8 +38,7 @@ impl S3Client {
         let (answer, effort) = self.send(&call).await?;
         let size = content_length(&answer.headers)
             .ok_or_else(|| self.malformed(&call, &effort, "no Content-Length"))?;
-        let head =
-            read_head(&answer.headers, size).map_err(|why| self.malformed(&call, &effort, why))?;
+        let head = read_head(&answer.headers, size).map_err(|why| self.malformed(&call, &effort, why))?;
         self.check_version(&call, &effort, &head, if_match)?;
         Ok(head)
     }
@@ -102,10 +96,7 @@ impl S3Client {
             return None;
         }
         tracing::debug!(key, "an earlier try had been carried out");
-        Some(Written {
-            etag: head.etag,
-            version_id: head.version_id,
-        })
+        Some(Written { etag: head.etag, version_id: head.version_id })
     }
 
     /// `etag`: as the answer's document says; none: its header.
@@ -121,10 +112,7 @@ impl S3Client {
             .or_else(|| header_text(&answer.headers, "etag"))
             .filter(|etag| !etag.is_empty())
             .ok_or_else(|| self.malformed(call, effort, "a write was answered without ETag"))?;
-        Ok(Written {
-            etag,
-            version_id: header_text(&answer.headers, "x-amz-version-id"),
-        })
+        Ok(Written { etag, version_id: header_text(&answer.headers, "x-amz-version-id") })
     }
 
     /// Servers that ignore `If-Match` are caught here.
@@ -158,8 +146,7 @@ impl S3Client {
             self.set_header(call, "content-type", content_type)?;
         }
         for (name, value) in &headers.metadata {
-            let (name, value) =
-                metadata_header(name, value).map_err(|why| self.refused(call, why))?;
+            let (name, value) = metadata_header(name, value).map_err(|why| self.refused(call, why))?;
             call.headers.insert(name, value);
         }
         Ok(())
@@ -198,9 +185,7 @@ pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
 
 /// `size`: of the whole object. Answers what is missing.
 pub(super) fn read_head(headers: &HeaderMap, size: u64) -> Result<ObjectHead, &'static str> {
-    let etag = header_text(headers, "etag")
-        .filter(|etag| !etag.is_empty())
-        .ok_or("no ETag")?;
+    let etag = header_text(headers, "etag").filter(|etag| !etag.is_empty()).ok_or("no ETag")?;
     let last_modified = headers
         .get(header::LAST_MODIFIED)
         .and_then(|v| v.to_str().ok())
@@ -211,9 +196,7 @@ pub(super) fn read_head(headers: &HeaderMap, size: u64) -> Result<ObjectHead, &'
         let name = name.as_str().strip_prefix(METADATA_PREFIX)?;
         Some((name.to_string(), text(value)))
     });
-    let kept = KEPT_HEADERS
-        .iter()
-        .filter_map(|name| Some(((*name).to_string(), text(headers.get(*name)?))));
+    let kept = KEPT_HEADERS.iter().filter_map(|name| Some(((*name).to_string(), text(headers.get(*name)?))));
     Ok(ObjectHead {
         size,
         etag,
@@ -234,9 +217,7 @@ pub(super) fn storage_class(told: Option<String>) -> Option<String> {
 /// `2009-10-12T17:50:30.000Z`
 pub(super) fn parse_timestamp(text: &str) -> Option<SystemTime> {
     use time::format_description::well_known::Rfc3339;
-    time::OffsetDateTime::parse(text, &Rfc3339)
-        .ok()
-        .map(SystemTime::from)
+    time::OffsetDateTime::parse(text, &Rfc3339).ok().map(SystemTime::from)
 }
 
 /// For the errors of results that arrive within a success.

@@ -92,10 +92,7 @@ fn hex_bytes(text: &str) -> Option<Vec<u8>> {
     if text.len() != 32 || !text.is_ascii() {
         return None;
     }
-    (0..text.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok())
-        .collect()
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
 }
 
 async fn digest(payload: &Payload, of: fn(&[Bytes]) -> String) -> String {
@@ -118,31 +115,18 @@ mod tests {
         let chunks: Payload = vec!["1234".into(), Bytes::new(), "56789".into()];
         for payload in [whole, chunks] {
             // The check value of CRC-32C is e3069283.
-            assert_eq!(
-                crc32c(&payload).await,
-                BASE64.encode([0xe3, 0x06, 0x92, 0x83])
-            );
+            assert_eq!(crc32c(&payload).await, BASE64.encode([0xe3, 0x06, 0x92, 0x83]));
             assert_eq!(md5(&payload).await, "25f9e794323b453885f5181f1b624d0b");
-            assert!(
-                sha256(&payload)
-                    .await
-                    .starts_with("15e2b0d3c33891ebb0f1ef609ec41942")
-            );
+            assert!(sha256(&payload).await.starts_with("15e2b0d3c33891ebb0f1ef609ec41942"));
         }
         let large = vec![Bytes::from(vec![0; INLINE_BYTES_MAX + 1])];
-        assert_eq!(
-            md5(&large).await,
-            md5(&vec![large[0].slice(..7), large[0].slice(7..)]).await
-        );
+        assert_eq!(md5(&large).await, md5(&vec![large[0].slice(..7), large[0].slice(7..)]).await);
     }
 
     #[test]
     fn multipart_etags() {
         let part = "\"d41d8cd98f00b204e9800998ecf8427e\"";
-        assert_eq!(
-            multipart_etag([part].into_iter()).unwrap(),
-            "59adb24ef3cdbe0297f05b395827453f-1"
-        );
+        assert_eq!(multipart_etag([part].into_iter()).unwrap(), "59adb24ef3cdbe0297f05b395827453f-1");
         assert_eq!(multipart_etag(["\"not-an-md5\""].into_iter()), None);
         assert_eq!(bare_etag("W/\"abc\""), "abc");
     }

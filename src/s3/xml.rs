@@ -59,10 +59,7 @@ pub fn parse(document: &[u8]) -> Result<Element, XmlError> {
                 if root.is_some() || open.len() >= DEPTH_MAX || elements > ELEMENTS_MAX {
                     return Err(bad(&"several roots, too deep or too many elements"));
                 }
-                open.push(Element {
-                    name: start.local_name().as_ref().to_string(),
-                    ..Element::default()
-                });
+                open.push(Element { name: start.local_name().as_ref().to_string(), ..Element::default() });
                 matches!(event, Event::Empty(_))
             }
             Event::End(_) => true,
@@ -99,11 +96,7 @@ pub fn parse(document: &[u8]) -> Result<Element, XmlError> {
 /// [`parse`], and the root must have this name.
 pub fn parse_root(document: &[u8], name: &str) -> Result<Element, XmlError> {
     let root = parse(document)?;
-    if root.name == name {
-        Ok(root)
-    } else {
-        Err(XmlError(format!("expected {name}, found {}", root.name)))
-    }
+    if root.name == name { Ok(root) } else { Err(XmlError(format!("expected {name}, found {}", root.name))) }
 }
 
 fn add_text(open: &mut [Element], text: &str) -> Result<(), XmlError> {
@@ -116,16 +109,12 @@ fn add_text(open: &mut [Element], text: &str) -> Result<(), XmlError> {
 }
 
 fn resolve(reference: &BytesRef<'_>) -> Result<String, XmlError> {
-    let character = reference
-        .resolve_char_ref()
-        .map_err(|e| XmlError(e.to_string()))?;
+    let character = reference.resolve_char_ref().map_err(|e| XmlError(e.to_string()))?;
     if let Some(character) = character {
         return Ok(character.to_string());
     }
     let name = reference.xml10_content();
-    resolve_predefined_entity(&name)
-        .map(String::from)
-        .ok_or_else(|| XmlError(format!("an entity: {name}")))
+    resolve_predefined_entity(&name).map(String::from).ok_or_else(|| XmlError(format!("an entity: {name}")))
 }
 
 /// The name of the root, looked at without reading the document.
@@ -180,15 +169,9 @@ mod tests {
     #[test]
     fn elements_text_and_references() {
         let root = parse_root(PAGE.as_bytes(), "ListBucketResult").unwrap();
-        let keys: Vec<_> = root
-            .children("Contents")
-            .map(|c| c.text_of("Key"))
-            .collect();
+        let keys: Vec<_> = root.children("Contents").map(|c| c.text_of("Key")).collect();
         assert_eq!(keys, [Some("a&b c"), Some("<d>")]);
-        assert_eq!(
-            root.child("Contents").unwrap().text_of("ETag"),
-            Some("\"e\"")
-        );
+        assert_eq!(root.child("Contents").unwrap().text_of("ETag"), Some("\"e\""));
         assert_eq!(root.text_of("Empty"), Some(""));
         assert_eq!(root.text_of("None"), None);
         assert!(parse_root(PAGE.as_bytes(), "Error").is_err());
@@ -220,10 +203,7 @@ mod tests {
     #[test]
     fn the_root_is_seen_without_parsing() {
         assert!(root_is(PAGE.as_bytes(), "ListBucketResult"));
-        assert!(root_is(
-            b"\n \n<?xml version='1.0'?>\n<Error><Code>",
-            "Error"
-        ));
+        assert!(root_is(b"\n \n<?xml version='1.0'?>\n<Error><Code>", "Error"));
         assert!(!root_is(b"<Errors/>", "Error"));
         assert!(!root_is(b"", "Error"));
     }

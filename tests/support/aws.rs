@@ -36,9 +36,7 @@ impl Boto {
     pub fn start(endpoint: &str) -> Boto {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/boto.py");
         let mut command = Command::new(program("python3"));
-        command
-            .arg(script)
-            .args([endpoint, ACCESS_KEY, SECRET_KEY, REGION]);
+        command.arg(script).args([endpoint, ACCESS_KEY, SECRET_KEY, REGION]);
         clean_environment(&mut command);
         // It reads orders until its stdin closes, so it cannot outlive this process.
         let mut child = command
@@ -48,35 +46,21 @@ impl Boto {
             .expect("python3 of the virtual environment");
         let orders = child.stdin.take();
         let answers = BufReader::new(child.stdout.take().expect("a pipe"));
-        Boto {
-            child,
-            orders,
-            answers,
-        }
+        Boto { child, orders, answers }
     }
 
     fn order(&mut self, words: &[&[u8]]) -> Result<Vec<Vec<u8>>, BotoError> {
-        let line: Vec<String> = words
-            .iter()
-            .map(|w| percent_encode(w, NON_ALPHANUMERIC).to_string())
-            .collect();
+        let line: Vec<String> =
+            words.iter().map(|w| percent_encode(w, NON_ALPHANUMERIC).to_string()).collect();
         let orders = self.orders.as_mut().expect("open until dropped");
         writeln!(orders, "{}", line.join(" ")).expect("the boto3 process reads");
         let mut line = String::new();
-        self.answers
-            .read_line(&mut line)
-            .expect("the boto3 process answers");
-        let mut words: Vec<Vec<u8>> = line
-            .trim_end()
-            .split(' ')
-            .map(|w| percent_decode_str(w).collect())
-            .collect();
+        self.answers.read_line(&mut line).expect("the boto3 process answers");
+        let mut words: Vec<Vec<u8>> =
+            line.trim_end().split(' ').map(|w| percent_decode_str(w).collect()).collect();
         match words.remove(0).as_slice() {
             b"ok" => Ok(words),
-            b"err" => Err(BotoError {
-                code: text(&words[0]),
-                message: text(&words[1]),
-            }),
+            b"err" => Err(BotoError { code: text(&words[0]), message: text(&words[1]) }),
             other => panic!("the boto3 process said {:?}", text(other)),
         }
     }
@@ -89,9 +73,7 @@ impl Boto {
 
     /// Stores an object and reads it back.
     pub fn probe(&mut self) -> Result<(), String> {
-        self.order(&[b"probe"])
-            .map(|_| ())
-            .map_err(|e| format!("{}: {}", e.code, e.message))
+        self.order(&[b"probe"]).map(|_| ()).map_err(|e| format!("{}: {}", e.code, e.message))
     }
 
     #[track_caller]
@@ -114,13 +96,8 @@ impl Boto {
         content_type: &str,
         metadata: &[(&str, &str)],
     ) -> String {
-        let mut words: Vec<&[u8]> = vec![
-            b"put",
-            bucket.as_bytes(),
-            key.as_bytes(),
-            data,
-            content_type.as_bytes(),
-        ];
+        let mut words: Vec<&[u8]> =
+            vec![b"put", bucket.as_bytes(), key.as_bytes(), data, content_type.as_bytes()];
         for (name, value) in metadata {
             words.extend([name.as_bytes(), value.as_bytes()]);
         }
@@ -143,15 +120,12 @@ impl Boto {
     }
 
     pub fn try_get(&mut self, bucket: &str, key: &str) -> Result<Vec<u8>, BotoError> {
-        Ok(self
-            .order(&[b"get", bucket.as_bytes(), key.as_bytes()])?
-            .remove(0))
+        Ok(self.order(&[b"get", bucket.as_bytes(), key.as_bytes()])?.remove(0))
     }
 
     #[track_caller]
     pub fn get(&mut self, bucket: &str, key: &str) -> Vec<u8> {
-        self.must(&[b"get", bucket.as_bytes(), key.as_bytes()])
-            .remove(0)
+        self.must(&[b"get", bucket.as_bytes(), key.as_bytes()]).remove(0)
     }
 
     /// Size and SHA-256, in memory that does not grow with the object.
@@ -168,10 +142,7 @@ impl Boto {
             size: words[0].parse().expect("a size"),
             etag: words[1].clone(),
             content_type: words[2].clone(),
-            metadata: words[3..]
-                .chunks(2)
-                .map(|p| (p[0].clone(), p[1].clone()))
-                .collect(),
+            metadata: words[3..].chunks(2).map(|p| (p[0].clone(), p[1].clone())).collect(),
         })
     }
 
@@ -197,10 +168,7 @@ impl Boto {
     #[track_caller]
     pub fn uploads(&mut self, bucket: &str) -> Vec<(String, String)> {
         let words = self.must(&[b"uploads", bucket.as_bytes()]);
-        words
-            .chunks(2)
-            .map(|p| (text(&p[0]), text(&p[1])))
-            .collect()
+        words.chunks(2).map(|p| (text(&p[0]), text(&p[1]))).collect()
     }
 }
 
@@ -218,15 +186,7 @@ fn text(word: &[u8]) -> String {
 /// `aws s3api ARGS` against a server.
 pub fn s3api(endpoint: &str, args: &[&str]) -> Output {
     let mut command = Command::new(program("aws"));
-    command.args([
-        "--endpoint-url",
-        endpoint,
-        "--region",
-        REGION,
-        "--output",
-        "json",
-        "s3api",
-    ]);
+    command.args(["--endpoint-url", endpoint, "--region", REGION, "--output", "json", "s3api"]);
     command.args(args);
     clean_environment(&mut command);
     with_credentials(&mut command);
@@ -237,11 +197,7 @@ pub fn s3api(endpoint: &str, args: &[&str]) -> Output {
 #[track_caller]
 pub fn s3api_ok(endpoint: &str, args: &[&str]) -> String {
     let output = s3api(endpoint, args);
-    assert!(
-        output.status.success(),
-        "aws s3api {args:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "aws s3api {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
@@ -252,24 +208,13 @@ pub fn clean_environment(command: &mut Command) {
             command.env_remove(name);
         }
     }
-    for name in [
-        "http_proxy",
-        "https_proxy",
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-        "ALL_PROXY",
-        "all_proxy",
-    ] {
+    for name in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"] {
         command.env_remove(name);
     }
-    command
-        .env("AWS_CONFIG_FILE", "/nonexistent")
-        .env("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent");
+    command.env("AWS_CONFIG_FILE", "/nonexistent").env("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent");
     command.env("AWS_EC2_METADATA_DISABLED", "true");
 }
 
 pub fn with_credentials(command: &mut Command) {
-    command
-        .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-        .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+    command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
 }

@@ -53,9 +53,5 @@ pub fn assert_same_bytes(got: &[u8], want: &[u8], what: &str) {
         return;
     }
     let at = got.iter().zip(want).take_while(|(a, b)| a == b).count();
-    panic!(
-        "{what}: {} bytes, expected {}; the first difference is at byte {at}",
-        got.len(),
-        want.len()
-    );
+    panic!("{what}: {} bytes, expected {}; the first difference is at byte {at}", got.len(), want.len());
 }

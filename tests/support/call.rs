@@ -37,28 +37,15 @@ impl Call {
             }
             _ => {
                 let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
-                (
-                    authority,
-                    percent_decode_str(bucket).decode_utf8_lossy().into_owned(),
-                    key,
-                )
+                (authority, percent_decode_str(bucket).decode_utf8_lossy().into_owned(), key)
             }
         };
-        let query: BTreeMap<String, String> = url
-            .query_pairs()
-            .map(|(k, v)| (k.into_owned(), v.into_owned()))
-            .collect();
+        let query: BTreeMap<String, String> =
+            url.query_pairs().map(|(k, v)| (k.into_owned(), v.into_owned())).collect();
         let key_bytes: Vec<u8> = percent_decode_str(key).collect();
         let copies = request.headers.contains_key("x-amz-copy-source");
         let op = operation(&request.method, &bucket, &key_bytes, &query, copies);
-        Call {
-            op,
-            method: request.method.clone(),
-            host,
-            bucket,
-            key_bytes,
-            query,
-        }
+        Call { op, method: request.method.clone(), host, bucket, key_bytes, query }
     }
 
     /// The key as text; `\u{fffd}` stands for what is not UTF-8.
@@ -80,11 +67,7 @@ fn operation(
 ) -> &'static str {
     let has = |name: &str| query.contains_key(name);
     if bucket.is_empty() {
-        return if method == Method::GET {
-            "ListBuckets"
-        } else {
-            "Unknown"
-        };
+        return if method == Method::GET { "ListBuckets" } else { "Unknown" };
     }
     match (method.as_str(), key.is_empty()) {
         ("HEAD", true) => "HeadBucket",

@@ -109,21 +109,12 @@ pub struct On {
 
 impl On {
     pub fn any() -> On {
-        On {
-            op: None,
-            method: None,
-            key: None,
-            skip: 0,
-            times: usize::MAX,
-        }
+        On { op: None, method: None, key: None, skip: 0, times: usize::MAX }
     }
 
     /// By S3's name of the operation.
     pub fn op(op: &'static str) -> On {
-        On {
-            op: Some(op),
-            ..On::any()
-        }
+        On { op: Some(op), ..On::any() }
     }
 
     pub fn method(mut self, method: Method) -> On {
@@ -209,12 +200,7 @@ pub struct Faults {
 
 impl Faults {
     pub fn over(inner: Arc<dyn Transport>) -> Faults {
-        Faults {
-            inner,
-            plan: Arc::default(),
-            down: Arc::default(),
-            calls: Arc::default(),
-        }
+        Faults { inner, plan: Arc::default(), down: Arc::default(), calls: Arc::default() }
     }
 
     pub fn transport(&self) -> Arc<dyn Transport> {
@@ -274,9 +260,7 @@ impl Faults {
             }
         }
         if self.down.load(Ordering::SeqCst) {
-            return Err(TransportError::Connect(
-                "connection refused (injected)".to_string(),
-            ));
+            return Err(TransportError::Connect("connection refused (injected)".to_string()));
         }
         let mut response = match decides {
             Some(fault) => self.befall(&call, request, fault).await?,
@@ -286,17 +270,10 @@ impl Faults {
         Ok(response)
     }
 
-    async fn befall(
-        &self,
-        call: &Call,
-        request: Request,
-        fault: Fault,
-    ) -> Result<Response, TransportError> {
+    async fn befall(&self, call: &Call, request: Request, fault: Fault) -> Result<Response, TransportError> {
         let lost = || TransportError::Lost("connection reset by peer (injected)".to_string());
         match fault {
-            Fault::Connect => Err(TransportError::Connect(
-                "connection refused (injected)".to_string(),
-            )),
+            Fault::Connect => Err(TransportError::Connect("connection refused (injected)".to_string())),
             Fault::Timeout => Err(TransportError::Timeout("no answer (injected)".to_string())),
             Fault::Hang => std::future::pending().await,
             Fault::AnswerLost => {
@@ -309,11 +286,7 @@ impl Faults {
             }
             Fault::Reset { after } => {
                 let response = self.inner.send(request).await?;
-                Ok(cut(
-                    response,
-                    after,
-                    Some(stream::iter([Err(lost())]).boxed()),
-                ))
+                Ok(cut(response, after, Some(stream::iter([Err(lost())]).boxed())))
             }
             Fault::Truncate { after } => Ok(cut(self.inner.send(request).await?, after, None)),
             Fault::Stall { after } => {
@@ -327,13 +300,7 @@ impl Faults {
             }
             Fault::SlowDown { retry_after } => {
                 let headers = retry_after.map(|s| ("retry-after", s.to_string()));
-                Ok(refusal(
-                    call,
-                    503,
-                    "SlowDown",
-                    headers.into_iter().collect(),
-                    "",
-                ))
+                Ok(refusal(call, 503, "SlowDown", headers.into_iter().collect(), ""))
             }
             Fault::Error { status, code } => Ok(refusal(call, status, code, vec![], "")),
             Fault::ErrorIn200 { code } => Ok(refusal(call, 200, code, vec![], "")),
@@ -346,22 +313,12 @@ impl Faults {
             Fault::AuthMalformed { region } => {
                 let extra = leaf("Region", region);
                 // To a HEAD the body cannot say it, so S3 adds the header.
-                let headers = (call.method == Method::HEAD)
-                    .then(|| ("x-amz-bucket-region", region.to_string()));
+                let headers =
+                    (call.method == Method::HEAD).then(|| ("x-amz-bucket-region", region.to_string()));
                 let headers = headers.into_iter().collect();
-                Ok(refusal(
-                    call,
-                    400,
-                    "AuthorizationHeaderMalformed",
-                    headers,
-                    &extra,
-                ))
+                Ok(refusal(call, 400, "AuthorizationHeaderMalformed", headers, &extra))
             }
-            Fault::Answer {
-                status,
-                headers,
-                body,
-            } => Ok(answer(status, headers, body)),
+            Fault::Answer { status, headers, body } => Ok(answer(status, headers, body)),
             Fault::Delay(_) | Fault::Meanwhile(_) => unreachable!("these decide nothing"),
         }
     }
@@ -391,11 +348,7 @@ fn refusal(
         leaf("HostId", "injectedHostId"),
     );
     // HTTP has no body in the answer to a HEAD, and so no code.
-    let body = if call.method == Method::HEAD {
-        Bytes::new()
-    } else {
-        Bytes::from(body)
-    };
+    let body = if call.method == Method::HEAD { Bytes::new() } else { Bytes::from(body) };
     answer(status, headers, body)
 }
 
@@ -403,19 +356,12 @@ fn answer(status: u16, headers: Vec<(&'static str, String)>, body: Bytes) -> Res
     let mut map = HeaderMap::new();
     let date = httpdate::fmt_http_date(std::time::SystemTime::now());
     let length = body.len().to_string();
-    for (name, value) in [("date", date), ("content-length", length)]
-        .into_iter()
-        .chain(headers)
-    {
+    for (name, value) in [("date", date), ("content-length", length)].into_iter().chain(headers) {
         let value = HeaderValue::from_str(&value).expect("a header value");
         map.insert(HeaderName::from_static(name), value);
     }
     let frames = (!body.is_empty()).then_some(Ok(body));
-    Response {
-        status,
-        headers: map,
-        body: stream::iter(frames).boxed(),
-    }
+    Response { status, headers: map, body: stream::iter(frames).boxed() }
 }
 
 async fn drain(mut body: BodyStream) {

@@ -35,26 +35,10 @@ pub enum Difference {
 /// All that is known, each with its source. A test that meets one asserts the difference itself, so
 /// that a server which mends its way is noticed.
 const DIFFERENCES: &[(Behind, Difference, &str)] = &[
-    (
-        Behind::SeaweedFs,
-        Difference::ListsByComponent,
-        "a filer's directories, walked (4.48)",
-    ),
-    (
-        Behind::Moto,
-        Difference::PartCopyIgnoresIfMatch,
-        "not implemented (5.2.5)",
-    ),
-    (
-        Behind::Moto,
-        Difference::CompleteIgnoresIfMatch,
-        "not implemented (5.2.5)",
-    ),
-    (
-        Behind::Moto,
-        Difference::TakesAnyCredentials,
-        "IAM is off by default (5.2.5)",
-    ),
+    (Behind::SeaweedFs, Difference::ListsByComponent, "a filer's directories, walked (4.48)"),
+    (Behind::Moto, Difference::PartCopyIgnoresIfMatch, "not implemented (5.2.5)"),
+    (Behind::Moto, Difference::CompleteIgnoresIfMatch, "not implemented (5.2.5)"),
+    (Behind::Moto, Difference::TakesAnyCredentials, "IAM is off by default (5.2.5)"),
 ];
 
 pub struct Ground {
@@ -72,18 +56,9 @@ pub struct Ground {
 impl Ground {
     pub fn on_fake(list_page_keys: u32) -> Ground {
         let fake = FakeS3::new();
-        let config = S3Config {
-            list_page_keys,
-            ..fake.config()
-        };
+        let config = S3Config { list_page_keys, ..fake.config() };
         let credentials = (fake::ACCESS_KEY.to_string(), fake::SECRET_KEY.to_string());
-        Ground::new(
-            Behind::Fake,
-            config,
-            fake.transport(),
-            credentials,
-            Some(fake),
-        )
+        Ground::new(Behind::Fake, config, fake.transport(), credentials, Some(fake))
     }
 
     /// One bucket a server and process; each test has a prefix of its own in it.
@@ -102,9 +77,7 @@ impl Ground {
             (server, bucket)
         };
         // A start takes seconds and blocks.
-        let (server, bucket) = tokio::task::spawn_blocking(start)
-            .await
-            .expect("the server starts");
+        let (server, bucket) = tokio::task::spawn_blocking(start).await.expect("the server starts");
         let config = S3Config {
             bucket,
             endpoint_url: Some(server.endpoint.clone()),
@@ -112,13 +85,9 @@ impl Ground {
             list_page_keys,
             ..FakeS3::new().config()
         };
-        let transport =
-            pailfs::aws::transport::HttpTransport::new(false, None, config.request_timeout);
+        let transport = pailfs::aws::transport::HttpTransport::new(false, None, config.request_timeout);
         let transport = Arc::new(transport.expect("a transport"));
-        let credentials = (
-            servers::ACCESS_KEY.to_string(),
-            servers::SECRET_KEY.to_string(),
-        );
+        let credentials = (servers::ACCESS_KEY.to_string(), servers::SECRET_KEY.to_string());
         Ground::new(behind, config, transport, credentials, None)
     }
 
@@ -132,15 +101,7 @@ impl Ground {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let client = S3Client::over(&config, transport.clone(), Some(credentials.clone()));
         let prefix = format!("t{}/", SERIAL.fetch_add(1, Ordering::Relaxed));
-        Ground {
-            behind,
-            client,
-            fake,
-            config,
-            transport,
-            credentials,
-            prefix,
-        }
+        Ground { behind, client, fake, config, transport, credentials, prefix }
     }
 
     /// Another client of the same server.
@@ -157,9 +118,7 @@ impl Ground {
     }
 
     pub fn differs(&self, difference: Difference) -> bool {
-        DIFFERENCES
-            .iter()
-            .any(|(behind, d, _)| *behind == self.behind && *d == difference)
+        DIFFERENCES.iter().any(|(behind, d, _)| *behind == self.behind && *d == difference)
     }
 
     /// A key of this test's own.
@@ -169,26 +128,16 @@ impl Ground {
 
     pub async fn put(&self, key: &str, data: impl Into<Bytes>) -> String {
         let payload = vec![data.into()];
-        let put = self
-            .client
-            .put_object(key, payload, &Default::default(), &Default::default())
-            .await;
+        let put = self.client.put_object(key, payload, &Default::default(), &Default::default()).await;
         put.unwrap_or_else(|e| panic!("{key:?}: {e}")).etag
     }
 
     pub async fn get(&self, key: &str) -> Vec<u8> {
-        read(&self.client, key, None)
-            .await
-            .unwrap_or_else(|e| panic!("{key:?}: {e}"))
+        read(&self.client, key, None).await.unwrap_or_else(|e| panic!("{key:?}: {e}"))
     }
 
     /// Keys and common prefixes below the test's prefix, walked page by page, in the order they came.
-    pub async fn walk(
-        &self,
-        below: &str,
-        delimiter: bool,
-        start_after: Option<&str>,
-    ) -> Vec<String> {
+    pub async fn walk(&self, below: &str, delimiter: bool, start_after: Option<&str>) -> Vec<String> {
         let prefix = self.key(below);
         let mut query = ListObjectsV2 {
             prefix,
@@ -198,17 +147,9 @@ impl Ground {
         };
         let mut names = Vec::new();
         for _ in 0..100_000 {
-            let page = self
-                .client
-                .list_objects_v2(&query)
-                .await
-                .unwrap_or_else(|e| panic!("{e}"));
-            let here: Vec<String> = page
-                .contents
-                .into_iter()
-                .map(|o| o.key)
-                .chain(page.common_prefixes)
-                .collect();
+            let page = self.client.list_objects_v2(&query).await.unwrap_or_else(|e| panic!("{e}"));
+            let here: Vec<String> =
+                page.contents.into_iter().map(|o| o.key).chain(page.common_prefixes).collect();
             assert!(
                 here.len() <= self.config.list_page_keys as usize,
                 "a page of {}, {} asked for",
@@ -216,9 +157,7 @@ impl Ground {
                 self.config.list_page_keys
             );
             names.extend(here.iter().map(|n| {
-                n.strip_prefix(&self.prefix)
-                    .unwrap_or_else(|| panic!("not asked for: {n}"))
-                    .to_string()
+                n.strip_prefix(&self.prefix).unwrap_or_else(|| panic!("not asked for: {n}")).to_string()
             }));
             match page.next_continuation_token {
                 Some(token) => query.continuation_token = Some(token),
@@ -240,10 +179,6 @@ pub async fn read(
     while let Some(frame) = got.body.frame().await? {
         data.extend_from_slice(&frame);
     }
-    assert_eq!(
-        data.len() as u64,
-        got.range.end - got.range.start,
-        "{key:?}: not the range it said"
-    );
+    assert_eq!(data.len() as u64, got.range.end - got.range.start, "{key:?}: not the range it said");
     Ok(data)
 }

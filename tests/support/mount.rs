@@ -34,9 +34,7 @@ pub fn run(command: &mut Command) -> Said {
     command.stdin(Stdio::null());
     command.stdout(out.try_clone().expect("a descriptor"));
     command.stderr(err.try_clone().expect("a descriptor"));
-    let mut child = command
-        .spawn()
-        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let end = Instant::now() + Duration::from_secs(HANG_SECONDS);
     let status = loop {
         if let Some(status) = child.try_wait().expect("our own child") {
@@ -45,19 +43,11 @@ pub fn run(command: &mut Command) -> Said {
         if Instant::now() > end {
             let _ = child.kill();
             let _ = child.wait();
-            panic!(
-                "{command:?} hangs; it said: {}{}",
-                slurp(&mut out),
-                slurp(&mut err)
-            );
+            panic!("{command:?} hangs; it said: {}{}", slurp(&mut out), slurp(&mut err));
         }
         std::thread::sleep(Duration::from_millis(10));
     };
-    Said {
-        status,
-        stdout: slurp(&mut out),
-        stderr: slurp(&mut err),
-    }
+    Said { status, stdout: slurp(&mut out), stderr: slurp(&mut err) }
 }
 
 fn slurp(file: &mut File) -> String {
@@ -112,8 +102,7 @@ impl Options {
     }
 
     pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Options {
-        self.args
-            .extend(args.into_iter().map(|a| a.as_ref().to_os_string()));
+        self.args.extend(args.into_iter().map(|a| a.as_ref().to_os_string()));
         self
     }
 
@@ -145,32 +134,17 @@ impl Options {
     /// Mounts; fails the test with the program's words where it does not.
     #[track_caller]
     pub fn mount(self) -> Mount {
-        let home = tempfile::Builder::new()
-            .prefix("pailfs-mount-")
-            .tempdir()
-            .expect("a directory");
+        let home = tempfile::Builder::new().prefix("pailfs-mount-").tempdir().expect("a directory");
         let dir = self.dir.clone().unwrap_or_else(|| home.path().join("mnt"));
         if self.dir.is_none() {
             std::fs::create_dir(&dir).expect("the mount point");
         }
         let log = home.path().join("log");
         // Made before it is asked whether all went well, so that half a mount is cleared up too.
-        let mut mount = Mount {
-            dir: dir.clone(),
-            log: log.clone(),
-            pid: 0,
-            _home: home,
-        };
+        let mut mount = Mount { dir: dir.clone(), log: log.clone(), pid: 0, _home: home };
         let said = run(&mut self.command(&dir, &log));
-        assert!(
-            said.status.success(),
-            "mount: {said:?}\nits log:\n{}",
-            mount.log_text()
-        );
-        assert!(
-            is_mounted(&dir),
-            "exit status 0, but nothing is mounted: {said:?}"
-        );
+        assert!(said.status.success(), "mount: {said:?}\nits log:\n{}", mount.log_text());
+        assert!(is_mounted(&dir), "exit status 0, but nothing is mounted: {said:?}");
         mount.pid = daemon_of(&dir).expect("the daemon that serves the mount");
         mount
     }
@@ -207,15 +181,8 @@ impl Mount {
     pub fn memory_peak(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid));
         let status = status.expect("the daemon lives");
-        let line = status
-            .lines()
-            .find_map(|l| l.strip_prefix("VmHWM:"))
-            .expect("VmHWM");
-        let kib: u64 = line
-            .trim()
-            .trim_end_matches(" kB")
-            .parse()
-            .expect("a number of kB");
+        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).expect("VmHWM");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number of kB");
         kib << 10
     }
 
@@ -227,15 +194,8 @@ impl Mount {
     #[track_caller]
     pub fn umount(self) {
         let said = run(Command::new(pailfs()).arg("umount").arg(&self.dir));
-        assert!(
-            said.status.success(),
-            "umount: {said:?}\nits log:\n{}",
-            self.log_text()
-        );
-        assert!(
-            !is_mounted(&self.dir),
-            "umount says it went well, but it is still mounted"
-        );
+        assert!(said.status.success(), "umount: {said:?}\nits log:\n{}", self.log_text());
+        assert!(!is_mounted(&self.dir), "umount says it went well, but it is still mounted");
         wait_until("the daemon ends", || !is_our_daemon(self.pid));
     }
 
@@ -307,9 +267,7 @@ pub fn daemon_of(dir: &Path) -> Option<u32> {
 pub fn is_mounted(dir: &Path) -> bool {
     let table = std::fs::read_to_string("/proc/self/mountinfo").expect("/proc");
     table.lines().any(|line| {
-        line.split(' ')
-            .nth(4)
-            .is_some_and(|at| unescaped(at) == dir.as_os_str().as_encoded_bytes())
+        line.split(' ').nth(4).is_some_and(|at| unescaped(at) == dir.as_os_str().as_encoded_bytes())
     })
 }
 

@@ -51,10 +51,8 @@ pub fn shared(kind: Kind) -> &'static Server {
 /// A program of the virtual environment. Without it a test of feature `servers` fails: what it was
 /// asked to prove it has not proved.
 pub fn program(name: &str) -> PathBuf {
-    let venv = std::env::var_os("PAILFS_TEST_VENV").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv"),
-        PathBuf::from,
-    );
+    let venv = std::env::var_os("PAILFS_TEST_VENV")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv"), PathBuf::from);
     let path = venv.join("bin").join(name);
     assert!(
         path.exists(),
@@ -68,11 +66,7 @@ pub fn program(name: &str) -> PathBuf {
 /// A name no other test of this process uses, fit for a bucket.
 pub fn bucket_name(hint: &str) -> String {
     static SERIAL: AtomicU16 = AtomicU16::new(0);
-    format!(
-        "{hint}-{}-{}",
-        std::process::id(),
-        SERIAL.fetch_add(1, Ordering::Relaxed)
-    )
+    format!("{hint}-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed))
 }
 
 impl Server {
@@ -81,10 +75,7 @@ impl Server {
         let mut last = String::new();
         // Another process may take a port between our look at it and the server's; then once more.
         for _ in 0..3 {
-            let dir = tempfile::Builder::new()
-                .prefix("pailfs-server-")
-                .tempdir()
-                .expect("a directory");
+            let dir = tempfile::Builder::new().prefix("pailfs-server-").tempdir().expect("a directory");
             let dir = dir.keep();
             at_exit(|leftovers| leftovers.dirs.push(dir.clone()));
             let ports = free_ports(if kind == Kind::SeaweedFs { 4 } else { 1 });
@@ -115,8 +106,7 @@ impl Server {
     /// Starts it again on the same port. SeaweedFS has its data still; moto has forgotten it.
     pub fn restart(&self) {
         self.kill();
-        self.launch()
-            .unwrap_or_else(|why| panic!("{:?} does not restart: {why}", self.kind));
+        self.launch().unwrap_or_else(|why| panic!("{:?} does not restart: {why}", self.kind));
     }
 
     /// A new bucket.
@@ -133,19 +123,13 @@ impl Server {
 
     fn launch(&self) -> Result<(), String> {
         let log_path = self.dir.join("log");
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&log_path);
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(&log_path);
         let log = log.expect("the server's log");
         let mut command = match self.kind {
             Kind::SeaweedFs => self.weed(),
             Kind::Moto => self.moto(),
         };
-        command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a descriptor"))
-            .stderr(log);
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor")).stderr(log);
         command.current_dir(&self.dir);
         let child = spawn_for_life(command);
         at_exit(|leftovers| leftovers.pids.push(child.id()));
@@ -160,9 +144,7 @@ impl Server {
     }
 
     fn weed(&self) -> Command {
-        let [s3, master, volume, filer] = self.ports[..] else {
-            unreachable!("four ports")
-        };
+        let [s3, master, volume, filer] = self.ports[..] else { unreachable!("four ports") };
         let config = self.dir.join("s3.json");
         let identity = format!(
             "{{\"identities\":[{{\"name\":\"admin\",\"credentials\":[{{\"accessKey\":\"{ACCESS_KEY}\",\
@@ -186,14 +168,8 @@ impl Server {
         command.arg("-master.telemetry=false");
         // These have fixed ports by default, on which two servers would meet.
         command.args(["-s3.port.iceberg=0", "-s3.port.lance=0"]);
-        command.arg(format!(
-            "-filer.localSocket={}",
-            self.dir.join("filer.sock").display()
-        ));
-        command.arg(format!(
-            "-s3.localSocket={}",
-            self.dir.join("s3.sock").display()
-        ));
+        command.arg(format!("-filer.localSocket={}", self.dir.join("filer.sock").display()));
+        command.arg(format!("-s3.localSocket={}", self.dir.join("s3.sock").display()));
         command
     }
 
@@ -297,9 +273,7 @@ fn spawn_for_life(mut command: Command) -> Child {
     let program = command.get_program().to_os_string();
     let (reply, answer) = mpsc::channel();
     let orders = keeper.lock().unwrap_or_else(|e| e.into_inner()).clone();
-    orders
-        .send((command, reply))
-        .expect("the keeper thread never ends");
+    orders.send((command, reply)).expect("the keeper thread never ends");
     let child = answer.recv().expect("the keeper thread answers");
     child.unwrap_or_else(|e| panic!("{}: {e}", program.display()))
 }

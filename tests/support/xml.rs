@@ -57,14 +57,13 @@ pub fn parse(text: &str) -> Option<Element> {
     let mut stack = vec![Element::default()];
     loop {
         match reader.read_event().ok()? {
-            Event::Start(tag) => stack.push(Element {
-                name: tag.local_name().as_ref().to_string(),
-                ..Element::default()
-            }),
-            Event::Empty(tag) => stack.last_mut()?.children.push(Element {
-                name: tag.local_name().as_ref().to_string(),
-                ..Element::default()
-            }),
+            Event::Start(tag) => {
+                stack.push(Element { name: tag.local_name().as_ref().to_string(), ..Element::default() })
+            }
+            Event::Empty(tag) => stack
+                .last_mut()?
+                .children
+                .push(Element { name: tag.local_name().as_ref().to_string(), ..Element::default() }),
             Event::End(_) => {
                 let done = stack.pop()?;
                 stack.last_mut()?.children.push(done);
@@ -94,11 +93,7 @@ pub fn parse(text: &str) -> Option<Element> {
         }
     }
     let mut top = stack.pop()?;
-    if stack.is_empty() && top.children.len() == 1 {
-        top.children.pop()
-    } else {
-        None
-    }
+    if stack.is_empty() && top.children.len() == 1 { top.children.pop() } else { None }
 }
 
 fn push_text(stack: &mut [Element], text: &str) -> Option<()> {

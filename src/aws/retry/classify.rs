@@ -51,10 +51,7 @@ impl Failure {
     }
 
     pub fn timed_out(message: impl Into<String>) -> Failure {
-        Failure {
-            timed_out: true,
-            ..Failure::local(S3ErrorKind::Unavailable, message)
-        }
+        Failure { timed_out: true, ..Failure::local(S3ErrorKind::Unavailable, message) }
     }
 }
 
@@ -87,12 +84,7 @@ pub enum Remedy {
 const SKEW_SUSPECT: Duration = Duration::from_secs(10 * 60);
 
 /// `used_region`: where the try went. `our_clock`: what it was signed with.
-pub fn remedy(
-    failure: &Failure,
-    method: &Method,
-    used_region: &str,
-    our_clock: SystemTime,
-) -> Remedy {
+pub fn remedy(failure: &Failure, method: &Method, used_region: &str, our_clock: SystemTime) -> Remedy {
     let code = failure.code.as_deref().unwrap_or("");
     let status = failure.status.unwrap_or(0);
     if let Some(region) = &failure.region
@@ -103,9 +95,7 @@ pub fn remedy(
     }
     // An answer to HEAD has no body, so no code: the status must do.
     let silent = *method == Method::HEAD && failure.code.is_none();
-    let skewed = failure
-        .date
-        .is_some_and(|theirs| distance(theirs, our_clock) > SKEW_SUSPECT);
+    let skewed = failure.date.is_some_and(|theirs| distance(theirs, our_clock) > SKEW_SUSPECT);
     if code == "RequestTimeTooSkewed" || (silent && status == 403 && skewed) {
         return Remedy::Clock;
     }
@@ -163,9 +153,7 @@ pub fn server_date(headers: &HeaderMap) -> Option<SystemTime> {
 }
 
 fn distance(a: SystemTime, b: SystemTime) -> Duration {
-    a.duration_since(b)
-        .or_else(|_| b.duration_since(a))
-        .unwrap_or_default()
+    a.duration_since(b).or_else(|_| b.duration_since(a)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -187,23 +175,12 @@ mod tests {
 
     #[test]
     fn what_may_pass_is_tried_again() {
-        for (status, code) in [
-            (503, "SlowDown"),
-            (500, "InternalError"),
-            (502, ""),
-            (429, ""),
-        ] {
-            assert_eq!(
-                judged(&failure(status, code, Kind::Unavailable), Method::PUT),
-                Remedy::Wait
-            );
+        for (status, code) in [(503, "SlowDown"), (500, "InternalError"), (502, ""), (429, "")] {
+            assert_eq!(judged(&failure(status, code, Kind::Unavailable), Method::PUT), Remedy::Wait);
         }
         let f = failure(409, "OperationAborted", Kind::Refused);
         assert_eq!(judged(&f, Method::PUT), Remedy::Wait);
-        assert_eq!(
-            judged(&TransportError::Lost(String::new()).into(), Method::PUT),
-            Remedy::Wait
-        );
+        assert_eq!(judged(&TransportError::Lost(String::new()).into(), Method::PUT), Remedy::Wait);
         for (status, code, kind) in [
             (404, "NoSuchKey", Kind::NoSuchKey),
             (403, "AccessDenied", Kind::AccessDenied),
@@ -211,10 +188,7 @@ mod tests {
             (501, "NotImplemented", Kind::NotImplemented),
             (200, "", Kind::Malformed),
         ] {
-            assert_eq!(
-                judged(&failure(status, code, kind), Method::GET),
-                Remedy::None
-            );
+            assert_eq!(judged(&failure(status, code, kind), Method::GET), Remedy::None);
         }
     }
 
@@ -222,10 +196,7 @@ mod tests {
     fn another_region_is_followed_but_not_our_own() {
         let mut f = failure(301, "PermanentRedirect", Kind::WrongRegion);
         f.region = Some("eu-west-1".to_string());
-        assert_eq!(
-            judged(&f, Method::GET),
-            Remedy::Region("eu-west-1".to_string())
-        );
+        assert_eq!(judged(&f, Method::GET), Remedy::Region("eu-west-1".to_string()));
         f.region = Some("us-east-1".to_string());
         assert_eq!(judged(&f, Method::GET), Remedy::None);
     }
@@ -253,10 +224,7 @@ mod tests {
             retry_after(&headers, now)
         };
         assert_eq!(read("7"), Some(Duration::from_secs(7)));
-        assert_eq!(
-            read("Fri, 24 May 2013 00:00:09 GMT"),
-            Some(Duration::from_secs(9))
-        );
+        assert_eq!(read("Fri, 24 May 2013 00:00:09 GMT"), Some(Duration::from_secs(9)));
         assert_eq!(read("Fri, 24 May 2012 00:00:00 GMT"), Some(Duration::ZERO));
         assert_eq!(read("soon"), None);
     }

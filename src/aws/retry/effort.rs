@@ -61,10 +61,7 @@ impl Effort {
 
     /// Gives up after `tries` already: for questions where a quick "no" is worth more.
     pub fn with_tries(timeout: Duration, tries: u32) -> Effort {
-        Effort {
-            tries_max: tries,
-            ..Effort::new(timeout)
-        }
+        Effort { tries_max: tries, ..Effort::new(timeout) }
     }
 
     /// Bytes of an answer arrived: the server is at work. Failures still count.
@@ -117,9 +114,7 @@ impl Effort {
         }
         let after = after.unwrap_or(Duration::ZERO);
         if after >= left {
-            return Err(format!(
-                "the server asks to wait {after:?}, longer than allowed"
-            ));
+            return Err(format!("the server asks to wait {after:?}, longer than allowed"));
         }
         if !tokens.take(timed_out) {
             return Err("too many retries of late".to_string());
@@ -152,24 +147,16 @@ impl Default for RetryTokens {
 
 impl RetryTokens {
     fn take(&self, timed_out: bool) -> bool {
-        let cost = if timed_out {
-            TOKENS_A_TIMEOUT
-        } else {
-            TOKENS_A_RETRY
-        };
+        let cost = if timed_out { TOKENS_A_TIMEOUT } else { TOKENS_A_RETRY };
         let spend = |left: u32| left.checked_sub(cost);
-        self.0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend)
-            .is_ok()
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_ok()
     }
 
     /// One token for each success.
     pub fn regain(&self) {
         let add = |left: u32| (left < TOKENS_MAX).then_some(left + 1);
         // An allowance that is full stays as it is.
-        let _ = self
-            .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
     }
 }
 
@@ -182,10 +169,7 @@ mod tests {
     #[test]
     fn back_off_doubles_up_to_its_limit() {
         let ms: Vec<u128> = (1..=10).map(|n| backoff_max(n).as_millis()).collect();
-        assert_eq!(
-            ms,
-            [100, 200, 400, 800, 1600, 3200, 6400, 12800, 20000, 20000]
-        );
+        assert_eq!(ms, [100, 200, 400, 800, 1600, 3200, 6400, 12800, 20000, 20000]);
         assert_eq!(backoff_max(u32::MAX), BACKOFF_MAX);
         assert!((0..100).all(|_| jitter(MINUTE) <= MINUTE));
     }
@@ -200,10 +184,7 @@ mod tests {
         effort.received();
         assert!(effort.next_pause(&tokens, false, None).is_err());
         effort.gained();
-        assert!(
-            effort.next_pause(&tokens, false, None).is_ok(),
-            "progress starts a new count"
-        );
+        assert!(effort.next_pause(&tokens, false, None).is_ok(), "progress starts a new count");
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,11 +15,7 @@ pub struct Answer {
 
 impl Answer {
     pub fn empty(status: u16) -> Answer {
-        Answer {
-            status,
-            headers: HeaderMap::new(),
-            body: Bytes::new(),
-        }
+        Answer { status, headers: HeaderMap::new(), body: Bytes::new() }
     }
 
     /// 200 with a document whose root is `root`.
@@ -28,12 +24,8 @@ impl Answer {
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<{root} \
              xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{inner}</{root}>"
         );
-        Answer {
-            status: 200,
-            headers: HeaderMap::new(),
-            body: Bytes::from(text),
-        }
-        .with("content-type", "application/xml")
+        Answer { status: 200, headers: HeaderMap::new(), body: Bytes::from(text) }
+            .with("content-type", "application/xml")
     }
 
     pub fn with(mut self, name: &str, value: &str) -> Answer {
@@ -61,13 +53,7 @@ pub struct Refusal {
 
 impl Refusal {
     pub fn new(status: u16, code: &'static str, message: &str) -> Refusal {
-        Refusal {
-            status,
-            code,
-            message: message.to_string(),
-            extra: String::new(),
-            headers: Vec::new(),
-        }
+        Refusal { status, code, message: message.to_string(), extra: String::new(), headers: Vec::new() }
     }
 
     pub fn no_such_key(key: &str) -> Refusal {

@@ -18,11 +18,7 @@ use super::answer::{Answer, Refusal};
 use super::{ACCESS_KEY, Incoming, SECRET_KEY};
 
 const SKEW_MAX: Duration = Duration::from_secs(15 * 60);
-const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'~');
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 const UNRESERVED_PATH: &AsciiSet = &UNRESERVED.remove(b'/');
 
 /// The parts of a signature, from the Authorization header or the query.
@@ -47,11 +43,7 @@ pub fn check_signature(
     let url = reqwest::Url::parse(&request.url).expect("an absolute URL");
     let denied = |why: &str| Refusal::new(403, "AccessDenied", why);
     let Some(signed) = read_signed(request, &url)? else {
-        return if anonymous {
-            Ok(None)
-        } else {
-            Err(denied("Access Denied"))
-        };
+        return if anonymous { Ok(None) } else { Err(denied("Access Denied")) };
     };
     if signed.access_key != ACCESS_KEY {
         return Err(Refusal::new(
@@ -73,8 +65,7 @@ pub fn check_signature(
     for name in request.headers.keys().map(|n| n.as_str()).chain(["host"]) {
         let must = name == "host" || (name.starts_with("x-amz-") && name != "x-amz-user-agent");
         if must && !signed.headers.iter().any(|h| h == name) {
-            let mut refusal =
-                denied("There were headers present in the request which were not signed");
+            let mut refusal = denied("There were headers present in the request which were not signed");
             refusal.extra = super::super::xml::leaf("HeadersNotSigned", name);
             return Err(refusal);
         }
@@ -87,8 +78,7 @@ pub fn check_signature(
             "The request signature we calculated does not match the signature you provided. Check your \
              key and signing method.",
         );
-        refusal.extra =
-            super::super::xml::leaf("CanonicalRequest", &canonical(request, &url, &signed));
+        refusal.extra = super::super::xml::leaf("CanonicalRequest", &canonical(request, &url, &signed));
         return Err(refusal);
     }
     // Behind the signature, as S3 has it: only now is the hash known to be the client's.
@@ -105,50 +95,33 @@ pub fn check_signature(
 
 fn read_signed(request: &Request, url: &reqwest::Url) -> Result<Option<Signed>, Refusal> {
     let header = |name: &str| request.headers.get(name).and_then(|v| v.to_str().ok());
-    let query = |name: &str| {
-        url.query_pairs()
-            .find(|(k, _)| k == name)
-            .map(|(_, v)| v.into_owned())
-    };
-    let malformed = || {
-        Refusal::new(
-            400,
-            "AuthorizationHeaderMalformed",
-            "The authorization header is malformed.",
+    let query = |name: &str| url.query_pairs().find(|(k, _)| k == name).map(|(_, v)| v.into_owned());
+    let malformed =
+        || Refusal::new(400, "AuthorizationHeaderMalformed", "The authorization header is malformed.");
+    let (credential, headers, signature, date, payload) = if let Some(text) = header("authorization") {
+        let text = text.strip_prefix("AWS4-HMAC-SHA256 ").ok_or_else(malformed)?;
+        let field = |name: &str| text.split(',').find_map(|f| f.trim().strip_prefix(name)?.strip_prefix('='));
+        let payload = header("x-amz-content-sha256").ok_or_else(|| {
+            Refusal::invalid_request("Missing required header for this request: x-amz-content-sha256")
+        })?;
+        (
+            field("Credential").ok_or_else(malformed)?.to_string(),
+            field("SignedHeaders").ok_or_else(malformed)?.to_string(),
+            field("Signature").ok_or_else(malformed)?.to_string(),
+            header("x-amz-date").unwrap_or_default().to_string(),
+            payload.to_string(),
         )
+    } else if let Some(signature) = query("X-Amz-Signature") {
+        (
+            query("X-Amz-Credential").ok_or_else(malformed)?,
+            query("X-Amz-SignedHeaders").ok_or_else(malformed)?,
+            signature,
+            query("X-Amz-Date").unwrap_or_default(),
+            "UNSIGNED-PAYLOAD".to_string(),
+        )
+    } else {
+        return Ok(None);
     };
-    let (credential, headers, signature, date, payload) =
-        if let Some(text) = header("authorization") {
-            let text = text
-                .strip_prefix("AWS4-HMAC-SHA256 ")
-                .ok_or_else(malformed)?;
-            let field = |name: &str| {
-                text.split(',')
-                    .find_map(|f| f.trim().strip_prefix(name)?.strip_prefix('='))
-            };
-            let payload = header("x-amz-content-sha256").ok_or_else(|| {
-                Refusal::invalid_request(
-                    "Missing required header for this request: x-amz-content-sha256",
-                )
-            })?;
-            (
-                field("Credential").ok_or_else(malformed)?.to_string(),
-                field("SignedHeaders").ok_or_else(malformed)?.to_string(),
-                field("Signature").ok_or_else(malformed)?.to_string(),
-                header("x-amz-date").unwrap_or_default().to_string(),
-                payload.to_string(),
-            )
-        } else if let Some(signature) = query("X-Amz-Signature") {
-            (
-                query("X-Amz-Credential").ok_or_else(malformed)?,
-                query("X-Amz-SignedHeaders").ok_or_else(malformed)?,
-                signature,
-                query("X-Amz-Date").unwrap_or_default(),
-                "UNSIGNED-PAYLOAD".to_string(),
-            )
-        } else {
-            return Ok(None);
-        };
     let (access_key, scope) = credential.split_once('/').ok_or_else(malformed)?;
     let pieces: Vec<&str> = scope.split('/').collect();
     let [_day, region, "s3", "aws4_request"] = pieces.as_slice() else {
@@ -196,12 +169,7 @@ fn canonical(request: &Request, url: &reqwest::Url, signed: &Signed) -> String {
                 let port = url.port().map(|p| format!(":{p}")).unwrap_or_default();
                 format!("{}{port}", url.host_str().unwrap_or_default())
             }
-            (None, "content-length") => request
-                .body
-                .iter()
-                .map(Bytes::len)
-                .sum::<usize>()
-                .to_string(),
+            (None, "content-length") => request.body.iter().map(Bytes::len).sum::<usize>().to_string(),
             (None, _) => String::new(),
         };
         headers += &format!("{name}:{value}\n");
@@ -221,11 +189,7 @@ fn recoded(text: &str) -> String {
 }
 
 fn collapsed(value: &str) -> String {
-    value
-        .split(' ')
-        .filter(|w| !w.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
+    value.split(' ').filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 fn signature(request: &Request, url: &reqwest::Url, signed: &Signed) -> String {
@@ -257,8 +221,7 @@ fn parse_date(text: &str) -> Option<SystemTime> {
     }
     let month = time::Month::try_from(u8::try_from(field(4..6)?).ok()?).ok()?;
     let day = u8::try_from(field(6..8)?).ok()?;
-    let date =
-        time::Date::from_calendar_date(i32::try_from(field(0..4)?).ok()?, month, day).ok()?;
+    let date = time::Date::from_calendar_date(i32::try_from(field(0..4)?).ok()?, month, day).ok()?;
     let [h, m, s] = [9..11, 11..13, 13..15].map(|r| field(r).and_then(|v| u8::try_from(v).ok()));
     let at = date.with_hms(h?, m?, s?).ok()?.assume_utc();
     Some(at.into())
@@ -290,10 +253,7 @@ pub fn checksum(algorithm: &str, data: &[u8]) -> Option<String> {
 /// The checksum headers of a request, by algorithm in upper case.
 fn checksums<'a>(incoming: &'a Incoming) -> impl Iterator<Item = (String, &'a str)> {
     incoming.headers.iter().filter_map(|(name, value)| {
-        let algorithm = name
-            .as_str()
-            .strip_prefix("x-amz-checksum-")?
-            .to_ascii_uppercase();
+        let algorithm = name.as_str().strip_prefix("x-amz-checksum-")?.to_ascii_uppercase();
         let named = !matches!(algorithm.as_str(), "ALGORITHM" | "TYPE" | "MODE");
         named.then_some((algorithm, value.to_str().ok()?))
     })
@@ -311,10 +271,7 @@ pub fn checksum_algorithm(incoming: &Incoming) -> Option<String> {
 /// S3 repeats in its answer the checksum that it has verified.
 pub fn repeat_checksum(answer: &mut Answer, incoming: &Incoming) {
     for (algorithm, value) in checksums(incoming) {
-        answer.set(
-            &format!("x-amz-checksum-{}", algorithm.to_ascii_lowercase()),
-            value,
-        );
+        answer.set(&format!("x-amz-checksum-{}", algorithm.to_ascii_lowercase()), value);
     }
 }
 
@@ -323,20 +280,14 @@ pub fn repeat_checksum(answer: &mut Answer, incoming: &Incoming) {
 pub fn check_payload(incoming: &Incoming, op: &str) -> Result<(), Refusal> {
     let hash = incoming.header("x-amz-content-sha256").unwrap_or_default();
     if hash.starts_with("STREAMING") || incoming.header("x-amz-trailer").is_some() {
-        return Err(Refusal::new(
-            501,
-            "NotImplemented",
-            "Streamed signatures are not implemented",
-        ));
+        return Err(Refusal::new(501, "NotImplemented", "Streamed signatures are not implemented"));
     }
     if op == "CompleteMultipartUpload" {
         return Ok(());
     }
     for (algorithm, value) in checksums(incoming) {
         if !CHECKSUMS.contains(&algorithm.as_str()) {
-            return Err(Refusal::invalid_request(
-                "The algorithm type you specified is invalid.",
-            ));
+            return Err(Refusal::invalid_request("The algorithm type you specified is invalid."));
         }
         if checksum(&algorithm, &incoming.body).as_deref() != Some(value) {
             return Err(Refusal::new(

@@ -11,13 +11,8 @@ use super::store::Position;
 use super::{HOST_ID, State};
 
 /// What S3 leaves bare under `encoding-type=url`; a space becomes `+`.
-const LEFT_BARE: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'*')
-    .remove(b'/')
-    .remove(b' ');
+const LEFT_BARE: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'*').remove(b'/').remove(b' ');
 
 /// A key as `encoding-type` has it.
 fn encoded(key: &[u8], url: bool) -> String {
@@ -32,9 +27,7 @@ fn by_url(call: &Call) -> Result<bool, Refusal> {
     match call.param("encoding-type") {
         None => Ok(false),
         Some("url") => Ok(true),
-        Some(_) => Err(Refusal::invalid_argument(
-            "Invalid Encoding Method specified in Request",
-        )),
+        Some(_) => Err(Refusal::invalid_argument("Invalid Encoding Method specified in Request")),
     }
 }
 
@@ -42,9 +35,7 @@ fn number(call: &Call, name: &str, default: usize) -> Result<usize, Refusal> {
     match call.param(name) {
         None => Ok(default),
         Some(text) => text.parse().map_err(|_| {
-            Refusal::invalid_argument(&format!(
-                "Provided {name} not an integer or within integer range"
-            ))
+            Refusal::invalid_argument(&format!("Provided {name} not an integer or within integer range"))
         }),
     }
 }
@@ -56,9 +47,10 @@ pub fn list_objects_v2(state: &mut State, call: &Call) -> Result<Answer, Refusal
     let prefix = call.param("prefix").unwrap_or_default();
     let delimiter = call.param("delimiter").unwrap_or_default();
     let after = match (call.param("continuation-token"), call.param("start-after")) {
-        (Some(token), _) => Some(Position::parse(token).ok_or_else(|| {
-            Refusal::invalid_argument("The continuation token provided is incorrect")
-        })?),
+        (Some(token), _) => Some(
+            Position::parse(token)
+                .ok_or_else(|| Refusal::invalid_argument("The continuation token provided is incorrect"))?,
+        ),
         (None, Some(key)) => Some(Position::Key(key.as_bytes().to_vec())),
         (None, None) => None,
     };
@@ -72,14 +64,8 @@ pub fn list_objects_v2(state: &mut State, call: &Call) -> Result<Answer, Refusal
         out += &leaf("Delimiter", &encoded(delimiter.as_bytes(), url));
     }
     out += &leaf("MaxKeys", &asked.min(1000).to_string());
-    out += &leaf(
-        "KeyCount",
-        &(page.contents.len() + page.common_prefixes.len()).to_string(),
-    );
-    out += &leaf(
-        "IsTruncated",
-        if page.next.is_some() { "true" } else { "false" },
-    );
+    out += &leaf("KeyCount", &(page.contents.len() + page.common_prefixes.len()).to_string());
+    out += &leaf("IsTruncated", if page.next.is_some() { "true" } else { "false" });
     if url {
         out += &leaf("EncodingType", "url");
     }
@@ -98,10 +84,7 @@ pub fn list_objects_v2(state: &mut State, call: &Call) -> Result<Answer, Refusal
         out += &leaf("LastModified", &iso(object.last_modified));
         out += &leaf("ETag", &object.etag);
         out += &leaf("Size", &object.size().to_string());
-        let class = object
-            .headers
-            .get("x-amz-storage-class")
-            .map_or("STANDARD", String::as_str);
+        let class = object.headers.get("x-amz-storage-class").map_or("STANDARD", String::as_str);
         out += &leaf("StorageClass", class);
         out += "</Contents>";
     }

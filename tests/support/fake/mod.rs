@@ -156,12 +156,7 @@ impl FakeS3 {
 
     fn own<T>(&self, look: impl FnOnce(&mut Bucket) -> T) -> T {
         let mut state = self.state();
-        look(
-            state
-                .buckets
-                .get_mut(&self.bucket)
-                .expect("the handle's bucket"),
-        )
+        look(state.buckets.get_mut(&self.bucket).expect("the handle's bucket"))
     }
 
     /// As a transport for `S3Client::over` or `Faults::over`.
@@ -193,10 +188,7 @@ impl FakeS3 {
     pub fn create_bucket(&self, name: &str, region: &str) {
         let mut state = self.state();
         let order = state.options.order;
-        state
-            .buckets
-            .entry(name.to_string())
-            .or_insert_with(|| Bucket::new(region, order));
+        state.buckets.entry(name.to_string()).or_insert_with(|| Bucket::new(region, order));
     }
 
     pub fn remove_bucket(&self, name: &str) {
@@ -205,10 +197,7 @@ impl FakeS3 {
 
     /// The same server, with another bucket for direct access.
     pub fn within(&self, bucket: &str) -> FakeS3 {
-        FakeS3 {
-            state: self.state.clone(),
-            bucket: bucket.to_string(),
-        }
+        FakeS3 { state: self.state.clone(), bucket: bucket.to_string() }
     }
 
     /// Changes how the server behaves from now on (but for the order of buckets that exist).
@@ -243,17 +232,10 @@ impl FakeS3 {
     }
 
     /// Many keys with the same bytes, which are held once.
-    pub fn put_many<K: AsRef<[u8]>>(
-        &self,
-        keys: impl IntoIterator<Item = K>,
-        data: impl Into<Bytes>,
-    ) {
+    pub fn put_many<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>, data: impl Into<Bytes>) {
         let now = self.state().now();
         let object = Arc::new(Object::new(data.into(), now));
-        self.own(|b| {
-            keys.into_iter()
-                .for_each(|k| b.put(k.as_ref(), object.clone()))
-        });
+        self.own(|b| keys.into_iter().for_each(|k| b.put(k.as_ref(), object.clone())));
     }
 
     pub fn delete(&self, key: impl AsRef<[u8]>) -> bool {
@@ -268,19 +250,12 @@ impl FakeS3 {
     #[track_caller]
     pub fn data(&self, key: &str) -> Bytes {
         let object = self.object(key);
-        object
-            .unwrap_or_else(|| panic!("no object {key:?}; there are {:?}", self.keys()))
-            .data
-            .clone()
+        object.unwrap_or_else(|| panic!("no object {key:?}; there are {:?}", self.keys())).data.clone()
     }
 
     /// Every key, in listing order.
     pub fn keys(&self) -> Vec<String> {
-        self.own(|b| {
-            b.keys()
-                .map(|k| String::from_utf8_lossy(&k).into_owned())
-                .collect()
-        })
+        self.own(|b| b.keys().map(|k| String::from_utf8_lossy(&k).into_owned()).collect())
     }
 
     /// Key and id of every multipart upload under way.
@@ -331,11 +306,7 @@ impl FakeS3 {
 
 /// A client with the fake server's credentials over any transport.
 pub fn client_over(transport: Arc<dyn Transport>, config: &S3Config) -> S3Client {
-    S3Client::over(
-        config,
-        transport,
-        Some((ACCESS_KEY.to_string(), SECRET_KEY.to_string())),
-    )
+    S3Client::over(config, transport, Some((ACCESS_KEY.to_string(), SECRET_KEY.to_string())))
 }
 
 /// A request as it arrived: what [`Call`] does not hold.
@@ -362,8 +333,7 @@ impl State {
 
     fn bucket(&mut self, call: &Call) -> Result<&mut Bucket, Refusal> {
         self.buckets.get_mut(&call.bucket).ok_or_else(|| {
-            let mut refusal =
-                Refusal::new(404, "NoSuchBucket", "The specified bucket does not exist");
+            let mut refusal = Refusal::new(404, "NoSuchBucket", "The specified bucket does not exist");
             refusal.extra = super::xml::leaf("BucketName", &call.bucket);
             refusal
         })
@@ -371,10 +341,7 @@ impl State {
 
     fn serve(&mut self, request: &Request) -> Answer {
         let call = Call::of(request);
-        let incoming = Incoming {
-            headers: &request.headers,
-            body: joined(&request.body),
-        };
+        let incoming = Incoming { headers: &request.headers, body: joined(&request.body) };
         let request_id = self.id();
         let resource = format!("/{}/{}", call.bucket, call.key());
         let mut answer = self
@@ -398,15 +365,9 @@ impl State {
     }
 
     /// Everything that S3 checks before it looks at what is asked.
-    fn admit(
-        &mut self,
-        call: &Call,
-        request: &Request,
-        incoming: &Incoming,
-    ) -> Result<(), Refusal> {
+    fn admit(&mut self, call: &Call, request: &Request, incoming: &Incoming) -> Result<(), Refusal> {
         auth::check_payload(incoming, call.op)?;
-        let scope =
-            auth::check_signature(request, &incoming.body, self.now(), self.options.anonymous)?;
+        let scope = auth::check_signature(request, &incoming.body, self.now(), self.options.anonymous)?;
         if call.key_bytes.len() > pailfs::config::KEY_BYTES_MAX {
             return Err(Refusal::new(400, "KeyTooLongError", "Your key is too long"));
         }
@@ -438,11 +399,7 @@ impl State {
             "CompleteMultipartUpload" => multipart::complete(self, call, incoming),
             "AbortMultipartUpload" => multipart::abort(self, call),
             "ListParts" => multipart::list_parts(self, call),
-            _ => Err(Refusal::new(
-                501,
-                "NotImplemented",
-                "A header or query is not implemented",
-            )),
+            _ => Err(Refusal::new(501, "NotImplemented", "A header or query is not implemented")),
         }
     }
 }
@@ -456,8 +413,7 @@ fn elsewhere(kind: WrongRegion, wrong: &str, right: &str) -> Refusal {
                 "The bucket you are attempting to access must be addressed using the specified \
                  endpoint. Please send all future requests to this endpoint.",
             );
-            refusal.extra =
-                super::xml::leaf("Endpoint", &format!("bucket.s3.{right}.amazonaws.com"));
+            refusal.extra = super::xml::leaf("Endpoint", &format!("bucket.s3.{right}.amazonaws.com"));
             refusal
         }
         WrongRegion::Malformed => {
@@ -473,9 +429,7 @@ fn elsewhere(kind: WrongRegion, wrong: &str, right: &str) -> Refusal {
             refusal
         }
     };
-    refusal
-        .headers
-        .push(("x-amz-bucket-region", right.to_string()));
+    refusal.headers.push(("x-amz-bucket-region", right.to_string()));
     refusal
 }
 
@@ -510,9 +464,7 @@ impl Transport for FakeS3 {
             let in_flight = InFlight::enter(&self.state);
             // A network lets others run; a fake that never yields would hide races.
             tokio::task::yield_now().await;
-            request
-                .progress
-                .add(request.body.iter().map(|c| c.len() as u64).sum());
+            request.progress.add(request.body.iter().map(|c| c.len() as u64).sum());
             let (answer, frame_bytes) = {
                 let mut state = self.state();
                 (state.serve(&request), state.options.frame_bytes)

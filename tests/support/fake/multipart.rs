@@ -18,47 +18,28 @@ pub fn create(state: &mut State, call: &Call, incoming: &Incoming) -> Result<Ans
     let (headers, metadata) = kept_headers(incoming)?;
     let id = format!("{}.upload~1", state.id());
     let initiated = state.now();
-    let checksum_algorithm = incoming
-        .header("x-amz-checksum-algorithm")
-        .map(str::to_ascii_uppercase);
+    let checksum_algorithm = incoming.header("x-amz-checksum-algorithm").map(str::to_ascii_uppercase);
     let bucket = state.bucket(call)?;
     bucket.uploads.insert(
         (call.key_bytes.clone(), id.clone()),
-        Upload {
-            initiated,
-            headers,
-            metadata,
-            checksum_algorithm,
-            parts: BTreeMap::new(),
-        },
+        Upload { initiated, headers, metadata, checksum_algorithm, parts: BTreeMap::new() },
     );
     let inner = leaf("Bucket", &call.bucket) + &leaf("Key", &call.key()) + &leaf("UploadId", &id);
     Ok(Answer::xml("InitiateMultipartUploadResult", &inner))
 }
 
 fn upload_key(call: &Call) -> (Vec<u8>, String) {
-    (
-        call.key_bytes.clone(),
-        call.param("uploadId").unwrap_or_default().to_string(),
-    )
+    (call.key_bytes.clone(), call.param("uploadId").unwrap_or_default().to_string())
 }
 
 fn upload<'a>(bucket: &'a mut Bucket, call: &Call) -> Result<&'a mut Upload, Refusal> {
-    bucket
-        .uploads
-        .get_mut(&upload_key(call))
-        .ok_or_else(Refusal::no_such_upload)
+    bucket.uploads.get_mut(&upload_key(call)).ok_or_else(Refusal::no_such_upload)
 }
 
 fn part_number(call: &Call) -> Result<u32, Refusal> {
-    call.param("partNumber")
-        .and_then(|n| n.parse().ok())
-        .filter(|n| (1..=10_000).contains(n))
-        .ok_or_else(|| {
-            Refusal::invalid_argument(
-                "Part number must be an integer between 1 and 10000, inclusive",
-            )
-        })
+    call.param("partNumber").and_then(|n| n.parse().ok()).filter(|n| (1..=10_000).contains(n)).ok_or_else(
+        || Refusal::invalid_argument("Part number must be an integer between 1 and 10000, inclusive"),
+    )
 }
 
 pub fn upload_part(state: &mut State, call: &Call, incoming: &Incoming) -> Result<Answer, Refusal> {
@@ -79,22 +60,11 @@ pub fn upload_part(state: &mut State, call: &Call, incoming: &Incoming) -> Resul
     let etag = sums::etag_of(&data);
     let mut answer = Answer::empty(200).with("etag", &etag);
     auth::repeat_checksum(&mut answer, incoming);
-    upload.parts.insert(
-        number,
-        Part {
-            data,
-            etag,
-            last_modified,
-        },
-    );
+    upload.parts.insert(number, Part { data, etag, last_modified });
     Ok(answer)
 }
 
-pub fn upload_part_copy(
-    state: &mut State,
-    call: &Call,
-    incoming: &Incoming,
-) -> Result<Answer, Refusal> {
+pub fn upload_part_copy(state: &mut State, call: &Call, incoming: &Incoming) -> Result<Answer, Refusal> {
     let number = part_number(call)?;
     let last_modified = state.now();
     let (_, _, source) = copy_source(state, incoming)?;
@@ -128,21 +98,12 @@ pub fn upload_part_copy(
         let sum = auth::checksum(algorithm, &data).unwrap_or_default();
         inner += &leaf(&format!("Checksum{algorithm}"), &sum);
     }
-    upload.parts.insert(
-        number,
-        Part {
-            data,
-            etag,
-            last_modified,
-        },
-    );
+    upload.parts.insert(number, Part { data, etag, last_modified });
     Ok(Answer::xml("CopyPartResult", &inner))
 }
 
 pub fn complete(state: &mut State, call: &Call, incoming: &Incoming) -> Result<Answer, Refusal> {
-    let root = std::str::from_utf8(&incoming.body)
-        .ok()
-        .and_then(xml::parse);
+    let root = std::str::from_utf8(&incoming.body).ok().and_then(xml::parse);
     let root = root
         .filter(|r| r.name == "CompleteMultipartUpload" && r.all("Part").next().is_some())
         .ok_or_else(Refusal::malformed_xml)?;
@@ -162,10 +123,8 @@ pub fn complete(state: &mut State, call: &Call, incoming: &Incoming) -> Result<A
         headers: upload.headers,
         metadata: upload.metadata,
     };
-    let inner = leaf(
-        "Location",
-        &format!("http://fake.test/{}/{}", call.bucket, call.key()),
-    ) + &leaf("Bucket", &call.bucket)
+    let inner = leaf("Location", &format!("http://fake.test/{}/{}", call.bucket, call.key()))
+        + &leaf("Bucket", &call.bucket)
         + &leaf("Key", &call.key())
         + &leaf("ETag", &object.etag);
     bucket.put(&call.key_bytes, Arc::new(object));
@@ -192,10 +151,8 @@ fn assemble(upload: &Upload, root: &Element, part_bytes_min: u64) -> Result<Asse
     let mut before = 0;
     let mut short = false;
     for element in root.all("Part") {
-        let number: u32 = element
-            .text_of("PartNumber")
-            .and_then(|n| n.parse().ok())
-            .ok_or_else(Refusal::malformed_xml)?;
+        let number: u32 =
+            element.text_of("PartNumber").and_then(|n| n.parse().ok()).ok_or_else(Refusal::malformed_xml)?;
         let etag = element.text_of("ETag").ok_or_else(Refusal::malformed_xml)?;
         if number <= before {
             return Err(Refusal::new(
@@ -221,32 +178,19 @@ fn assemble(upload: &Upload, root: &Element, part_bytes_min: u64) -> Result<Asse
         md5s.extend_from_slice(&sums::md5_of(&part.data));
         data.extend_from_slice(&part.data);
     }
-    let etag = format!(
-        "\"{}-{}\"",
-        sums::hex(&sums::md5_of(&md5s)),
-        md5s.len() / 16
-    );
+    let etag = format!("\"{}-{}\"", sums::hex(&sums::md5_of(&md5s)), md5s.len() / 16);
     Ok(Assembled { data, etag })
 }
 
 /// A part's checksum, repeated in Complete. For CRC32, CRC32C and SHA256 the object's checksum is made
 /// of the parts', so S3 asks for every one; CRC64NVME is of the whole object and asks for none.
-fn check_part_sum(
-    upload: &Upload,
-    element: &Element,
-    part: &Part,
-    number: u32,
-) -> Result<(), Refusal> {
+fn check_part_sum(upload: &Upload, element: &Element, part: &Part, number: u32) -> Result<(), Refusal> {
     for child in element.children.iter() {
         let Some(algorithm) = child.name.strip_prefix("Checksum") else {
             continue;
         };
         if auth::checksum(algorithm, &part.data).as_deref() != Some(child.text.as_str()) {
-            return Err(Refusal::new(
-                400,
-                "InvalidPart",
-                "The checksum of a part does not match.",
-            ));
+            return Err(Refusal::new(400, "InvalidPart", "The checksum of a part does not match."));
         }
     }
     match upload.checksum_algorithm.as_deref() {
@@ -266,23 +210,14 @@ fn check_part_sum(
 
 pub fn abort(state: &mut State, call: &Call) -> Result<Answer, Refusal> {
     let bucket = state.bucket(call)?;
-    bucket
-        .uploads
-        .remove(&upload_key(call))
-        .ok_or_else(Refusal::no_such_upload)?;
+    bucket.uploads.remove(&upload_key(call)).ok_or_else(Refusal::no_such_upload)?;
     Ok(Answer::empty(204))
 }
 
 pub fn list_parts(state: &mut State, call: &Call) -> Result<Answer, Refusal> {
-    let max = call
-        .param("max-parts")
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(1000);
+    let max = call.param("max-parts").and_then(|n| n.parse().ok()).unwrap_or(1000);
     let max = state.options.page_keys_max.min(max);
-    let marker: u32 = call
-        .param("part-number-marker")
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(0);
+    let marker: u32 = call.param("part-number-marker").and_then(|n| n.parse().ok()).unwrap_or(0);
     let upload = upload(state.bucket(call)?, call)?;
     let mut out = leaf("Bucket", &call.bucket) + &leaf("Key", &call.key());
     out += &leaf("UploadId", call.param("uploadId").unwrap_or_default());

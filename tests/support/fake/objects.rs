@@ -87,10 +87,7 @@ pub fn check_guards(
 
 pub fn get_object(state: &mut State, call: &Call, incoming: &Incoming) -> Result<Answer, Refusal> {
     let bucket = state.bucket(call)?;
-    let object = bucket
-        .get(&call.key_bytes)
-        .ok_or_else(|| Refusal::no_such_key(&call.key()))?
-        .clone();
+    let object = bucket.get(&call.key_bytes).ok_or_else(|| Refusal::no_such_key(&call.key()))?.clone();
     if let Some(etag) = incoming.header("if-match")
         && etag != "*"
         && !same_etag(etag, &object.etag)
@@ -111,15 +108,9 @@ pub fn get_object(state: &mut State, call: &Call, incoming: &Incoming) -> Result
             answer
         }
         Some(Asked::Outside) => {
-            let mut refusal = Refusal::new(
-                416,
-                "InvalidRange",
-                "The requested range is not satisfiable",
-            );
+            let mut refusal = Refusal::new(416, "InvalidRange", "The requested range is not satisfiable");
             refusal.extra = leaf("ActualObjectSize", &size.to_string());
-            refusal
-                .headers
-                .push(("content-range", format!("bytes */{size}")));
+            refusal.headers.push(("content-range", format!("bytes */{size}")));
             return Err(refusal);
         }
         Some(Asked::Bytes(from, to)) => {
@@ -139,10 +130,7 @@ pub fn get_object(state: &mut State, call: &Call, incoming: &Incoming) -> Result
 fn describe(answer: &mut Answer, object: &Object) {
     answer.set("accept-ranges", "bytes");
     answer.set("etag", &object.etag);
-    answer.set(
-        "last-modified",
-        &httpdate::fmt_http_date(object.last_modified),
-    );
+    answer.set("last-modified", &httpdate::fmt_http_date(object.last_modified));
     answer.set("content-type", object.content_type());
     for (name, value) in &object.headers {
         // As S3 does: the class is not named where it is the default.
@@ -208,10 +196,7 @@ pub fn put_object(state: &mut State, call: &Call, incoming: &Incoming) -> Result
 }
 
 /// The source of a copy, with `x-amz-copy-source-if-match` kept.
-pub fn copy_source(
-    state: &State,
-    incoming: &Incoming,
-) -> Result<(String, Vec<u8>, Arc<Object>), Refusal> {
+pub fn copy_source(state: &State, incoming: &Incoming) -> Result<(String, Vec<u8>, Arc<Object>), Refusal> {
     let text = incoming.header("x-amz-copy-source").unwrap_or_default();
     // S3 undoes URL encoding here, `+` for a space included.
     let text = text.replace('+', " ");
@@ -222,17 +207,12 @@ pub fn copy_source(
         .iter()
         .position(|&b| b == b'/')
         .ok_or_else(|| Refusal::invalid_argument("Invalid copy source object key"))?;
-    let (name, key) = (
-        String::from_utf8_lossy(&path[..at]).into_owned(),
-        path[at + 1..].to_vec(),
-    );
+    let (name, key) = (String::from_utf8_lossy(&path[..at]).into_owned(), path[at + 1..].to_vec());
     let bucket = state
         .buckets
         .get(&name)
         .ok_or_else(|| Refusal::new(404, "NoSuchBucket", "The specified bucket does not exist"))?;
-    let object = bucket
-        .get(&key)
-        .ok_or_else(|| Refusal::no_such_key(&String::from_utf8_lossy(&key)))?;
+    let object = bucket.get(&key).ok_or_else(|| Refusal::no_such_key(&String::from_utf8_lossy(&key)))?;
     if let Some(etag) = incoming.header("x-amz-copy-source-if-match")
         && !same_etag(etag, &object.etag)
     {
@@ -260,11 +240,8 @@ pub fn copy_object(state: &mut State, call: &Call, incoming: &Incoming) -> Resul
              attributes.",
         ));
     }
-    let (headers, metadata) = if replace {
-        kept_headers(incoming)?
-    } else {
-        (source.headers.clone(), source.metadata.clone())
-    };
+    let (headers, metadata) =
+        if replace { kept_headers(incoming)? } else { (source.headers.clone(), source.metadata.clone()) };
     let guards = state.options.guards;
     let now = state.now();
     let bucket = state.bucket(call)?;
@@ -278,11 +255,7 @@ pub fn copy_object(state: &mut State, call: &Call, incoming: &Incoming) -> Resul
     Ok(Answer::xml("CopyObjectResult", &inner))
 }
 
-pub fn delete_object(
-    state: &mut State,
-    call: &Call,
-    incoming: &Incoming,
-) -> Result<Answer, Refusal> {
+pub fn delete_object(state: &mut State, call: &Call, incoming: &Incoming) -> Result<Answer, Refusal> {
     let guards = state.options.guards;
     let denied = state.undeletable.contains(&call.key_bytes);
     let bucket = state.bucket(call)?;
@@ -296,11 +269,7 @@ pub fn delete_object(
     Ok(Answer::empty(204))
 }
 
-pub fn delete_objects(
-    state: &mut State,
-    call: &Call,
-    incoming: &Incoming,
-) -> Result<Answer, Refusal> {
+pub fn delete_objects(state: &mut State, call: &Call, incoming: &Incoming) -> Result<Answer, Refusal> {
     let md5 = incoming.header("content-md5");
     if md5.is_none() && !auth::has_checksum(incoming) {
         return Err(Refusal::invalid_request(
@@ -308,18 +277,10 @@ pub fn delete_objects(
         ));
     }
     if md5.is_some_and(|sum| sum != sums::base64_of(&sums::md5_of(&incoming.body))) {
-        return Err(Refusal::new(
-            400,
-            "BadDigest",
-            "The Content-MD5 you specified did not match",
-        ));
+        return Err(Refusal::new(400, "BadDigest", "The Content-MD5 you specified did not match"));
     }
-    let root = std::str::from_utf8(&incoming.body)
-        .ok()
-        .and_then(xml::parse);
-    let root = root
-        .filter(|r| r.name == "Delete")
-        .ok_or_else(Refusal::malformed_xml)?;
+    let root = std::str::from_utf8(&incoming.body).ok().and_then(xml::parse);
+    let root = root.filter(|r| r.name == "Delete").ok_or_else(Refusal::malformed_xml)?;
     let quiet = root.text_of("Quiet") == Some("true");
     let keys: Vec<String> = root
         .all("Object")
@@ -334,9 +295,7 @@ pub fn delete_objects(
     let mut out = String::new();
     for key in keys {
         if undeletable.contains(key.as_bytes()) {
-            let error = leaf("Key", &key)
-                + &leaf("Code", "AccessDenied")
-                + &leaf("Message", "Access Denied");
+            let error = leaf("Key", &key) + &leaf("Code", "AccessDenied") + &leaf("Message", "Access Denied");
             out += &format!("<Error>{error}</Error>");
         } else {
             bucket.remove(key.as_bytes());

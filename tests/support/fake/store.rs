@@ -33,10 +33,7 @@ impl Order {
     fn swap(self, bytes: &[u8], from: u8, to: u8) -> Vec<u8> {
         match self {
             Order::Key => bytes.to_vec(),
-            Order::Component => bytes
-                .iter()
-                .map(|&b| if b == from { to } else { b })
-                .collect(),
+            Order::Component => bytes.iter().map(|&b| if b == from { to } else { b }).collect(),
         }
     }
 }
@@ -56,13 +53,7 @@ pub struct Object {
 impl Object {
     pub fn new(data: Bytes, now: SystemTime) -> Object {
         let etag = sums::etag_of(&data);
-        Object {
-            data,
-            etag,
-            last_modified: now,
-            headers: BTreeMap::new(),
-            metadata: BTreeMap::new(),
-        }
+        Object { data, etag, last_modified: now, headers: BTreeMap::new(), metadata: BTreeMap::new() }
     }
 
     pub fn size(&self) -> u64 {
@@ -70,9 +61,7 @@ impl Object {
     }
 
     pub fn content_type(&self) -> &str {
-        self.headers
-            .get("content-type")
-            .map_or("binary/octet-stream", String::as_str)
+        self.headers.get("content-type").map_or("binary/octet-stream", String::as_str)
     }
 }
 
@@ -126,10 +115,8 @@ impl Position {
 
     pub fn parse(token: &str) -> Option<Position> {
         let text = token.strip_prefix("1+")?.strip_suffix("/=")?;
-        let raw: Option<Vec<u8>> = (0..text.len())
-            .step_by(2)
-            .map(|i| u8::from_str_radix(text.get(i..i + 2)?, 16).ok())
-            .collect();
+        let raw: Option<Vec<u8>> =
+            (0..text.len()).step_by(2).map(|i| u8::from_str_radix(text.get(i..i + 2)?, 16).ok()).collect();
         let raw = raw?;
         match raw.split_first()? {
             (b'k', rest) => Some(Position::Key(rest.to_vec())),
@@ -149,12 +136,7 @@ pub struct Page {
 
 impl Bucket {
     pub fn new(region: &str, order: Order) -> Bucket {
-        Bucket {
-            region: region.to_string(),
-            order,
-            objects: BTreeMap::new(),
-            uploads: BTreeMap::new(),
-        }
+        Bucket { region: region.to_string(), order, objects: BTreeMap::new(), uploads: BTreeMap::new() }
     }
 
     pub fn get(&self, key: &[u8]) -> Option<&Arc<Object>> {
@@ -175,13 +157,7 @@ impl Bucket {
     }
 
     /// One page of at most `max` keys and common prefixes together.
-    pub fn list(
-        &self,
-        prefix: &[u8],
-        delimiter: &[u8],
-        after: Option<&Position>,
-        max: usize,
-    ) -> Page {
+    pub fn list(&self, prefix: &[u8], delimiter: &[u8], after: Option<&Position>, max: usize) -> Page {
         let prefix = self.order.sortable(prefix);
         let delimiter = self.order.sortable(delimiter);
         let mut page = Page::default();
@@ -189,11 +165,7 @@ impl Bucket {
             None => Bound::Included(prefix.clone()),
             Some(Position::Key(key)) => {
                 let key = self.order.sortable(key);
-                if key < prefix {
-                    Bound::Included(prefix.clone())
-                } else {
-                    Bound::Excluded(key)
-                }
+                if key < prefix { Bound::Included(prefix.clone()) } else { Bound::Excluded(key) }
             }
             Some(Position::Prefix(p)) => match successor(&self.order.sortable(p)) {
                 Some(next) => Bound::Included(next.max(prefix.clone())),

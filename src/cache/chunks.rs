@@ -1,0 +1,142 @@
+//! What a writer buffers until it is sent: chunks that are shared with the request bodies.
+//!
+//! Owns: [`Chunks`], the bytes of one part to be, in chunks that grow with the part so that a small file
+//! does not hold a large buffer.
+//! Invariant: each chunk's capacity is covered by a permit, which lives as long as its bytes do.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::Permit;
+
+/// The largest chunk: as much as the kernel writes at once.
+pub const CHUNK_BYTES: usize = 1 << 20;
+/// The first chunk of a file: most files are small.
+const CHUNK_BYTES_FIRST: usize = 64 << 10;
+
+#[derive(Default)]
+pub struct Chunks {
+    sealed: Vec<Bytes>,
+    open: Option<(BytesMut, Permit)>,
+    len: u64,
+}
+
+/// Frozen bytes and the permit that covers them, dropped together.
+struct Owned {
+    bytes: BytesMut,
+    _permit: Arc<Permit>,
+}
+
+impl AsRef<[u8]> for Owned {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Chunks {
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many bytes [`Chunks::push`] needs a permit for before it can take `bytes` more: zero
+    /// where the open chunk has room.
+    pub fn bytes_needed(&self, bytes: usize) -> usize {
+        let room = self.open.as_ref().map_or(0, |(chunk, _)| chunk.capacity() - chunk.len());
+        if room >= bytes {
+            return 0;
+        }
+        let usual = if self.len == 0 { CHUNK_BYTES_FIRST } else { CHUNK_BYTES };
+        usual.max(bytes)
+    }
+
+    /// Appends `data`. `permit` covers [`Chunks::bytes_needed`] of it, where that is not zero.
+    pub fn push(&mut self, data: &[u8], permit: Option<Permit>) {
+        if let Some(permit) = permit {
+            let capacity = self.bytes_needed(data.len()).max(data.len());
+            self.seal();
+            self.open = Some((BytesMut::with_capacity(capacity), permit));
+        }
+        let (chunk, _) = self.open.as_mut().expect("a permit came with data that needs one");
+        assert!(chunk.capacity() - chunk.len() >= data.len(), "the permit covers the data");
+        chunk.extend_from_slice(data);
+        self.len += data.len() as u64;
+    }
+
+    /// All bytes so far, shared: pushing more does not change what was handed out.
+    pub fn share(&mut self) -> Vec<Bytes> {
+        self.seal();
+        self.sealed.clone()
+    }
+
+    fn seal(&mut self) {
+        if let Some((bytes, permit)) = self.open.take()
+            && !bytes.is_empty()
+        {
+            self.sealed.push(Bytes::from_owner(Owned { bytes, _permit: Arc::new(permit) }));
+        }
+    }
+
+    /// The bytes at `offset`, at most `len` of them, copied.
+    pub fn read(&self, offset: u64, len: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(len.min(self.len.saturating_sub(offset) as usize));
+        let open = self.open.as_ref().map(|(chunk, _)| &chunk[..]);
+        let mut at = 0u64;
+        for chunk in self.sealed.iter().map(|b| &b[..]).chain(open) {
+            let from = offset.saturating_sub(at).min(chunk.len() as u64) as usize;
+            let piece = chunk.get(from..).unwrap_or_default();
+            let take = piece.len().min(len - out.len());
+            out.extend_from_slice(piece.get(..take).unwrap_or_default());
+            at += chunk.len() as u64;
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Budget;
+    use super::*;
+
+    fn push(chunks: &mut Chunks, budget: &Budget, data: &[u8]) {
+        let needed = chunks.bytes_needed(data.len()) as u64;
+        let permit = (needed > 0).then(|| budget.try_take(needed).expect("room"));
+        chunks.push(data, permit);
+    }
+
+    #[test]
+    fn small_files_hold_small_chunks_and_give_them_back() {
+        let budget = Budget::new(4 << 20);
+        let mut chunks = Chunks::default();
+        push(&mut chunks, &budget, b"hello ");
+        push(&mut chunks, &budget, b"world");
+        assert_eq!(budget.bytes_held(), 64 << 10);
+        let body = chunks.share();
+        assert_eq!(body.concat(), b"hello world");
+        drop(chunks);
+        assert_eq!(budget.bytes_held(), 64 << 10, "the body still holds it");
+        drop(body);
+        assert_eq!(budget.bytes_held(), 0);
+    }
+
+    #[test]
+    fn reads_span_chunks() {
+        let budget = Budget::new(8 << 20);
+        let mut chunks = Chunks::default();
+        let data: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
+        for piece in data.chunks(131_072) {
+            push(&mut chunks, &budget, piece);
+        }
+        let shared = chunks.share();
+        push(&mut chunks, &budget, b"tail");
+        assert_eq!(shared.concat(), data, "not changed by what came later");
+        assert_eq!(chunks.read(0, 10), &data[..10]);
+        assert_eq!(chunks.read(1_000_000, 1_500_000), &data[1_000_000..2_500_000]);
+        assert_eq!(chunks.read(2_999_999, 100), [&data[2_999_999..], b"tail"].concat());
+        assert_eq!(chunks.read(5_000_000, 1), []);
+    }
+}

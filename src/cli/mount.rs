@@ -1,0 +1,339 @@
+//! `pailfs mount`: its options and their help.
+//!
+//! Owns: [`MountArgs`] (what was typed) and [`HelperArgs`] (what mount(8) adds).
+//! Invariant: no option has a default here: what was not typed is looked up by `resolve`.
+//! Must never know: what a setting does once it is resolved.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use aws_types::os_shim_internal::{Env, Fs};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use tracing::level_filters::LevelFilter;
+
+use crate::failure::Failure;
+use crate::mount::{self, Plan};
+
+use super::Ending;
+use super::options::{self, Expanded, Unknown};
+use super::resolve;
+
+/// Mount a bucket on a directory
+///
+/// Returns once the file system answers; a daemon serves it until it is unmounted. A mount that cannot
+/// work (no bucket, wrong region, bad credentials, no such directory) fails at once and says why.
+#[derive(Debug, Args)]
+#[command(args_override_self = true, after_help = EXAMPLES)]
+pub(super) struct MountArgs {
+    /// The bucket: `name`, `s3://name`, or `s3://name/prefix/` for the keys under a prefix
+    pub bucket: String,
+    /// The directory to mount on
+    pub dir: PathBuf,
+    #[command(flatten)]
+    pub s3: S3Args,
+    #[command(flatten)]
+    pub files: FileArgs,
+    #[command(flatten)]
+    pub resources: ResourceArgs,
+    #[command(flatten)]
+    pub process: ProcessArgs,
+    /// Any option above without its dashes, as in fstab: `-o ro,endpoint_url=URL`
+    ///
+    /// Underscores serve for hyphens, `\,` for a comma in a value. mount(8)'s generic options (rw, ro,
+    /// noexec, _netdev, noauto, nofail, user, x-systemd.…) are understood. An option written out
+    /// (`--region`) wins over the same one here.
+    #[arg(short = 'o', value_name = "OPTION[=VALUE],…", help_heading = "As in mount(8)")]
+    pub o: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Where the bucket is")]
+pub(super) struct S3Args {
+    /// S3 server to use instead of AWS, such as http://127.0.0.1:8333
+    ///
+    /// Else: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, then endpoint_url of the profile's `services` section
+    /// or of the profile itself.
+    #[arg(long, value_name = "URL")]
+    pub endpoint_url: Option<String>,
+    /// Region of the bucket [default: asked from S3]
+    ///
+    /// Else: AWS_REGION, AWS_DEFAULT_REGION, then region of the profile.
+    #[arg(long, value_name = "NAME")]
+    pub region: Option<String>,
+    /// Profile of the AWS config files to use for settings and credentials [default: default]
+    ///
+    /// Else: AWS_PROFILE.
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// Name the bucket in the path: http://host/bucket/key
+    ///
+    /// Default where an endpoint URL is given. Else: addressing_style in the profile's s3 settings.
+    #[arg(long, conflicts_with = "virtual_host_style")]
+    pub path_style: bool,
+    /// Name the bucket in the host: http://bucket.host/key
+    ///
+    /// Default on AWS. Else: addressing_style in the profile's s3 settings.
+    #[arg(long)]
+    pub virtual_host_style: bool,
+    /// Send requests unsigned: public buckets, no credentials
+    #[arg(long)]
+    pub no_sign_request: bool,
+    /// Never hash what is sent into the signature, not even over plain http
+    ///
+    /// A checksum still guards it. Faster; over plain http it lets others on the network change bodies.
+    #[arg(long)]
+    pub unsigned_payload: bool,
+    /// PEM file with certificate authorities to trust as well
+    ///
+    /// Else: AWS_CA_BUNDLE, then ca_bundle of the profile.
+    #[arg(long, value_name = "FILE")]
+    pub ca_bundle: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What the files look like")]
+pub(super) struct FileArgs {
+    /// Refuse every change
+    #[arg(long)]
+    pub read_only: bool,
+    /// Let other users in, as far as the modes allow
+    ///
+    /// Only root may, or anybody once /etc/fuse.conf has the line user_allow_other.
+    #[arg(long)]
+    pub allow_other: bool,
+    /// Owner of the files, by number [default: who mounts]
+    #[arg(long, value_name = "UID")]
+    pub uid: Option<u32>,
+    /// Group of the files, by number [default: that of who mounts]
+    #[arg(long, value_name = "GID")]
+    pub gid: Option<u32>,
+    /// Permissions of files, octal [default: 0644]
+    #[arg(long, value_name = "MODE", value_parser = mode)]
+    pub file_mode: Option<u16>,
+    /// Permissions of directories, octal [default: 0755]
+    #[arg(long, value_name = "MODE", value_parser = mode)]
+    pub dir_mode: Option<u16>,
+    /// Permissions to take away from both, octal [default: 0000]
+    #[arg(long, value_name = "MODE", value_parser = mode)]
+    pub umask: Option<u16>,
+    /// Content-Type of new objects [default: by the name's extension]
+    #[arg(long, value_name = "TYPE")]
+    pub content_type: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Time and memory (times: 500ms, 5s, 2m; sizes: 8MiB, 512M, 1GB)")]
+pub(super) struct ResourceArgs {
+    /// How long names and attributes are believed without asking S3 [default: 1s]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub metadata_ttl: Option<Duration>,
+    /// Most memory to use for the contents of objects, at least 64MiB [default: 512MiB]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub memory: Option<u64>,
+    /// Size of the first parts of a large upload, 5MiB to 5GiB [default: 8MiB]
+    ///
+    /// Later parts grow, so that any file S3 can hold fits into 10,000 parts. At most half of --memory.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub part_size: Option<u64>,
+    /// How long S3 may make no progress before a program gets an error [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub request_timeout: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "The process and its log")]
+pub(super) struct ProcessArgs {
+    /// Stay in the foreground, and log to stderr
+    #[arg(long)]
+    pub foreground: bool,
+    /// How much to log [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<Level>,
+    /// File to append the log to, made with mode 0600
+    ///
+    /// A daemon's default, for the bucket `data` on /mnt/x: /var/log/pailfs/data-mnt-x.log for root, else
+    /// $XDG_STATE_HOME/pailfs/data-mnt-x.log ($XDG_STATE_HOME is ~/.local/state if not set). After a
+    /// rotation, SIGHUP makes the daemon open it anew.
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl From<Level> for LevelFilter {
+    fn from(level: Level) -> LevelFilter {
+        match level {
+            Level::Error => LevelFilter::ERROR,
+            Level::Warn => LevelFilter::WARN,
+            Level::Info => LevelFilter::INFO,
+            Level::Debug => LevelFilter::DEBUG,
+            Level::Trace => LevelFilter::TRACE,
+        }
+    }
+}
+
+const EXAMPLES: &str = "\
+A setting comes from its option, else from the environment, else from the profile in the AWS
+config files (AWS_CONFIG_FILE, AWS_SHARED_CREDENTIALS_FILE), as in other AWS programs. Credentials
+come from the usual chain. AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=true leaves only --endpoint-url.
+
+Examples:
+  pailfs mount my-bucket /mnt/data
+  pailfs mount s3://my-bucket/photos/2024/ ~/photos --read-only
+  pailfs mount data /mnt/data --endpoint-url http://127.0.0.1:8333 --region us-east-1
+  pailfs mount public-data /mnt/public --no-sign-request --region us-west-2
+  pailfs mount data /srv/data --allow-other --uid 1000 --gid 1000 --umask 0027
+
+In /etc/fstab:
+  my-bucket  /mnt/data  fuse.pailfs  _netdev,nofail,allow_other,profile=work  0  0
+
+To end a mount: `pailfs umount DIR`, or SIGTERM. Both send what is not sent yet, then unmount,
+and leave the mount alone while it is busy; a second SIGTERM detaches it anyway.
+
+Exit status: 0 mounted; 1 it cannot be mounted, stderr says why; 2 wrong usage.";
+
+/// Mount a bucket, as mount(8) asks for it
+#[derive(Debug, Parser)]
+#[command(name = "mount.pailfs", version)]
+pub(super) struct HelperArgs {
+    #[command(flatten)]
+    mount: MountArgs,
+    /// Tolerate unknown options
+    #[arg(short = 's')]
+    sloppy: bool,
+    /// Fake: check everything that needs no mount, then stop
+    #[arg(short = 'f')]
+    fake: bool,
+    /// Say what was mounted
+    #[arg(short = 'v')]
+    verbose: bool,
+    /// No entry in /etc/mtab: the kernel keeps the table now
+    #[arg(short = 'n')]
+    no_mtab: bool,
+    /// The type that mount(8) was asked for
+    #[arg(short = 't', value_name = "TYPE")]
+    fs_type: Option<String>,
+}
+
+#[cfg(test)]
+impl HelperArgs {
+    pub(super) fn mount(&self) -> &MountArgs {
+        &self.mount
+    }
+}
+
+/// The form without a subcommand.
+pub(super) fn run_helper(args: &[OsString]) -> Result<(), Ending> {
+    let first = parse_helper(args)?;
+    let unknown = if first.sloppy { Unknown::Tolerate } else { Unknown::Refuse };
+    let more = options::expand(&first.mount.o, unknown)?;
+    for name in &more.ignored {
+        eprintln!("pailfs: ignoring the unknown option `{}`", name.escape_debug());
+    }
+    let args = parse_helper(&options::insert(args, 1, &more.args))?;
+    let mut plan = plan(&args.mount, &more)?;
+    plan.fake = args.fake;
+    let (source, foreground) = (plan.source(), plan.foreground);
+    let dir = plan.dir.clone();
+    mount::run(plan)?;
+    if args.verbose && !foreground {
+        // The daemon comes by here too, when its mount has ended: its stdout is /dev/null.
+        println!("pailfs: {source} mounted on {}", dir.display());
+    }
+    Ok(())
+}
+
+fn parse_helper(args: &[OsString]) -> Result<HelperArgs, clap::Error> {
+    let matches = HelperArgs::command().try_get_matches_from(args)?;
+    HelperArgs::from_arg_matches(&matches)
+}
+
+/// The subcommand.
+pub(super) fn run(args: &MountArgs, more: &Expanded) -> Result<(), Failure> {
+    mount::run(plan(args, more)?)
+}
+
+fn plan(args: &MountArgs, more: &Expanded) -> Result<Plan, Failure> {
+    let env = Env::real();
+    let config = resolve::config(args, &env, &Fs::real())?;
+    let level = args.process.log_level.unwrap_or(Level::Info);
+    Ok(Plan {
+        config,
+        dir: args.dir.clone(),
+        foreground: args.process.foreground,
+        noexec: more.noexec,
+        log_file: args.process.log_file.as_deref().map(resolve::absolute).transpose()?,
+        state_home: resolve::state_home(&env),
+        log_level: level.into(),
+        fake: false,
+    })
+}
+
+fn mode(text: &str) -> Result<u16, String> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    match u16::from_str_radix(digits, 8) {
+        Ok(mode) if mode <= 0o777 && !digits.starts_with('+') => Ok(mode),
+        _ => Err("expected octal permissions between 000 and 777, such as 0644".into()),
+    }
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let parsed = text.parse::<bytesize::ByteSize>();
+    let negative = text.trim_start().starts_with('-');
+    match parsed {
+        Ok(size) if !negative => Ok(size.as_u64()),
+        _ => Err("expected a size such as 8MiB, 512M or 1GB".into()),
+    }
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "expected a time with its unit, such as 500ms, 5s or 2m".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_sizes_and_times() {
+        assert_eq!(mode("0644"), Ok(0o644));
+        assert_eq!(mode("27"), Ok(0o27));
+        assert_eq!(mode("0o755"), Ok(0o755));
+        for wrong in ["", "8", "1777", "-1", "+7", "rw"] {
+            assert!(mode(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(size("8MiB"), Ok(8 << 20));
+        assert_eq!(size("1GB"), Ok(1_000_000_000));
+        assert_eq!(size("512M"), Ok(512_000_000));
+        assert_eq!(size("1024"), Ok(1024));
+        for wrong in ["", "MiB", "-1MiB", "8 bananas", "NaN"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(time("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(time("1m 30s"), Ok(Duration::from_secs(90)));
+        for wrong in ["", "5", "s", "-1s"] {
+            assert!(time(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_option_written_out_wins_over_o() {
+        let args = ["pailfs", "b", "/mnt", "--region", "here", "-o", "region=there,uid=7"];
+        let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+        let first = parse_helper(&args).unwrap();
+        let more = options::expand(&first.mount.o, Unknown::Refuse).unwrap();
+        let parsed = parse_helper(&options::insert(&args, 1, &more.args)).unwrap();
+        assert_eq!(parsed.mount.s3.region.as_deref(), Some("here"));
+        assert_eq!(parsed.mount.files.uid, Some(7));
+        assert_eq!(parsed.mount.bucket, "b");
+    }
+}

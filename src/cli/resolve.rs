@@ -1,0 +1,228 @@
+//! From what was typed to what it means: option, else environment, else profile, else default.
+//!
+//! Owns: [`config`], and how BUCKET is read.
+//! Invariants: the AWS config files are read by AWS's own parser, so that a setting means here what it
+//! means to other AWS programs; no thread is started; no secret is read (credentials are the wire's).
+//! Must never know: `-o`, how settings are used.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aws_runtime::env_config::EnvConfigValue;
+use aws_runtime::env_config::file::EnvConfigFiles;
+use aws_runtime::env_config::section::EnvConfigSections;
+use aws_types::os_shim_internal::{Env, Fs};
+
+use crate::config::{Addressing, Config, LIST_PAGE_KEYS_MAX, PayloadSigning, S3Config};
+use crate::failure::Failure;
+
+use super::mount::{MountArgs, S3Args};
+
+const METADATA_TTL: Duration = Duration::from_secs(1);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+const MEMORY_BYTES: u64 = 512 << 20;
+const PART_BYTES: u64 = 8 << 20;
+const FILE_MODE: u16 = 0o644;
+const DIR_MODE: u16 = 0o755;
+
+/// Everything a mount needs to know, checked.
+pub(super) fn config(args: &MountArgs, env: &Env, files: &Fs) -> Result<Config, Failure> {
+    let (bucket, prefix) = bucket(&args.bucket)?;
+    let umask = args.files.umask.unwrap_or(0);
+    let file_mode = args.files.file_mode.unwrap_or(FILE_MODE) & !umask;
+    let dir_mode = args.files.dir_mode.unwrap_or(DIR_MODE) & !umask;
+    let (files_args, resources) = (&args.files, &args.resources);
+    let request_timeout = resources.request_timeout.unwrap_or(REQUEST_TIMEOUT);
+    let config = Config {
+        s3: s3(bucket, &args.s3, request_timeout, env, files)?,
+        prefix,
+        read_only: files_args.read_only,
+        allow_other: files_args.allow_other,
+        uid: files_args.uid.unwrap_or_else(|| nix::unistd::getuid().as_raw()),
+        gid: files_args.gid.unwrap_or_else(|| nix::unistd::getgid().as_raw()),
+        file_mode,
+        dir_mode,
+        metadata_ttl: resources.metadata_ttl.unwrap_or(METADATA_TTL),
+        memory_bytes_max: resources.memory.unwrap_or(MEMORY_BYTES),
+        part_bytes: resources.part_size.unwrap_or(PART_BYTES),
+        content_type: files_args.content_type.clone(),
+    };
+    config.check().map_err(Failure::new)?;
+    Ok(config)
+}
+
+/// `name`, `s3://name`, `s3://name/prefix` (which gets its last slash).
+fn bucket(source: &str) -> Result<(String, String), Failure> {
+    let (name, prefix) = match source.strip_prefix("s3://") {
+        Some(rest) => rest.split_once('/').unwrap_or((rest, "")),
+        None if source.contains(['/', ':']) => {
+            return Err(Failure::new(format_args!(
+                "`{}` is not a bucket: expected `name`, `s3://name` or `s3://name/prefix/`",
+                source.escape_debug()
+            )));
+        }
+        None => (source, ""),
+    };
+    let slash = if prefix.is_empty() || prefix.ends_with('/') { "" } else { "/" };
+    Ok((name.to_owned(), format!("{prefix}{slash}")))
+}
+
+fn s3(
+    bucket: String,
+    args: &S3Args,
+    request_timeout: Duration,
+    env: &Env,
+    files: &Fs,
+) -> Result<S3Config, Failure> {
+    let profile = args.profile.clone().or_else(|| var(env, "AWS_PROFILE"));
+    let sections = sections(profile.as_deref(), env, files)?;
+    let look_up = |variable: &str, key: &str| var(env, variable).or_else(|| get(&sections, key));
+    let region = args.region.clone().or_else(|| var(env, "AWS_REGION"));
+    let region = region.or_else(|| look_up("AWS_DEFAULT_REGION", "region"));
+    let ca_bundle = args.ca_bundle.clone();
+    let ca_bundle = ca_bundle.or_else(|| look_up("AWS_CA_BUNDLE", "ca_bundle").map(PathBuf::from));
+    Ok(S3Config {
+        bucket,
+        endpoint_url: endpoint_url(args, env, &sections)?,
+        region,
+        profile,
+        addressing: addressing(args, &sections)?,
+        sign_requests: !args.no_sign_request,
+        payload_signing: if args.unsigned_payload { PayloadSigning::Unsigned } else { PayloadSigning::Auto },
+        request_timeout,
+        ca_bundle: ca_bundle.as_deref().map(readable).transpose()?,
+        list_page_keys: LIST_PAGE_KEYS_MAX,
+    })
+}
+
+/// The shared config files with `profile` selected. A profile that was named must exist.
+fn sections(profile: Option<&str>, env: &Env, files: &Fs) -> Result<EnvConfigSections, Failure> {
+    let unreadable = |e: &dyn std::error::Error| Failure::new(format_args!("the AWS config files: {e}"));
+    // The loader is async in name only: it reads with std, starts no thread and needs no timer.
+    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|e| unreadable(&e))?;
+    let places = EnvConfigFiles::default();
+    let load = aws_runtime::env_config::source::load(env, files, &places);
+    let mut source = runtime.block_on(load).map_err(|e| unreadable(&e))?;
+    source.profile = profile.unwrap_or("default").to_owned().into();
+    let sections = EnvConfigSections::parse(source).map_err(|e| unreadable(&e))?;
+    if let Some(name) = profile
+        && name != "default"
+        && sections.get_profile(name).is_none()
+    {
+        return Err(no_such_profile(name, &sections));
+    }
+    Ok(sections)
+}
+
+fn no_such_profile(name: &str, sections: &EnvConfigSections) -> Failure {
+    let mut known: Vec<&str> = sections.profiles().collect();
+    known.sort_unstable();
+    let known = if known.is_empty() {
+        "they hold no profile at all".to_owned()
+    } else {
+        format!("they hold: {}", known.join(", "))
+    };
+    Failure::new(format_args!(
+        "there is no profile `{}` in the AWS config files; {known} (see --profile, AWS_PROFILE, \
+         AWS_CONFIG_FILE)",
+        name.escape_debug()
+    ))
+}
+
+/// An empty variable counts as one that is not set, as for other AWS programs.
+fn var(env: &Env, name: &str) -> Option<String> {
+    env.get(name).ok().filter(|value| !value.is_empty())
+}
+
+fn get(sections: &EnvConfigSections, key: &str) -> Option<String> {
+    let value = sections.get(key)?.trim();
+    (!value.is_empty()).then(|| value.to_owned())
+}
+
+/// <https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html>: the service's variable,
+/// the general variable, the service's entry in the profile, the profile's own.
+fn endpoint_url(args: &S3Args, env: &Env, sections: &EnvConfigSections) -> Result<Option<String>, Failure> {
+    let url = if let Some(url) = &args.endpoint_url {
+        Some(url.clone())
+    } else if ignores_configured(env, sections)? {
+        None
+    } else {
+        let variable = var(env, "AWS_ENDPOINT_URL_S3").or_else(|| var(env, "AWS_ENDPOINT_URL"));
+        variable.or_else(|| {
+            let no_variables = Env::from_slice(&[]);
+            let key = EnvConfigValue::new().profile("endpoint_url").service_id("s3");
+            let found = key.load(&no_variables, Some(sections));
+            found.map(|(url, _)| url.into_owned())
+        })
+    };
+    Ok(url.map(|url| url.trim_end_matches('/').to_owned()))
+}
+
+fn ignores_configured(env: &Env, sections: &EnvConfigSections) -> Result<bool, Failure> {
+    const VARIABLE: &str = "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS";
+    let said = var(env, VARIABLE).or_else(|| get(sections, "ignore_configured_endpoint_urls"));
+    match said.as_deref().map(str::to_ascii_lowercase).as_deref() {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(Failure::new(format_args!(
+            "{VARIABLE} (or its entry in the profile): expected true or false"
+        ))),
+    }
+}
+
+/// The profile writes it as `s3 =` followed by indented `addressing_style = path`.
+fn addressing(args: &S3Args, sections: &EnvConfigSections) -> Result<Addressing, Failure> {
+    if args.path_style {
+        return Ok(Addressing::Path);
+    }
+    if args.virtual_host_style {
+        return Ok(Addressing::VirtualHost);
+    }
+    let nested = sections.get("s3").unwrap_or_default();
+    let style = nested
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .find(|(key, _)| key.trim() == "addressing_style")
+        .map(|(_, style)| style.trim());
+    match style {
+        None | Some("auto") => Ok(Addressing::Auto),
+        Some("path") => Ok(Addressing::Path),
+        Some("virtual") => Ok(Addressing::VirtualHost),
+        Some(other) => Err(Failure::new(format_args!(
+            "addressing_style = {} in the AWS config file: expected auto, path or virtual",
+            other.escape_debug()
+        ))),
+    }
+}
+
+fn readable(ca_bundle: &Path) -> Result<PathBuf, Failure> {
+    let opened = std::fs::File::open(ca_bundle).and_then(|file| file.metadata());
+    match opened {
+        Ok(metadata) if metadata.is_file() => absolute(ca_bundle),
+        Ok(_) => Err(Failure::new(format_args!("--ca-bundle: {} is not a file", ca_bundle.display()))),
+        Err(e) => Err(Failure::new(format_args!("--ca-bundle: cannot read {}: {e}", ca_bundle.display()))),
+    }
+}
+
+/// The daemon works in `/`, so paths must not depend on where it was called.
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path)
+        .map_err(|e| Failure::new(format_args!("cannot use the path {}: {e}", path.display())))
+}
+
+/// <https://specifications.freedesktop.org/basedir-spec/latest/>; none for root, whose log is the system's.
+pub(super) fn state_home(env: &Env) -> Option<PathBuf> {
+    if nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    let set = var(env, "XDG_STATE_HOME").map(PathBuf::from);
+    // The specification: a relative path is to be ignored.
+    set.filter(|path| path.is_absolute()).or_else(|| {
+        let home = var(env, "HOME").unwrap_or_else(|| "/".into());
+        Some(Path::new(&home).join(".local/state"))
+    })
+}
+
+#[cfg(test)]
+#[path = "resolve_tests.rs"]
+mod tests;

@@ -1,0 +1,336 @@
+//! Directories: opendir, readdir, mkdir, rmdir, unlink, rename.
+//!
+//! Owns: the rule that a directory does not vanish with its last entry (its marker is written where it
+//! was missing), and the cookies of directory streams.
+//! Invariant: a name is shown as gone or moved only after S3 has answered.
+
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::time::SystemTime;
+
+use super::handles::DirHandle;
+use super::{Attr, Filesystem, new_name, old_name};
+use crate::config::COPY_BYTES_MAX;
+use crate::error::Error;
+use crate::key::{self, ROOT_INO};
+use crate::namespace::{DirStream, FileInfo, Kind, Listed, Node};
+use crate::s3::{CopySource, ObjectHeaders, Precondition};
+use crate::write::upload;
+
+/// One entry of a directory, as the kernel takes it.
+pub struct DirItem<'a> {
+    pub ino: u64,
+    /// Where reading goes on after this entry.
+    pub cookie: u64,
+    pub kind: Kind,
+    pub name: &'a str,
+    /// For readdirplus: counted as one reference of the kernel. None for `.` and `..`.
+    pub attr: Option<Attr>,
+}
+
+/// A directory handle's place: `.`, `..`, then the stream. Entries of the last answer are kept, for
+/// a kernel that takes fewer than it was given asks for the rest again.
+pub(super) struct Listing {
+    stream: DirStream,
+    kept: VecDeque<Listed>,
+    /// The cookie before the first kept entry.
+    kept_from: u64,
+    ended: bool,
+    failed: Option<Error>,
+}
+
+/// Cookies 1 and 2 are `.` and `..`.
+const COOKIE_DOTS: u64 = 2;
+
+impl Listing {
+    pub fn new(stream: DirStream) -> Listing {
+        Listing { stream, kept: VecDeque::new(), kept_from: COOKIE_DOTS, ended: false, failed: None }
+    }
+
+    /// The entry after `cookie`; none at the end.
+    async fn after(&mut self, cookie: u64) -> Result<Option<Listed>, Error> {
+        loop {
+            let index = usize::try_from(cookie.saturating_sub(self.kept_from)).unwrap_or(usize::MAX);
+            if let Some(entry) = self.kept.get(index) {
+                return Ok(Some(entry.clone()));
+            }
+            if let Some(failed) = &self.failed {
+                return Err(failed.clone());
+            }
+            if self.ended {
+                return Ok(None);
+            }
+            match self.stream.next().await {
+                Ok(Some(entry)) => self.kept.push_back(entry),
+                Ok(None) => self.ended = true,
+                // Kept, lest the next call take the failure for the directory's end.
+                Err(e) => self.failed = Some(e),
+            }
+            if self.kept.len() > index.saturating_add(1) {
+                return Err(Error::Io("a directory stream ran ahead of its reader".into()));
+            }
+        }
+    }
+
+    /// Drops what was read before `cookie`.
+    fn drop_before(&mut self, cookie: u64) {
+        while self.kept_from < cookie && self.kept.pop_front().is_some() {
+            self.kept_from += 1;
+        }
+    }
+}
+
+impl Filesystem {
+    pub fn opendir(&self, ino: u64) -> Result<u64, Error> {
+        self.namespace.dir_key(ino)?;
+        let fh = self.handles.add_dir(ino, DirStream::new(self.namespace.clone(), ino))?;
+        self.namespace.pin(ino);
+        Ok(fh)
+    }
+
+    /// Gives entries after `cookie` (0: from the start, read anew) to `take` until it answers that it is
+    /// full. With `plus` each comes with its attributes and a reference, taken back if it did not fit.
+    pub async fn readdir(
+        &self,
+        fh: u64,
+        cookie: u64,
+        plus: bool,
+        take: &mut (dyn FnMut(DirItem<'_>) -> bool + Send),
+    ) -> Result<(), Error> {
+        let handle = self.handles.dir(fh)?;
+        let mut listing = handle.listing.lock().await;
+        self.rewind(&handle, &mut listing, cookie);
+        listing.drop_before(cookie);
+        let mut at = cookie;
+        let mut taken = false;
+        loop {
+            let full = match self.item_after(&handle, &mut listing, at, plus, take).await {
+                Ok(Some(full)) => full,
+                Ok(None) => return Ok(()),
+                Err(_) if taken => return Ok(()), // the next call answers it
+                Err(e) => return Err(e),
+            };
+            if full {
+                return Ok(());
+            }
+            taken = true;
+            at += 1;
+        }
+    }
+
+    /// Reading from the start, or from before what is kept, begins a new listing.
+    fn rewind(&self, handle: &DirHandle, listing: &mut Listing, cookie: u64) {
+        let untouched =
+            listing.kept_from == COOKIE_DOTS && listing.kept.is_empty() && listing.failed.is_none();
+        let behind = cookie > COOKIE_DOTS && cookie < listing.kept_from;
+        if (cookie == 0 && !untouched) || behind {
+            *listing = Listing::new(DirStream::new(self.namespace.clone(), handle.ino));
+        }
+    }
+
+    /// Gives the entry after `cookie`; answers whether `take` was full, or none at the end.
+    async fn item_after(
+        &self,
+        handle: &DirHandle,
+        listing: &mut Listing,
+        cookie: u64,
+        plus: bool,
+        take: &mut (dyn FnMut(DirItem<'_>) -> bool + Send),
+    ) -> Result<Option<bool>, Error> {
+        let next = cookie + 1;
+        if cookie < COOKIE_DOTS {
+            let (name, ino) = match cookie {
+                0 => (".", handle.ino),
+                _ => ("..", self.namespace.parent(handle.ino)),
+            };
+            return Ok(Some(take(DirItem { ino, cookie: next, kind: Kind::Directory, name, attr: None })));
+        }
+        let Some(Listed { name, node }) = listing.after(cookie).await? else { return Ok(None) };
+        let kind = node.kind();
+        if !plus {
+            let ino = self.namespace.number_of(handle.ino, &name, kind);
+            return Ok(Some(take(DirItem { ino, cookie: next, kind, name: &name, attr: None })));
+        }
+        let entry = self.namespace.enter(handle.ino, &name, &node);
+        let attr = Some(self.attr(&entry));
+        let full = take(DirItem { ino: entry.ino, cookie: next, kind, name: &name, attr });
+        if full {
+            self.namespace.forget(entry.ino, 1);
+        }
+        Ok(Some(full))
+    }
+
+    pub fn releasedir(&self, fh: u64) {
+        if let Ok(handle) = self.handles.dir(fh) {
+            self.handles.remove_dir(fh);
+            self.namespace.unpin(handle.ino);
+        }
+    }
+
+    /// Writes the marker object `dir/`. Counts one reference of the kernel.
+    pub async fn mkdir(&self, parent: u64, name: &OsStr) -> Result<Attr, Error> {
+        self.check_writable()?;
+        let name = new_name(name)?;
+        let key = key::dir_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
+        if self.namespace.find(parent, name).await?.is_some() {
+            return Err(Error::Exists);
+        }
+        self.put_marker(&key).await?;
+        Ok(self.attr(&self.namespace.made_directory(parent, name)))
+    }
+
+    async fn put_marker(&self, key: &str) -> Result<(), Error> {
+        let headers = ObjectHeaders {
+            content_type: Some("application/x-directory".into()),
+            ..ObjectHeaders::default()
+        };
+        self.client.put_object(key, Vec::new(), &headers, &Precondition::None).await?;
+        Ok(())
+    }
+
+    /// Before the last entry `leaving` of a directory goes: the directory's marker is there.
+    async fn keep_directory(&self, dir: u64, leaving: &str) -> Result<(), Error> {
+        if dir == ROOT_INO || self.namespace.has_marker(dir) {
+            return Ok(());
+        }
+        let key = self.namespace.dir_key(dir)?;
+        let (others, marker) = self.namespace.contents_of(&key, Some(leaving)).await?;
+        if !marker && !others {
+            self.put_marker(&key).await?;
+        }
+        if marker || !others {
+            self.namespace.set_marker(dir);
+        }
+        Ok(())
+    }
+
+    /// Errors: [`Error::NotEmpty`], [`Error::NotDirectory`], [`Error::NotFound`].
+    pub async fn rmdir(&self, parent: u64, name: &OsStr) -> Result<(), Error> {
+        self.check_writable()?;
+        let name = old_name(name)?;
+        match self.namespace.find(parent, name).await? {
+            Some(Node::Directory) => {}
+            Some(Node::File(_)) => return Err(Error::NotDirectory),
+            None => return Err(Error::NotFound),
+        }
+        let key = key::dir_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
+        let ino = self.namespace.ino_of(parent, name);
+        if ino.is_some_and(|ino| !self.namespace.local_names(ino).is_empty()) {
+            return Err(Error::NotEmpty);
+        }
+        let (others, marker) = self.namespace.contents_of(&key, None).await?;
+        if others {
+            return Err(Error::NotEmpty);
+        }
+        self.keep_directory(parent, &key).await?;
+        if marker {
+            self.client.delete_object(&key).await?;
+        }
+        self.namespace.removed(parent, name);
+        Ok(())
+    }
+
+    /// Errors: [`Error::IsDirectory`], [`Error::NotFound`].
+    pub async fn unlink(&self, parent: u64, name: &OsStr) -> Result<(), Error> {
+        self.check_writable()?;
+        let name = old_name(name)?;
+        let info = self.file_at(parent, name).await?;
+        let writer = self.namespace.ino_of(parent, name).and_then(|ino| self.handles.writer(ino));
+        let just_published = match writer {
+            Some(writer) => writer.unlink().await,
+            None => false,
+        };
+        if just_published || !info.etag.is_empty() {
+            let key = key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
+            self.keep_directory(parent, &key).await?;
+            self.client.delete_object(&key).await?;
+        }
+        self.namespace.removed(parent, name);
+        Ok(())
+    }
+
+    async fn file_at(&self, parent: u64, name: &str) -> Result<FileInfo, Error> {
+        match self.namespace.find(parent, name).await? {
+            Some(Node::File(info)) => Ok(info),
+            Some(Node::Directory) => Err(Error::IsDirectory),
+            None => Err(Error::NotFound),
+        }
+    }
+
+    /// `renameat2(2)` of a file: a copy on the server's side, then the deletion of the old name.
+    ///
+    /// Errors: [`Error::CrossDevice`] for a directory (so that `mv` copies it file by file),
+    /// [`Error::Exists`] with RENAME_NOREPLACE, [`Error::Busy`] for a file that is being written.
+    pub async fn rename(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        new_parent: u64,
+        new: &OsStr,
+        flags: u32,
+    ) -> Result<(), Error> {
+        self.check_writable()?;
+        let (name, new) = (old_name(name)?, new_name(new)?);
+        if flags & !libc::RENAME_NOREPLACE != 0 {
+            return Err(Error::Invalid("RENAME_EXCHANGE and RENAME_WHITEOUT"));
+        }
+        let info = match self.file_at(parent, name).await {
+            Err(Error::IsDirectory) => return Err(Error::CrossDevice("renaming a directory")),
+            info => info?,
+        };
+        match self.namespace.find_now(new_parent, new).await? {
+            Some(Node::Directory) => return Err(Error::IsDirectory),
+            Some(_) if flags & libc::RENAME_NOREPLACE != 0 => return Err(Error::Exists),
+            _ if (parent, name) == (new_parent, new) => return Ok(()),
+            _ => {}
+        }
+        let source = key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
+        let target = key::file_key(&self.namespace.dir_key(new_parent)?, new.as_bytes())?;
+        for (dir, name) in [(parent, name), (new_parent, new)] {
+            let ino = self.namespace.ino_of(dir, name);
+            if ino.is_some_and(|ino| self.namespace.is_local(ino)) {
+                return Err(Error::Busy("renaming a file, or over a file, that is being written"));
+            }
+        }
+        let etag = self.copy(&source, &info, &target).await?;
+        self.keep_directory(parent, &source).await?;
+        self.client.delete_object(&source).await?;
+        self.renamed((parent, name), (new_parent, new), FileInfo { mtime: SystemTime::now(), etag, ..info });
+        Ok(())
+    }
+
+    fn renamed(&self, from: (u64, &str), to: (u64, &str), info: FileInfo) {
+        if let Some(ino) = self.namespace.ino_of(from.0, from.1) {
+            self.versions.made(ino, &info.etag);
+            self.namespace.renamed(ino, to.0, to.1, info);
+        } else {
+            self.namespace.removed(from.0, from.1);
+        }
+    }
+
+    /// Copies an object on the server's side, pinned by its ETag, with all it carries. Answers the
+    /// copy's ETag.
+    async fn copy(&self, source: &str, info: &FileInfo, target: &str) -> Result<String, Error> {
+        let from = CopySource {
+            bucket: self.client.bucket().into(),
+            key: source.into(),
+            if_match: Some(info.etag.clone()),
+        };
+        if info.size <= COPY_BYTES_MAX {
+            return Ok(self.client.copy_object(&from, target, None, &Precondition::None).await?.etag);
+        }
+        let head = self.client.head_object(source).await?;
+        let headers = ObjectHeaders { content_type: head.content_type, metadata: head.metadata };
+        let (client, runtime) = (&self.writes.client, &self.writes.runtime);
+        let guard = Precondition::None;
+        let copied = upload::copy_large(client, runtime, &from, info.size, target, &headers, &guard).await?;
+        Ok(copied.etag)
+    }
+
+    /// `fsync(2)` of a directory: commits under way have ended. Names change in S3 before they change here.
+    pub async fn fsyncdir(&self, ino: u64) -> Result<(), Error> {
+        self.namespace.dir_key(ino)?;
+        self.flush_all().await;
+        Ok(())
+    }
+}

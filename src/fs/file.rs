@@ -1,0 +1,297 @@
+//! Files: open, create, read, write, flush, fsync, release.
+//!
+//! Owns: the close-to-open rule; which version a handle reads.
+//! Invariants: one handle never mixes two versions of an object but for what this mount wrote itself; the
+//! kernel's page cache is kept across opens exactly while the ETag is unchanged; an error reaches close.
+
+use std::ffi::OsStr;
+use std::num::NonZeroUsize;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use lru::LruCache;
+
+use super::handles::FileHandle;
+use super::{Attr, Filesystem, new_name};
+use crate::error::{Error, S3ErrorKind};
+use crate::key;
+use crate::namespace::{Entry, FileInfo, Node};
+use crate::read::{Reader, Version};
+use crate::s3::ObjectHeaders;
+use crate::write::{Committed, Source, Start, Writer};
+
+/// Files whose last versions are remembered, at most.
+const VERSIONS_MAX: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
+
+/// What was answered to an open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    pub fh: u64,
+    /// The kernel may keep the pages it has of this file.
+    pub keep_cache: bool,
+}
+
+/// By inode: the ETag the kernel's pages are of, and the last one this mount made.
+pub(super) struct Versions {
+    /// Held for an instant only; no other lock is taken under it.
+    by_ino: Mutex<LruCache<u64, Seen>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    cached: String,
+    ours: String,
+}
+
+impl Versions {
+    pub fn new() -> Versions {
+        Versions { by_ino: Mutex::new(LruCache::new(VERSIONS_MAX)) }
+    }
+
+    /// Whether the kernel's pages of the file are of this ETag; from now on they are.
+    fn opened(&self, ino: u64, etag: &str) -> bool {
+        let mut seen = self.lock();
+        let seen = seen.get_or_insert_mut(ino, Seen::default);
+        let same = !etag.is_empty() && seen.cached == etag;
+        etag.clone_into(&mut seen.cached);
+        same
+    }
+
+    /// This mount made the version; the kernel's pages are what was written.
+    pub(super) fn made(&self, ino: u64, etag: &str) {
+        let seen = Seen { cached: etag.into(), ours: etag.into() };
+        self.lock().put(ino, seen);
+    }
+
+    fn is_ours(&self, ino: u64, etag: &str) -> bool {
+        self.lock().get(&ino).is_some_and(|seen| seen.ours == etag)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LruCache<u64, Seen>> {
+        self.by_ino.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Filesystem {
+    /// `open(2)`. Sends nothing while what is known of the file is fresh.
+    ///
+    /// Errors: [`Error::IsDirectory`], [`Error::ReadOnly`], [`Error::NotFound`].
+    pub async fn open(&self, ino: u64, flags: i32) -> Result<Opened, Error> {
+        let entry = self.namespace.attributes(ino).await?;
+        let Node::File(info) = &entry.node else { return Err(Error::IsDirectory) };
+        let writable = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        let truncate = flags & libc::O_TRUNC != 0;
+        if writable || truncate {
+            self.check_writable()?;
+        }
+        let (fh, handle) = self.handles.add_file(FileHandle::new(ino, writable))?;
+        self.namespace.pin(ino);
+        if truncate && let Err(e) = self.begin_anew(&handle).await {
+            self.release(fh).await;
+            return Err(e);
+        }
+        let keep_cache = !truncate && self.versions.opened(ino, &info.etag);
+        Ok(Opened { fh, keep_cache })
+    }
+
+    /// O_TRUNC: the file is empty, and closing it makes it so in S3.
+    async fn begin_anew(&self, handle: &FileHandle) -> Result<(), Error> {
+        let key = self.namespace.key(handle.ino)?;
+        let writer =
+            self.handles.writer_for(handle, || self.new_writer(key, Start::New { exclusive: false }));
+        writer.truncate(0).await?;
+        self.namespace.written(handle.ino, 0);
+        Ok(())
+    }
+
+    /// `open(2)` with O_CREAT of a name that is not there. S3 hears of it at close.
+    pub fn create(&self, parent: u64, name: &OsStr, flags: i32) -> Result<(Attr, Opened), Error> {
+        self.check_writable()?;
+        let name = new_name(name)?;
+        let key = key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
+        let entry = self.namespace.create(parent, name);
+        let writable = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        let added = self.handles.add_file(FileHandle::new(entry.ino, writable));
+        let (fh, handle) = added.inspect_err(|_| self.namespace.removed(parent, name))?;
+        self.namespace.pin(entry.ino);
+        let exclusive = flags & libc::O_EXCL != 0;
+        self.handles.writer_for(&handle, || self.new_writer(key, Start::New { exclusive }));
+        Ok((self.attr(&entry), Opened { fh, keep_cache: false }))
+    }
+
+    pub(super) fn new_writer(&self, key: String, start: Start) -> Writer {
+        let content_type = self.config.content_type.clone().or_else(|| content_type_of(&key));
+        let headers = ObjectHeaders { content_type, ..ObjectHeaders::default() };
+        Writer::new(self.writes.clone(), key, headers, start)
+    }
+
+    /// `read(2)`. Fewer bytes than asked for come only at the file's end.
+    pub async fn read(&self, fh: u64, offset: u64, len: usize) -> Result<Vec<Bytes>, Error> {
+        let handle = self.handles.file(fh)?;
+        let frames = match self.handles.writer(handle.ino) {
+            Some(writer) => self.read_written(&handle, &writer, offset, len).await?,
+            None => self.read_object(&handle, offset, len).await?,
+        };
+        handle.answered.store(true, Ordering::Release);
+        Ok(frames)
+    }
+
+    async fn read_object(&self, handle: &FileHandle, offset: u64, len: usize) -> Result<Vec<Bytes>, Error> {
+        // Once the handle has a reader its version is fixed, and If-Match tells when it is no longer true.
+        let fixed = handle.reader().is_some();
+        let entry = match fixed {
+            true => self.namespace.entry(handle.ino)?,
+            false => self.namespace.attributes(handle.ino).await?,
+        };
+        let reader = self.reader(handle, &entry)?;
+        self.reads.note(&reader, offset, len);
+        match self.reads.read(&reader, offset, len).await {
+            Err(e) if is_other_version(&e) => {}
+            read => return read,
+        }
+        if handle.answered.load(Ordering::Acquire) {
+            return Err(Error::Stale);
+        }
+        let entry = self.namespace.refresh(handle.ino).await?;
+        if let Some(invalidate) = self.invalidate.get() {
+            invalidate(handle.ino);
+        }
+        let reader = self.reader(handle, &entry)?;
+        let read = self.reads.read(&reader, offset, len).await;
+        read.map_err(|e| if is_other_version(&e) { Error::Stale } else { e })
+    }
+
+    /// The handle's reader, for the version that stands at the inode now.
+    fn reader(&self, handle: &FileHandle, entry: &Entry) -> Result<Arc<Reader>, Error> {
+        let Node::File(info) = &entry.node else { return Err(Error::IsDirectory) };
+        let mut reader = handle.reader();
+        if let Some(reader) = reader.as_ref().filter(|reader| reader.version.etag == info.etag) {
+            return Ok(reader.clone());
+        }
+        if reader.is_some()
+            && handle.answered.load(Ordering::Acquire)
+            && !self.versions.is_ours(handle.ino, &info.etag)
+        {
+            return Err(Error::Stale);
+        }
+        let key = self.namespace.key(handle.ino)?;
+        let new = Arc::new(Reader::new(Version::new(key, info.etag.clone(), info.size)));
+        *reader = Some(new.clone());
+        Ok(new)
+    }
+
+    /// Reads a file that is being written: what was written is seen before it is published.
+    async fn read_written(
+        &self,
+        handle: &FileHandle,
+        writer: &Writer,
+        offset: u64,
+        len: usize,
+    ) -> Result<Vec<Bytes>, Error> {
+        let end = writer.len().min(offset.saturating_add(len as u64));
+        let mut frames = Vec::new();
+        let mut at = offset;
+        while at < end {
+            let wanted = usize::try_from(end - at).unwrap_or(usize::MAX);
+            match writer.source(at, wanted).await? {
+                Source::Buffer(bytes) if bytes.is_empty() => break,
+                Source::Buffer(bytes) => {
+                    at += bytes.len() as u64;
+                    frames.push(bytes.into());
+                }
+                Source::Object(base) => {
+                    let wanted = wanted.min(usize::try_from(base.size - at).unwrap_or(usize::MAX));
+                    let key = self.namespace.key(handle.ino)?;
+                    let reader = Reader::new(Version::new(key, base.etag, base.size));
+                    let read = self.reads.read(&reader, at, wanted).await;
+                    frames.extend(read.map_err(|e| if is_other_version(&e) { Error::Stale } else { e })?);
+                    at += wanted as u64;
+                }
+            }
+        }
+        Ok(frames)
+    }
+
+    /// `write(2)` where it needs no wait; false where it does.
+    pub fn write_now(&self, fh: u64, offset: u64, data: &[u8]) -> Result<bool, Error> {
+        let handle = self.writable_handle(fh)?;
+        let Some(writer) = self.handles.join_writer(&handle) else { return Ok(false) };
+        let done = writer.try_write(offset, data)?;
+        if done {
+            self.namespace.written(handle.ino, writer.len());
+        }
+        Ok(done)
+    }
+
+    /// `write(2)`.
+    pub async fn write(&self, fh: u64, offset: u64, data: &[u8]) -> Result<(), Error> {
+        let handle = self.writable_handle(fh)?;
+        let writer = self.writer_to_go_on(&handle).await?;
+        let written = writer.write(offset, data).await;
+        self.namespace.written(handle.ino, writer.len());
+        written
+    }
+
+    fn writable_handle(&self, fh: u64) -> Result<Arc<FileHandle>, Error> {
+        let handle = self.handles.file(fh)?;
+        if handle.writable { Ok(handle) } else { Err(Error::BadHandle) }
+    }
+
+    /// The file's writer; where there is none, one that goes on from what S3 has.
+    async fn writer_to_go_on(&self, handle: &FileHandle) -> Result<Arc<Writer>, Error> {
+        let entry = self.namespace.attributes(handle.ino).await?;
+        let Node::File(info) = entry.node else { return Err(Error::IsDirectory) };
+        let key = self.namespace.key(handle.ino)?;
+        let base = Committed { etag: info.etag, size: info.size };
+        Ok(self.handles.writer_for(handle, || self.new_writer(key, Start::From(base))))
+    }
+
+    /// `close(2)` of a descriptor, or `fsync(2)`: when this has answered, S3 has the object, whole.
+    pub async fn flush(&self, fh: u64) -> Result<(), Error> {
+        let handle = self.handles.file(fh)?;
+        match self.handles.writer(handle.ino) {
+            Some(writer) => self.commit(handle.ino, &writer).await,
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn commit(&self, ino: u64, writer: &Writer) -> Result<(), Error> {
+        if let Some(Committed { etag, size }) = writer.commit().await? {
+            self.versions.made(ino, &etag);
+            self.namespace.publish(ino, FileInfo { size, mtime: SystemTime::now(), etag });
+        }
+        Ok(())
+    }
+
+    /// The last descriptor of a handle is gone. What flush could not publish is given up here; flush has
+    /// told the program.
+    pub async fn release(&self, fh: u64) {
+        let Some((handle, last_writer)) = self.handles.remove_file(fh) else { return };
+        let ino = handle.ino;
+        if let Some(writer) = last_writer {
+            let committed = self.commit(ino, &writer).await;
+            if self.handles.remove_writer(ino) {
+                if let Err(e) = &committed {
+                    tracing::warn!(file = %self.describe(ino, None), "not published: {e}");
+                }
+                if committed.is_err() || self.namespace.is_local(ino) {
+                    self.namespace.give_up(ino);
+                }
+                writer.abandon().await;
+            }
+        }
+        self.namespace.unpin(ino);
+    }
+}
+
+/// The object is not the one the handle began with.
+fn is_other_version(e: &Error) -> bool {
+    matches!(e.s3_kind(), Some(S3ErrorKind::PreconditionFailed | S3ErrorKind::NoSuchKey))
+}
+
+/// By the name's extension; none: S3's own default.
+fn content_type_of(key: &str) -> Option<String> {
+    mime_guess::from_path(key).first_raw().map(str::to_owned)
+}

@@ -1,0 +1,166 @@
+//! Open handles, and the one writer of each file that is being written.
+//!
+//! Owns: [`Handles`].
+//! Invariants: handle numbers are never given twice; a writer is there as long as a handle that wrote is.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::error::Error;
+use crate::namespace::DirStream;
+use crate::read::Reader;
+use crate::write::Writer;
+
+use super::dir::Listing;
+
+/// Handles open at once, at most.
+const HANDLES_MAX: usize = 1 << 20;
+
+#[derive(Default)]
+pub(super) struct Handles {
+    next: AtomicU64,
+    /// Held for an instant only; no other lock is taken under it.
+    tables: Mutex<Tables>,
+}
+
+#[derive(Default)]
+struct Tables {
+    files: HashMap<u64, Arc<FileHandle>>,
+    dirs: HashMap<u64, Arc<DirHandle>>,
+    /// By inode: the writer and how many handles wrote.
+    writers: HashMap<u64, (Arc<Writer>, usize)>,
+}
+
+pub(super) struct FileHandle {
+    pub ino: u64,
+    pub writable: bool,
+    /// Made at the first read. Held for an instant only.
+    pub reader: Mutex<Option<Arc<Reader>>>,
+    /// Whether any byte was returned: from then on the version is fixed.
+    pub answered: AtomicBool,
+    /// Whether this handle is counted among its inode's writers.
+    wrote: AtomicBool,
+}
+
+pub(super) struct DirHandle {
+    pub ino: u64,
+    /// Held across requests: readdir calls on one handle take their turns.
+    pub listing: tokio::sync::Mutex<Listing>,
+}
+
+impl FileHandle {
+    pub fn new(ino: u64, writable: bool) -> FileHandle {
+        FileHandle {
+            ino,
+            writable,
+            reader: Mutex::default(),
+            answered: AtomicBool::new(false),
+            wrote: AtomicBool::new(false),
+        }
+    }
+
+    fn count_among(&self, (writer, handles): &mut (Arc<Writer>, usize)) -> Arc<Writer> {
+        if !self.wrote.swap(true, Ordering::AcqRel) {
+            *handles += 1;
+        }
+        writer.clone()
+    }
+
+    pub fn reader(&self) -> MutexGuard<'_, Option<Arc<Reader>>> {
+        self.reader.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Handles {
+    pub fn len(&self) -> usize {
+        let tables = self.lock();
+        tables.files.len() + tables.dirs.len()
+    }
+
+    pub fn add_file(&self, handle: FileHandle) -> Result<(u64, Arc<FileHandle>), Error> {
+        let fh = self.number()?;
+        let handle = Arc::new(handle);
+        self.lock().files.insert(fh, handle.clone());
+        Ok((fh, handle))
+    }
+
+    pub fn add_dir(&self, ino: u64, stream: DirStream) -> Result<u64, Error> {
+        let fh = self.number()?;
+        let handle = DirHandle { ino, listing: tokio::sync::Mutex::new(Listing::new(stream)) };
+        self.lock().dirs.insert(fh, Arc::new(handle));
+        Ok(fh)
+    }
+
+    fn number(&self) -> Result<u64, Error> {
+        if self.len() >= HANDLES_MAX {
+            return Err(Error::TooManyHandles);
+        }
+        Ok(self.next.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    pub fn file(&self, fh: u64) -> Result<Arc<FileHandle>, Error> {
+        self.lock().files.get(&fh).cloned().ok_or(Error::BadHandle)
+    }
+
+    pub fn dir(&self, fh: u64) -> Result<Arc<DirHandle>, Error> {
+        self.lock().dirs.get(&fh).cloned().ok_or(Error::BadHandle)
+    }
+
+    pub fn remove_dir(&self, fh: u64) {
+        self.lock().dirs.remove(&fh);
+    }
+
+    /// The file's writer, if it is being written.
+    pub fn writer(&self, ino: u64) -> Option<Arc<Writer>> {
+        self.lock().writers.get(&ino).map(|(writer, _)| writer.clone())
+    }
+
+    pub fn writers(&self) -> Vec<(u64, Arc<Writer>)> {
+        self.lock().writers.iter().map(|(ino, (writer, _))| (*ino, writer.clone())).collect()
+    }
+
+    /// The file's writer, made by `make` if there is none; the handle is counted among those that wrote.
+    pub fn writer_for(&self, handle: &FileHandle, make: impl FnOnce() -> Writer) -> Arc<Writer> {
+        let mut tables = self.lock();
+        let slot = tables.writers.entry(handle.ino).or_insert_with(|| (Arc::new(make()), 0));
+        handle.count_among(slot)
+    }
+
+    /// The file's writer, if it has one; the handle is counted among those that wrote.
+    pub fn join_writer(&self, handle: &FileHandle) -> Option<Arc<Writer>> {
+        self.lock().writers.get_mut(&handle.ino).map(|slot| handle.count_among(slot))
+    }
+
+    /// Forgets a handle. Answers the file's writer when this was the last handle that wrote: the writer
+    /// stays in the table until [`Handles::remove_writer`].
+    pub fn remove_file(&self, fh: u64) -> Option<(Arc<FileHandle>, Option<Arc<Writer>>)> {
+        let mut tables = self.lock();
+        let handle = tables.files.remove(&fh)?;
+        if !handle.wrote.load(Ordering::Acquire) {
+            return Some((handle, None));
+        }
+        let last = match tables.writers.get_mut(&handle.ino) {
+            Some((writer, handles)) => {
+                *handles -= 1;
+                (*handles == 0).then(|| writer.clone())
+            }
+            None => None,
+        };
+        Some((handle, last))
+    }
+
+    /// Drops the file's writer if no handle that wrote has come meanwhile.
+    pub fn remove_writer(&self, ino: u64) -> bool {
+        let mut tables = self.lock();
+        let unused = tables.writers.get(&ino).is_some_and(|(_, handles)| *handles == 0);
+        if unused {
+            tables.writers.remove(&ino);
+        }
+        unused
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}

@@ -1,0 +1,98 @@
+//! Attributes: lookup, getattr, setattr, statfs.
+//!
+//! Owns: what `stat` shows and what of it can be changed.
+//! Invariant: no success for a change that was not made: mode, owner and times follow from the mount's
+//! options and from S3, so setting them to what they are succeeds and to anything else is EPERM.
+
+use std::ffi::OsStr;
+
+use super::{Attr, Filesystem, old_name};
+use crate::error::Error;
+use crate::namespace::{Kind, Node};
+use crate::write::Start;
+
+/// What `setattr` is asked to change.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SetAttr {
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub size: Option<u64>,
+    /// Times are to be set to other than now.
+    pub times: bool,
+    /// Times are to be set to now.
+    pub touch: bool,
+}
+
+impl Filesystem {
+    /// Counts one reference of the kernel.
+    pub async fn lookup(&self, parent: u64, name: &OsStr) -> Result<Attr, Error> {
+        let entry = self.namespace.lookup(parent, old_name(name)?).await?;
+        Ok(self.attr(&entry))
+    }
+
+    /// The kernel dropped `count` references.
+    pub fn forget(&self, ino: u64, count: u64) {
+        self.namespace.forget(ino, count);
+    }
+
+    pub async fn getattr(&self, ino: u64) -> Result<Attr, Error> {
+        let entry = self.namespace.attributes(ino).await?;
+        Ok(self.attr(&entry))
+    }
+
+    /// `chmod(2)`, `chown(2)`, `truncate(2)`, `utimensat(2)`.
+    ///
+    /// Errors: [`Error::NotPermitted`] for attributes that are not kept, [`Error::ReadOnly`];
+    /// [`Error::NotSupported`] for a length other than zero and the present one.
+    pub async fn setattr(&self, ino: u64, set: SetAttr) -> Result<Attr, Error> {
+        self.check_writable()?;
+        let entry = self.namespace.attributes(ino).await?;
+        let attr = self.attr(&entry);
+        let mode_differs = set.mode.is_some_and(|mode| mode & 0o7777 != u32::from(attr.perm));
+        let owner_differs =
+            set.uid.is_some_and(|uid| uid != attr.uid) || set.gid.is_some_and(|gid| gid != attr.gid);
+        if mode_differs || owner_differs {
+            return Err(Error::NotPermitted("mode and owner are the mount's (--file-mode, --uid)"));
+        }
+        let being_written = self.namespace.is_local(ino);
+        if set.times || set.touch && !being_written {
+            return Err(Error::NotPermitted("a file's time is when S3 got it"));
+        }
+        if let Some(size) = set.size {
+            self.truncate(ino, &entry.node, size).await?;
+        }
+        self.getattr(ino).await
+    }
+
+    async fn truncate(&self, ino: u64, node: &Node, size: u64) -> Result<(), Error> {
+        let Node::File(info) = node else { return Err(Error::IsDirectory) };
+        if let Some(writer) = self.handles.writer(ino) {
+            writer.truncate(size).await?;
+            self.namespace.written(ino, size);
+            return Ok(());
+        }
+        if size == info.size {
+            return Ok(());
+        }
+        if size != 0 {
+            return Err(Error::NotSupported("setting a file's length to other than zero"));
+        }
+        let writer = self.new_writer(self.namespace.key(ino)?, Start::New { exclusive: false });
+        self.commit(ino, &writer).await
+    }
+
+    /// Whether the inode is a directory.
+    pub fn is_directory(&self, ino: u64) -> bool {
+        self.namespace.kind(ino).is_ok_and(|kind| kind == Kind::Directory)
+    }
+
+    /// How the log names an inode: its key.
+    pub fn describe(&self, ino: u64, name: Option<&OsStr>) -> String {
+        let mut key = self.namespace.key(ino).unwrap_or_else(|_| format!("inode {ino}"));
+        if let Some(name) = name {
+            key.push_str(&name.to_string_lossy());
+        }
+        key.escape_debug().to_string()
+    }
+}

@@ -1,0 +1,181 @@
+//! The order of a mount: check, fork, connect, probe, mount, prove, serve, leave.
+//!
+//! Owns: [`Plan`] and [`run`].
+//! Invariants: nothing is mounted before the bucket has answered; success is told only after the mount
+//! has; whatever ends the mount, commits under way are waited for before the process ends.
+//! Must never know: clap, environment variables, how FUSE or S3 requests look.
+
+mod check;
+mod explain;
+mod signals;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::mount::MsFlags;
+use tokio::runtime::Runtime;
+use tracing::level_filters::LevelFilter;
+
+use crate::config::Config;
+use crate::daemon::{self, Ready, Role};
+use crate::error::Error;
+use crate::failure::Failure;
+use crate::fs::Filesystem;
+use crate::fuse::FuseMount;
+use crate::logging::{self, Log, Target};
+use crate::mountpoint;
+use crate::s3::S3Client;
+
+use signals::Signals;
+
+/// A mount, resolved: all that was asked for, nothing left to look up.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub config: Config,
+    /// As typed; made absolute by [`run`].
+    pub dir: PathBuf,
+    pub foreground: bool,
+    /// Programs on the mount may not be executed.
+    pub noexec: bool,
+    /// None: stderr in the foreground, else a file of this user's, named after bucket and directory.
+    pub log_file: Option<PathBuf>,
+    /// `$XDG_STATE_HOME` or its default, where a user's daemon logs; none for root.
+    pub state_home: Option<PathBuf>,
+    pub log_level: LevelFilter,
+    /// Check what can be checked without a mount, and stop (`mount -f`).
+    pub fake: bool,
+}
+
+impl Plan {
+    /// `s3://bucket/prefix`.
+    pub fn source(&self) -> String {
+        format!("s3://{}/{}", self.config.s3.bucket, self.config.prefix)
+    }
+
+    fn log_target(&self) -> Target {
+        match (&self.log_file, self.foreground) {
+            (Some(path), _) => Target::File(path.clone()),
+            (None, true) => Target::Stderr,
+            (None, false) => Target::File(logging::default_path(
+                self.state_home.as_deref(),
+                &self.config.s3.bucket,
+                &self.dir,
+            )),
+        }
+    }
+}
+
+/// Mounts. In the foreground this returns when the mount has ended; else the calling process returns
+/// as soon as the mount answers, and the daemon (which returns too, much later) when it has ended.
+pub fn run(mut plan: Plan) -> Result<(), Failure> {
+    plan.dir = check::directory(&plan.dir)?;
+    check::fuse_usable(plan.config.allow_other)?;
+    if plan.noexec && !nix::unistd::geteuid().is_root() {
+        return Err(Failure::new("the option noexec is for root only"));
+    }
+    if plan.fake {
+        return Ok(());
+    }
+    let target = plan.log_target();
+    let log = Log::open(&target)?;
+    let mut ready = if plan.foreground {
+        Ready::foreground()
+    } else {
+        match daemon::fork()? {
+            Role::Parent(waiter) => return waiter.wait(&target.to_string()),
+            Role::Child(ready) => ready,
+        }
+    };
+    logging::init(&log, plan.log_level);
+    let served = serve(&plan, &mut ready, &log);
+    if let Err(failure) = &served {
+        if !plan.foreground || plan.log_file.is_some() {
+            tracing::error!("{failure}");
+        }
+        ready.fail(failure);
+    }
+    served
+}
+
+/// How long tasks may go on once the mount is gone and everything is flushed.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Threads start here, after the fork.
+fn serve(plan: &Plan, ready: &mut Ready, log: &Log) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("pailfs")
+        .build()
+        .map_err(|e| Failure::new(format_args!("cannot start threads: {e}")))?;
+    let served = serve_on(&runtime, plan, ready, log);
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    served
+}
+
+fn serve_on(runtime: &Runtime, plan: &Plan, ready: &mut Ready, log: &Log) -> Result<(), Failure> {
+    // Before the mount: a signal that kills by default would leave a dead mount behind.
+    let mut signals = {
+        let _context = runtime.enter();
+        Signals::listen()?
+    };
+    let fs = runtime.block_on(async {
+        tokio::select! {
+            prepared = prepare(plan, runtime.handle().clone()) => prepared,
+            () = signals.terminate() => Err(Failure::new("interrupted before anything was mounted")),
+        }
+    })?;
+    let mount = FuseMount::start(fs.clone(), &plan.dir, runtime.handle().clone())
+        .map_err(|e| Failure::new(format_args!("cannot mount on {}: {e}", plan.dir.display())))?;
+    if let Err(failure) = settle(plan, ready) {
+        if let Err(e) = mountpoint::detach(&plan.dir) {
+            tracing::error!("cannot unmount {} again: {e}", plan.dir.display());
+        }
+        return Err(failure);
+    }
+    tracing::info!("{} is mounted on {}", plan.source(), plan.dir.display());
+    let leaving = signals::Leaving::new(plan, fs.clone(), log.clone());
+    runtime.spawn(leaving.watch(signals));
+    let ended = mount.join();
+    // A file closed just before the unmount may still be on its way.
+    for path in runtime.block_on(fs.flush_all()) {
+        tracing::error!(path, "the mount ended while this file was open for writing");
+    }
+    ended.map_err(|e| Failure::new(format_args!("the FUSE session failed: {e}")))?;
+    tracing::info!("{} is unmounted", plan.dir.display());
+    Ok(())
+}
+
+/// Everything that can fail without a mount.
+async fn prepare(plan: &Plan, handle: tokio::runtime::Handle) -> Result<Arc<Filesystem>, Failure> {
+    let config = &plan.config;
+    let refused = |e: Error| explain::explain(&e, &config.s3);
+    let client = S3Client::connect(&config.s3).await.map_err(|e| refused(e.into()))?;
+    let fs = Filesystem::new(config.clone(), client, handle);
+    fs.probe().await.map_err(refused)?;
+    Ok(fs)
+}
+
+/// The mount is made: finish it, prove it, tell it.
+fn settle(plan: &Plan, ready: &mut Ready) -> Result<(), Failure> {
+    if plan.noexec {
+        forbid_exec(plan)?;
+    }
+    check::answers(&plan.dir)?;
+    ready
+        .announce()
+        .map_err(|_| Failure::new("the command that asked for this mount is gone; the mount was undone"))
+}
+
+/// Flags of the mount itself can be set by a bind remount; it sets all of them, so the ones that every
+/// pailfs mount has are repeated.
+fn forbid_exec(plan: &Plan) -> Result<(), Failure> {
+    let mut flags =
+        MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    if plan.config.read_only {
+        flags |= MsFlags::MS_RDONLY;
+    }
+    let none = None::<&str>;
+    nix::mount::mount(none, &plan.dir, none, flags, none)
+        .map_err(|e| Failure::new(format_args!("cannot set noexec: {e}")))
+}

@@ -1,0 +1,185 @@
+//! Reading objects: what a handle asks for, what is fetched ahead of it, and where the bytes wait.
+//!
+//! Owns: [`Reads`] (the fetches under way, for all handles) and [`Reader`] (one handle's place in one
+//! version of one object).
+//! Invariants: every GET is pinned by If-Match, so one handle never mixes two versions; what is fetched
+//! ahead takes only memory that is free, what a program waits for takes its turn for memory.
+//! Must never know: inodes, paths, FUSE.
+
+mod window;
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, Weak};
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use crate::cache::{Part, PartCache};
+use crate::error::Error;
+use crate::key::VersionId;
+use crate::s3::S3Client;
+use window::{Limits, Window};
+
+/// GETs under way at once, over all handles: S3 serves well on this many connections.
+const FETCHES_MAX: usize = 64;
+/// The longest stretch one GET fetches, in bytes.
+const PART_BYTES_MAX: u64 = 8 << 20;
+/// The furthest one handle is fetched ahead, in bytes; a fourth of the memory if that is less.
+const WINDOW_BYTES_MAX: u64 = 64 << 20;
+
+/// One version of one object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    pub id: VersionId,
+    pub key: String,
+    pub etag: String,
+    /// In bytes.
+    pub size: u64,
+}
+
+impl Version {
+    pub fn new(key: String, etag: String, size: u64) -> Version {
+        Version { id: VersionId::new(&key, &etag), key, etag, size }
+    }
+}
+
+/// The read path's share of the process.
+pub struct Reads {
+    client: S3Client,
+    cache: Arc<PartCache>,
+    runtime: Handle,
+    limits: Limits,
+    fetches: Arc<Semaphore>,
+}
+
+/// One handle's place in one version.
+pub struct Reader {
+    pub version: Version,
+    /// Held for an instant only, before the cache's lock.
+    window: Mutex<Window>,
+}
+
+impl Reader {
+    pub fn new(version: Version) -> Reader {
+        Reader { version, window: Mutex::default() }
+    }
+
+    fn cut(&self, offset: u64, len: usize) -> Range<u64> {
+        let end = offset.saturating_add(len as u64).min(self.version.size);
+        offset.min(end)..end
+    }
+}
+
+impl Reads {
+    pub fn new(client: S3Client, cache: Arc<PartCache>, runtime: Handle) -> Arc<Reads> {
+        let window_bytes_max = WINDOW_BYTES_MAX.min(cache.budget().bytes_max() / 4);
+        let limits = Limits { window_bytes_max, part_bytes_max: PART_BYTES_MAX.min(window_bytes_max / 4) };
+        Arc::new(Reads { client, cache, runtime, limits, fetches: Arc::new(Semaphore::new(FETCHES_MAX)) })
+    }
+
+    /// Takes note of a read and fetches ahead of it. Call once a read, before [`Reads::read`].
+    pub fn note(self: &Arc<Self>, reader: &Reader, offset: u64, len: usize) {
+        let range = reader.cut(offset, len);
+        if range.is_empty() {
+            return;
+        }
+        let plan = {
+            let mut window = reader.window.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            window.on_read(range.clone(), reader.version.size, self.limits)
+        };
+        for gap in self.cache.gaps(reader.version.id, range.start..plan.end) {
+            for piece in window::pieces(gap, plan.piece_bytes) {
+                let Some(permit) = self.cache.try_reserve(piece.end - piece.start) else { return };
+                self.fetch(&reader.version, piece, permit);
+            }
+        }
+    }
+
+    /// The frames of a read, as soon as they have arrived.
+    ///
+    /// Errors: what the GET failed with; `PreconditionFailed` where the object is another one by now.
+    pub async fn read(
+        self: &Arc<Self>,
+        reader: &Reader,
+        offset: u64,
+        len: usize,
+    ) -> Result<Vec<Bytes>, Error> {
+        let range = reader.cut(offset, len);
+        let mut frames = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let part = match self.cache.covering(reader.version.id, at) {
+                Some(part) => part,
+                None => match self.demand(reader, at..range.end).await {
+                    Some(part) => part,
+                    None => continue, // another reader was faster
+                },
+            };
+            let read = part.read(at..range.end, &mut frames).await;
+            drop(part);
+            self.cache.settle();
+            at = read?;
+        }
+        Ok(frames)
+    }
+
+    async fn demand(self: &Arc<Self>, reader: &Reader, range: Range<u64>) -> Option<Arc<Part>> {
+        let gap = self.cache.gaps(reader.version.id, range).into_iter().next()?;
+        let permit = self.cache.reserve(gap.end - gap.start).await;
+        self.fetch(&reader.version, gap, permit)
+    }
+
+    fn fetch(
+        self: &Arc<Self>,
+        version: &Version,
+        range: Range<u64>,
+        permit: crate::cache::Permit,
+    ) -> Option<Arc<Part>> {
+        let part = self.cache.insert(version.id, range, permit)?;
+        let fetch = Fetch { reads: self.clone(), version: version.clone(), part: Arc::downgrade(&part) };
+        self.runtime.spawn(fetch.run(part.range()));
+        Some(part)
+    }
+}
+
+/// One GET on its way into one part. Holds the part weakly: evicted, it is given up.
+struct Fetch {
+    reads: Arc<Reads>,
+    version: Version,
+    part: Weak<Part>,
+}
+
+impl Fetch {
+    async fn run(self, range: Range<u64>) {
+        if let Err(e) = self.stream(range).await
+            && let Some(part) = self.part.upgrade()
+        {
+            part.fail(e);
+        }
+        self.reads.cache.settle();
+    }
+
+    async fn stream(&self, range: Range<u64>) -> Result<(), Error> {
+        let _turn = self.reads.fetches.acquire().await.map_err(|e| Error::Io(e.to_string()))?;
+        if self.part.strong_count() == 0 {
+            return Ok(());
+        }
+        let Version { key, etag, .. } = &self.version;
+        let mut object = self.reads.client.get_object(key, Some(range.clone()), Some(etag)).await?;
+        while let Some(frame) = object.body.frame().await? {
+            match self.part.upgrade() {
+                Some(part) => part.push(frame),
+                None => return Ok(()),
+            }
+        }
+        match self.part.upgrade() {
+            Some(part) if !part.is_finished() => Err(Error::Io(format!(
+                "GetObject {}: the body ended before {}",
+                key.escape_debug(),
+                range.end
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
