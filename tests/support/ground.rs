@@ -28,17 +28,36 @@ pub enum Difference {
     CompleteIgnoresIfMatch,
     /// Any credentials will do.
     TakesAnyCredentials,
-    /// A file and a directory of one name cannot both be: `a` and `a/x`.
-    FileHidesDirectory,
+    /// CopyObject takes no notice of `x-amz-copy-source-if-match`.
+    CopyIgnoresIfMatch,
+    /// A backslash in a key is taken for a slash: `a\\b` is stored as `a/b`.
+    BackslashIsSlash,
+    /// A key with a newline is answered 404, whatever was asked.
+    NoNewlineInKeys,
+    /// ListParts shows a part that was sent twice twice.
+    ListsReplacedParts,
+    /// UploadPart and CompleteMultipartUpload to an upload that is gone are answered 500.
+    NoSuchUploadIs500,
+    /// ListMultipartUploads says `encoding-type=url` and does not encode: a `+` in a key reads as a space.
+    UploadsAreListedRaw,
+    /// A PUT into a bucket that is not there makes the bucket, where the user may make buckets.
+    PutMakesBucket,
 }
 
 /// All that is known, each with its source. A test that meets one asserts the difference itself, so
 /// that a server which mends its way is noticed.
 const DIFFERENCES: &[(Behind, Difference, &str)] = &[
-    (Behind::SeaweedFs, Difference::ListsByComponent, "a filer's directories, walked (4.48)"),
+    (Behind::SeaweedFs, Difference::ListsByComponent, "it walks a filer's directories (4.48)"),
+    (Behind::SeaweedFs, Difference::BackslashIsSlash, "its paths are normalised so (4.48, probed)"),
+    (Behind::SeaweedFs, Difference::ListsReplacedParts, "each sending is a file of its own (4.48, probed)"),
+    (Behind::SeaweedFs, Difference::UploadsAreListedRaw, "names the encoding, leaves it out (4.48, probed)"),
+    (Behind::SeaweedFs, Difference::PutMakesBucket, "for users with the action Admin (4.48, probed)"),
+    (Behind::Moto, Difference::CopyIgnoresIfMatch, "not implemented (5.2.5, probed)"),
     (Behind::Moto, Difference::PartCopyIgnoresIfMatch, "not implemented (5.2.5)"),
     (Behind::Moto, Difference::CompleteIgnoresIfMatch, "not implemented (5.2.5)"),
-    (Behind::Moto, Difference::TakesAnyCredentials, "IAM is off by default (5.2.5)"),
+    (Behind::Moto, Difference::TakesAnyCredentials, "signatures are not checked (5.2.5)"),
+    (Behind::Moto, Difference::NoNewlineInKeys, "its routes' patterns end at a newline (5.2.5, probed)"),
+    (Behind::Moto, Difference::NoSuchUploadIs500, "a KeyError of its own (5.2.5, probed)"),
 ];
 
 pub struct Ground {
