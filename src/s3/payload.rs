@@ -88,6 +88,12 @@ pub fn bare_etag(etag: &str) -> &str {
     etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"')
 }
 
+/// As S3 writes it. SeaweedFS leaves the quotes out of CopyObject's answer but not of a HEAD's, and the two
+/// must compare equal.
+pub fn quoted_etag(etag: &str) -> String {
+    if etag.ends_with('"') { etag.to_string() } else { format!("\"{etag}\"") }
+}
+
 fn hex_bytes(text: &str) -> Option<Vec<u8>> {
     if text.len() != 32 || !text.is_ascii() {
         return None;
