@@ -254,7 +254,7 @@ async fn what_is_not_there_is_said_so(ground: &Ground) {
     assert_eq!((error.kind, error.operation), (S3ErrorKind::NoSuchKey, "HeadObject"));
     // S3 has no word against deleting nothing.
     ground.client.delete_object(&key).await.unwrap();
-    let refused = ground.client.delete_objects(&[key.clone()]).await.unwrap();
+    let refused = ground.client.delete_objects(std::slice::from_ref(&key)).await.unwrap();
     assert!(refused.is_empty(), "{refused:?}");
     assert_eq!(ground.walk("no such", true, None).await, [""; 0]);
 
