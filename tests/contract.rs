@@ -335,12 +335,12 @@ async fn multipart_puts_parts_and_copies_together(ground: &Ground) {
     } else {
         assert_eq!(kind_of(stale), S3ErrorKind::PreconditionFailed);
         let listed = client.list_parts(&key, &id, None).await.unwrap().parts;
-        let sizes: Vec<(u32, u64)> = listed.iter().map(|p| (p.number, p.size)).collect();
+        let mut sizes: Vec<(u32, u64)> = listed.iter().map(|p| (p.number, p.size)).collect();
         if ground.differs(Difference::ListsReplacedParts) {
-            assert_eq!(sizes, [(1, PART as u64), (2, 8), (2, PART as u64), (3, 17)]);
-        } else {
-            assert_eq!(sizes, [(1, PART as u64), (2, PART as u64), (3, 17)]);
+            // Most often the earlier one is there as well, but not always.
+            sizes.retain(|part| *part != (2, 8));
         }
+        assert_eq!(sizes, [(1, PART as u64), (2, PART as u64), (3, 17)]);
         assert_eq!(bare(&listed.last().unwrap().etag), bare(&part3.etag));
         let after = client.list_parts(&key, &id, Some(2)).await.unwrap().parts;
         assert_eq!(after.iter().map(|p| p.number).collect::<Vec<_>>(), [3]);

@@ -34,7 +34,7 @@ pub enum Difference {
     BackslashIsSlash,
     /// A key with a newline is answered 404, whatever was asked.
     NoNewlineInKeys,
-    /// ListParts shows a part that was sent twice twice.
+    /// ListParts may show a part that was sent twice twice.
     ListsReplacedParts,
     /// UploadPart and CompleteMultipartUpload to an upload that is gone are answered 500.
     NoSuchUploadIs500,
