@@ -51,7 +51,9 @@ impl FuseMount {
         let mut options = FuseConfig::default();
         options.mount_options = vec![
             MountOption::FSName(format!("s3://{}/{}", config.s3.bucket, config.prefix)),
-            MountOption::Subtype("pailfs".into()),
+            // Not `Subtype`: where fuser calls mount(2) itself it drops that, and the kernel's table says
+            // `fuse`, by which `pailfs umount` does not know its own. The kernel takes the option itself.
+            MountOption::CUSTOM("subtype=pailfs".into()),
             MountOption::DefaultPermissions,
             MountOption::NoSuid,
             MountOption::NoDev,
