@@ -56,6 +56,8 @@ pub struct Config {
     pub prefix: String,
     pub read_only: bool,
     pub allow_other: bool,
+    /// Programs on the mount may not be run.
+    pub no_exec: bool,
     pub uid: u32,
     pub gid: u32,
     /// Permission bits of files and directories, `umask` applied.
@@ -215,6 +217,7 @@ mod tests {
             prefix: String::new(),
             read_only: false,
             allow_other: false,
+            no_exec: false,
             uid: 0,
             gid: 0,
             file_mode: 0o644,

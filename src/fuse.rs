@@ -5,10 +5,16 @@
 //! that read the request, so what memory can answer is answered on the spot; one that must wait moves to
 //! the runtime and replies from there.
 //! Must never know: S3, object keys.
+//!
+//! The one `unsafe`: fuser's session unmounts what stands at its directory once more when it is dropped,
+//! also after the mount is gone, and could hit another mount made there since. So the ended session is
+//! taken apart instead of dropped.
+#![allow(unsafe_code)]
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -58,6 +64,7 @@ impl FuseMount {
             MountOption::NoDev,
             MountOption::NoAtime,
             if config.read_only { MountOption::RO } else { MountOption::RW },
+            if config.no_exec { MountOption::NoExec } else { MountOption::Exec },
         ];
         options.acl = if config.allow_other { SessionACL::All } else { SessionACL::Owner };
         options.n_threads = Some(FUSE_THREADS);
@@ -71,7 +78,10 @@ impl FuseMount {
 
     /// Blocks until the file system is unmounted, by whomever, and its threads have ended.
     pub fn join(self) -> io::Result<()> {
-        self.session.join()
+        let session = ManuallyDrop::new(self.session);
+        // SAFETY: the field is read once, and the session that owns it is never used or dropped.
+        let threads = unsafe { std::ptr::read(&session.guard) };
+        threads.join().map_err(|_| io::Error::other("a FUSE thread panicked"))?
     }
 }
 

@@ -13,6 +13,8 @@
 //! 6 process        cli/ mount/ daemon mountpoint logging failure   what a person starts
 //! ```
 
+#![deny(unsafe_code)]
+
 pub mod aws;
 pub mod cache;
 pub mod cli;

@@ -263,13 +263,13 @@ pub(super) fn run(args: &MountArgs, more: &Expanded) -> Result<(), Failure> {
 
 fn plan(args: &MountArgs, more: &Expanded) -> Result<Plan, Failure> {
     let env = Env::real();
-    let config = resolve::config(args, &env, &Fs::real())?;
+    let mut config = resolve::config(args, &env, &Fs::real())?;
+    config.no_exec = more.noexec;
     let level = args.process.log_level.unwrap_or(Level::Info);
     Ok(Plan {
         config,
         dir: args.dir.clone(),
         foreground: args.process.foreground,
-        noexec: more.noexec,
         log_file: args.process.log_file.as_deref().map(resolve::absolute).transpose()?,
         state_home: resolve::state_home(&env),
         log_level: level.into(),

@@ -13,7 +13,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::mount::MsFlags;
 use tokio::runtime::Runtime;
 use tracing::level_filters::LevelFilter;
 
@@ -36,8 +35,6 @@ pub struct Plan {
     /// As typed; made absolute by [`run`].
     pub dir: PathBuf,
     pub foreground: bool,
-    /// Programs on the mount may not be executed.
-    pub noexec: bool,
     /// None: stderr in the foreground, else a file of this user's, named after bucket and directory.
     pub log_file: Option<PathBuf>,
     /// `$XDG_STATE_HOME` or its default, where a user's daemon logs; none for root.
@@ -71,9 +68,6 @@ impl Plan {
 pub fn run(mut plan: Plan) -> Result<(), Failure> {
     plan.dir = check::directory(&plan.dir)?;
     check::fuse_usable(plan.config.allow_other)?;
-    if plan.noexec && !nix::unistd::geteuid().is_root() {
-        return Err(Failure::new("the option noexec is for root only"));
-    }
     if plan.fake {
         return Ok(());
     }
@@ -158,24 +152,8 @@ async fn prepare(plan: &Plan, handle: tokio::runtime::Handle) -> Result<Arc<File
 
 /// The mount is made: finish it, prove it, tell it.
 fn settle(plan: &Plan, ready: &mut Ready) -> Result<(), Failure> {
-    if plan.noexec {
-        forbid_exec(plan)?;
-    }
     check::answers(&plan.dir)?;
     ready
         .announce()
         .map_err(|_| Failure::new("the command that asked for this mount is gone; the mount was undone"))
-}
-
-/// Flags of the mount itself can be set by a bind remount; it sets all of them, so the ones that every
-/// pailfs mount has are repeated.
-fn forbid_exec(plan: &Plan) -> Result<(), Failure> {
-    let mut flags =
-        MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    if plan.config.read_only {
-        flags |= MsFlags::MS_RDONLY;
-    }
-    let none = None::<&str>;
-    nix::mount::mount(none, &plan.dir, none, flags, none)
-        .map_err(|e| Failure::new(format_args!("cannot set noexec: {e}")))
 }

@@ -68,7 +68,9 @@ impl Namespace {
         let asked = Instant::now();
         let said = absent_as_none(self.client.head_object(&key).await)?;
         self.hear(parent, &name, said.map(|head| Node::File(FileInfo::from(&head))), asked);
-        self.lock().entry(ino).filter(|_| self.ino_still(ino, parent, &name)).ok_or(Error::NotFound)
+        let table = self.lock();
+        let still_there = table.child(parent, &name) == Some(ino);
+        table.entry(ino).filter(|_| still_there).ok_or(Error::NotFound)
     }
 
     async fn ask(&self, parent: u64, name: &str) -> Result<Option<Node>, Error> {
@@ -116,10 +118,6 @@ impl Namespace {
         let ino = table.intern(parent, name, node);
         table.remember(ino);
         table.entry(ino).expect("interned under this lock")
-    }
-
-    fn ino_still(&self, ino: u64, parent: u64, name: &str) -> bool {
-        self.ino_of(parent, name) == Some(ino)
     }
 
     /// The number a listed name has, or would get.

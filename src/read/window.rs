@@ -104,7 +104,7 @@ mod tests {
             assert!(plan.end - range.end <= LIMITS.window_bytes_max);
         }
         assert_eq!(ahead[0], MIB);
-        assert!(ahead.iter().any(|&a| a == LIMITS.window_bytes_max));
+        assert!(ahead.contains(&LIMITS.window_bytes_max));
     }
 
     #[test]

@@ -111,6 +111,7 @@ impl S3Client {
             .map(String::from)
             .or_else(|| header_text(&answer.headers, "etag"))
             .filter(|etag| !etag.is_empty())
+            .map(|etag| payload::quoted_etag(&etag))
             .ok_or_else(|| self.malformed(call, effort, "a write was answered without ETag"))?;
         Ok(Written {
             etag: payload::quoted_etag(&etag),

@@ -47,6 +47,10 @@ pub enum Fault {
     Stall {
         after: usize,
     },
+    /// Each frame of the body comes so much later than the one before.
+    Slow {
+        pause: Duration,
+    },
     /// The byte at this place of the body is another.
     Corrupt {
         at: usize,
@@ -97,12 +101,14 @@ impl Fault {
     }
 }
 
+type KeyPredicate = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
 /// Which calls a line means; all of them until it is narrowed.
 #[derive(Clone)]
 pub struct On {
     op: Option<&'static str>,
     method: Option<Method>,
-    key: Option<Arc<dyn Fn(&str) -> bool + Send + Sync>>,
+    key: Option<KeyPredicate>,
     skip: usize,
     times: usize,
 }
@@ -292,6 +298,17 @@ impl Faults {
             Fault::Stall { after } => {
                 let response = self.inner.send(request).await?;
                 Ok(cut(response, after, Some(stream::pending().boxed())))
+            }
+            Fault::Slow { pause } => {
+                let mut response = self.inner.send(request).await?;
+                response.body = response
+                    .body
+                    .then(move |frame| async move {
+                        tokio::time::sleep(pause).await;
+                        frame
+                    })
+                    .boxed();
+                Ok(response)
             }
             Fault::Corrupt { at } => {
                 let mut response = self.inner.send(request).await?;

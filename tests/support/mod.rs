@@ -9,6 +9,7 @@ pub mod bytes;
 pub mod call;
 pub mod fake;
 pub mod faults;
+pub mod ground;
 pub mod xml;
 
 #[cfg(feature = "servers")]

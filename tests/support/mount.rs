@@ -242,7 +242,7 @@ fn send_kill(pid: u32) {
 }
 
 /// Whether this process is there and is the program under test.
-fn is_our_daemon(pid: u32) -> bool {
+pub fn is_our_daemon(pid: u32) -> bool {
     // A dead process that nobody has reaped yet has no `exe` any more.
     pid != 0 && std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == pailfs())
 }

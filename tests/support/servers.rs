@@ -161,7 +161,7 @@ impl Server {
         command.arg(format!("-master.port={master}"));
         command.arg(format!("-volume.port={volume}"));
         command.arg(format!("-filer.port={filer}"));
-        command.args(["-master.volumeSizeLimitMB=1024", "-volume.max=100"]);
+        command.args(["-master.volumeSizeLimitMB=1024", "-volume.max=1000"]);
         command.args(["-s3", &format!("-s3.port={s3}")]);
         command.arg(format!("-s3.config={}", config.display()));
         // It would tell its makers about our test machine.

@@ -464,6 +464,7 @@ impl Transport for FakeS3 {
             let in_flight = InFlight::enter(&self.state);
             // A network lets others run; a fake that never yields would hide races.
             tokio::task::yield_now().await;
+            request.progress.add(request.body.iter().map(|c| c.len() as u64).sum());
             let (answer, frame_bytes) = {
                 let mut state = self.state();
                 (state.serve(&request), state.options.frame_bytes)
