@@ -1,17 +1,21 @@
-//! A range of one object version, kept as the frames it arrived in.
+//! A range of one object version, in blocks.
 //!
 //! Owns: [`Part`]: filled from its start by one fetch, read by any number of readers while it grows.
-//! Frames are never assembled: page faults of fresh buffers would cost more than the copy.
+//! The frames of a body are slices of buffers larger than they are, which would hold more memory than the
+//! budget knows of; so they are copied once, into blocks of exactly what the part's permit covers.
 //! Invariant: frames lie end to end from `range.start`; once finished nothing changes.
 
 use std::ops::Range;
 use std::sync::Mutex;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
 
 use super::Permit;
 use crate::error::Error;
+
+/// The kernel's largest read, so that an answer seldom spans blocks.
+const BLOCK_BYTES: u64 = 1 << 20;
 
 pub struct Part {
     range: Range<u64>,
@@ -24,20 +28,34 @@ pub struct Part {
 struct State {
     /// Each with the offset, in the object, of its first byte.
     frames: Vec<(u64, Bytes)>,
-    filled_to: u64,
+    /// Where the frames end.
+    framed_to: u64,
+    /// What has arrived since, becoming a frame when its block is full or somebody reads it.
+    open: BytesMut,
     failure: Option<Error>,
+}
+
+impl State {
+    fn filled_to(&self) -> u64 {
+        self.framed_to + self.open.len() as u64
+    }
+
+    fn frame_open(&mut self) {
+        if !self.open.is_empty() {
+            let frame = self.open.split().freeze();
+            let at = self.framed_to;
+            self.framed_to += frame.len() as u64;
+            self.frames.push((at, frame));
+        }
+    }
 }
 
 impl Part {
     /// `permit` covers the whole range.
     pub fn new(range: Range<u64>, permit: Permit) -> Part {
-        let filled_to = range.start;
-        Part {
-            range,
-            state: Mutex::new(State { frames: Vec::new(), filled_to, failure: None }),
-            grown: Notify::new(),
-            _permit: permit,
-        }
+        let state =
+            State { frames: Vec::new(), framed_to: range.start, open: BytesMut::new(), failure: None };
+        Part { range, state: Mutex::new(state), grown: Notify::new(), _permit: permit }
     }
 
     pub fn range(&self) -> Range<u64> {
@@ -49,21 +67,32 @@ impl Part {
         self.range.end - self.range.start
     }
 
-    /// Appends a frame. What lies beyond the range is cut off.
-    pub fn push(&self, mut frame: Bytes) {
+    /// Appends bytes. What lies beyond the range is cut off.
+    pub fn push(&self, mut bytes: &[u8]) {
         let mut state = self.lock();
-        let room = self.range.end.saturating_sub(state.filled_to);
-        frame.truncate(usize::try_from(room).unwrap_or(usize::MAX));
-        if !frame.is_empty() {
-            let at = state.filled_to;
-            state.filled_to += frame.len() as u64;
-            state.frames.push((at, frame));
+        while !bytes.is_empty() {
+            if state.open.capacity() == state.open.len() {
+                state.frame_open();
+                let left = self.range.end - state.framed_to;
+                if left == 0 {
+                    break;
+                }
+                state.open = BytesMut::with_capacity(left.min(BLOCK_BYTES) as usize);
+            }
+            let left = usize::try_from(self.range.end - state.filled_to()).unwrap_or(usize::MAX);
+            let room = (state.open.capacity() - state.open.len()).min(left);
+            if room == 0 {
+                break;
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(room));
+            state.open.extend_from_slice(now);
+            bytes = later;
         }
         drop(state);
         self.grown.notify_waiters();
     }
 
-    /// No more frames will come.
+    /// No more bytes will come.
     pub fn fail(&self, failure: Error) {
         self.lock().failure.get_or_insert(failure);
         self.grown.notify_waiters();
@@ -72,7 +101,7 @@ impl Part {
     /// Whole, or failed.
     pub fn is_finished(&self) -> bool {
         let state = self.lock();
-        state.filled_to == self.range.end || state.failure.is_some()
+        state.filled_to() == self.range.end || state.failure.is_some()
     }
 
     pub fn is_failed(&self) -> bool {
@@ -82,13 +111,16 @@ impl Part {
     /// The frames of `wanted`, as far as this part covers it: `Ok(None)` where they have not all
     /// arrived yet; the failure, where they never will.
     pub fn try_read(&self, wanted: Range<u64>, into: &mut Vec<Bytes>) -> Result<Option<u64>, Error> {
-        let state = self.lock();
+        let mut state = self.lock();
         let end = wanted.end.min(self.range.end);
-        if state.filled_to < end {
+        if state.filled_to() < end {
             return match &state.failure {
                 Some(failure) => Err(failure.clone()),
                 None => Ok(None),
             };
+        }
+        if state.framed_to < end {
+            state.frame_open();
         }
         let first = state.frames.partition_point(|(at, f)| at + f.len() as u64 <= wanted.start);
         for (at, frame) in state.frames.iter().skip(first).take_while(|(at, _)| *at < end) {
@@ -122,7 +154,7 @@ mod tests {
     use super::*;
 
     fn part(range: Range<u64>) -> Part {
-        let permit = Budget::new(1 << 20).try_take(range.end - range.start).unwrap();
+        let permit = Budget::new(4 << 20).try_take(range.end - range.start).unwrap();
         Part::new(range, permit)
     }
 
@@ -133,10 +165,10 @@ mod tests {
     #[test]
     fn reads_span_frames_and_stop_at_the_parts_end() {
         let part = part(100..110);
-        part.push(Bytes::from_static(b"0123"));
+        part.push(b"0123");
         let mut got = Vec::new();
         assert_eq!(part.try_read(101..106, &mut got).unwrap(), None, "not there yet");
-        part.push(Bytes::from_static(b"456789 and more than was asked for"));
+        part.push(b"456789 and more than was asked for");
         assert!(part.is_finished());
         assert_eq!(part.try_read(101..106, &mut got).unwrap(), Some(106));
         assert_eq!(flat(&got), b"12345");
@@ -148,11 +180,22 @@ mod tests {
     #[test]
     fn what_arrived_before_a_failure_can_be_read() {
         let part = part(0..10);
-        part.push(Bytes::from_static(b"abc"));
+        part.push(b"abc");
         part.fail(Error::Io("broken".into()));
         let mut got = Vec::new();
         assert_eq!(part.try_read(0..3, &mut got).unwrap(), Some(3));
         assert!(part.try_read(0..4, &mut got).is_err());
+    }
+
+    #[test]
+    fn blocks_are_what_the_permit_covers() {
+        let part = part(0..BLOCK_BYTES / 2 + 7);
+        let data: Vec<u8> = (0..BLOCK_BYTES / 2 + 7).map(|n| (n % 251) as u8).collect();
+        data.chunks(10_007).for_each(|piece| part.push(piece));
+        let mut got = Vec::new();
+        assert_eq!(part.try_read(0..BLOCK_BYTES, &mut got).unwrap(), Some(BLOCK_BYTES / 2 + 7));
+        assert_eq!(got.len(), 1, "one block, for nobody read meanwhile");
+        assert_eq!(flat(&got), data);
     }
 
     #[tokio::test]
@@ -166,8 +209,8 @@ mod tests {
             }
         });
         tokio::task::yield_now().await;
-        part.push(Bytes::from_static(b"ab"));
-        part.push(Bytes::from_static(b"cd"));
+        part.push(b"ab");
+        part.push(b"cd");
         assert_eq!(reader.await.unwrap().unwrap(), b"abcd");
     }
 }

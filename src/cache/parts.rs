@@ -203,7 +203,6 @@ impl Drop for Waiting<'_> {
 mod tests {
     use super::*;
     use crate::error::Error;
-    use bytes::Bytes;
 
     const KIB: u64 = 1024;
 
@@ -214,7 +213,7 @@ mod tests {
     fn filled(cache: &PartCache, version: VersionId, range: Range<u64>) {
         let permit = cache.try_reserve(range.end - range.start).expect("room");
         let len = (range.end - range.start) as usize;
-        cache.insert(version, range, permit).expect("no overlap").push(Bytes::from(vec![7; len]));
+        cache.insert(version, range, permit).expect("no overlap").push(&vec![7; len]);
     }
 
     fn gaps(cache: &PartCache, version: VersionId, range: Range<u64>) -> String {

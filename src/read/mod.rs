@@ -169,7 +169,7 @@ impl Fetch {
         let mut object = self.reads.client.get_object(key, Some(range.clone()), Some(etag)).await?;
         while let Some(frame) = object.body.frame().await? {
             match self.part.upgrade() {
-                Some(part) => part.push(frame),
+                Some(part) => part.push(&frame),
                 None => return Ok(()),
             }
         }
