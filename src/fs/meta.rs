@@ -5,11 +5,16 @@
 //! options and from S3, so setting them to what they are succeeds and to anything else is EPERM.
 
 use std::ffi::OsStr;
+use std::time::Duration;
 
 use super::{Attr, Filesystem, old_name};
 use crate::error::Error;
 use crate::namespace::{Kind, Node};
 use crate::write::Start;
+
+/// What S3's `Last-Modified` tells apart is a second; setting a time to now is done if it is now already, as
+/// for a file that is being written, or that `touch` has just made.
+const TIME_GRAIN: Duration = Duration::from_secs(2);
 
 /// What `setattr` is asked to change.
 #[derive(Debug, Clone, Copy, Default)]
@@ -55,8 +60,8 @@ impl Filesystem {
         if mode_differs || owner_differs {
             return Err(Error::NotPermitted("mode and owner are the mount's (--file-mode, --uid)"));
         }
-        let being_written = self.namespace.is_local(ino);
-        if set.times || set.touch && !being_written {
+        let is_now = self.namespace.is_local(ino) || attr.mtime.elapsed().is_ok_and(|age| age < TIME_GRAIN);
+        if set.times || set.touch && !is_now {
             return Err(Error::NotPermitted("a file's time is when S3 got it"));
         }
         if let Some(size) = set.size {
