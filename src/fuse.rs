@@ -440,7 +440,7 @@ impl fuser::Filesystem for Door {
     fn fsync(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let fs = self.fs();
         self.run(async move {
-            let done = fs.flush(fh.0).await;
+            let done = fs.fsync(fh.0).await;
             reply_empty(reply, done.map_err(|e| refuse(&fs, "fsync", ino, None, &e)));
         });
     }

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::handles::DirHandle;
@@ -15,7 +16,7 @@ use crate::error::Error;
 use crate::key::{self, ROOT_INO};
 use crate::namespace::{DirStream, FileInfo, Kind, Listed, Node};
 use crate::s3::{CopySource, ObjectHeaders, Precondition};
-use crate::write::upload;
+use crate::write::{Writer, upload};
 
 /// One entry of a directory, as the kernel takes it.
 pub struct DirItem<'a> {
@@ -235,8 +236,7 @@ impl Filesystem {
         self.check_writable()?;
         let name = old_name(name)?;
         let info = self.file_at(parent, name).await?;
-        let writer = self.namespace.ino_of(parent, name).and_then(|ino| self.handles.writer(ino));
-        let just_published = match writer {
+        let just_published = match self.writer_at(parent, name) {
             Some(writer) => writer.unlink().await,
             None => false,
         };
@@ -295,8 +295,19 @@ impl Filesystem {
         let etag = self.copy(&source, &info, &target).await?;
         self.keep_directory(parent, &source).await?;
         self.client.delete_object(&source).await?;
+        // A handle that has written may be open still, all of it flushed.
+        if let Some(replaced) = self.writer_at(new_parent, new) {
+            replaced.unlink().await;
+        }
+        if let Some(writer) = self.writer_at(parent, name) {
+            writer.renamed(target, &etag).await;
+        }
         self.renamed((parent, name), (new_parent, new), FileInfo { mtime: SystemTime::now(), etag, ..info });
         Ok(())
+    }
+
+    fn writer_at(&self, parent: u64, name: &str) -> Option<Arc<Writer>> {
+        self.namespace.ino_of(parent, name).and_then(|ino| self.handles.writer(ino))
     }
 
     fn renamed(&self, from: (u64, &str), to: (u64, &str), info: FileInfo) {

@@ -102,7 +102,10 @@ impl Filesystem {
         let writer =
             self.handles.writer_for(handle, || self.new_writer(key, Start::New { exclusive: false }));
         writer.truncate(0).await?;
-        self.namespace.written(handle.ino, 0);
+        // What was empty in S3 already is not ours to publish.
+        if writer.is_dirty().await {
+            self.namespace.written(handle.ino, 0);
+        }
         Ok(())
     }
 
@@ -229,8 +232,12 @@ impl Filesystem {
     pub async fn write(&self, fh: u64, offset: u64, data: &[u8]) -> Result<(), Error> {
         let handle = self.writable_handle(fh)?;
         let writer = self.writer_to_go_on(&handle).await?;
+        let len = writer.len();
         let written = writer.write(offset, data).await;
-        self.namespace.written(handle.ino, writer.len());
+        // A write that was refused leaves the file S3's.
+        if written.is_ok() || writer.len() != len {
+            self.namespace.written(handle.ino, writer.len());
+        }
         written
     }
 
@@ -248,8 +255,14 @@ impl Filesystem {
         Ok(self.handles.writer_for(handle, || self.new_writer(key, Start::From(base))))
     }
 
-    /// `close(2)` of a descriptor, or `fsync(2)`: when this has answered, S3 has the object, whole.
+    /// `close(2)` of a descriptor: when this has answered, S3 has what was written through its handle,
+    /// whole. One that only read publishes nothing: another may be in the middle of its writing.
     pub async fn flush(&self, fh: u64) -> Result<(), Error> {
+        if self.handles.file(fh)?.has_written() { self.fsync(fh).await } else { Ok(()) }
+    }
+
+    /// `fsync(2)`: when this has answered, S3 has what any handle wrote.
+    pub async fn fsync(&self, fh: u64) -> Result<(), Error> {
         let handle = self.handles.file(fh)?;
         match self.handles.writer(handle.ino) {
             Some(writer) => self.commit(handle.ino, &writer).await,

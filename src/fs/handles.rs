@@ -67,6 +67,10 @@ impl FileHandle {
         writer.clone()
     }
 
+    pub fn has_written(&self) -> bool {
+        self.wrote.load(Ordering::Acquire)
+    }
+
     pub fn reader(&self) -> MutexGuard<'_, Option<Arc<Reader>>> {
         self.reader.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -137,7 +141,7 @@ impl Handles {
     pub fn remove_file(&self, fh: u64) -> Option<(Arc<FileHandle>, Option<Arc<Writer>>)> {
         let mut tables = self.lock();
         let handle = tables.files.remove(&fh)?;
-        if !handle.wrote.load(Ordering::Acquire) {
+        if !handle.has_written() {
             return Some((handle, None));
         }
         let last = match tables.writers.get_mut(&handle.ino) {

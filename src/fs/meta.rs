@@ -73,6 +73,9 @@ impl Filesystem {
     async fn truncate(&self, ino: u64, node: &Node, size: u64) -> Result<(), Error> {
         let Node::File(info) = node else { return Err(Error::IsDirectory) };
         if let Some(writer) = self.handles.writer(ino) {
+            if size == writer.len() {
+                return Ok(());
+            }
             writer.truncate(size).await?;
             self.namespace.written(ino, size);
             return Ok(());

@@ -258,6 +258,21 @@ impl Writer {
         state.base.is_some()
     }
 
+    /// The object has moved to `key`, where its ETag is another: what is written from now on goes there.
+    pub async fn renamed(&self, key: String, etag: &str) {
+        let mut state = self.state.lock().await;
+        state.key = key;
+        if let Some(base) = &mut state.base {
+            base.etag = etag.into();
+            state.guard = Precondition::Etag(etag.into());
+        }
+        // Parts that were sent meanwhile are the old key's and cannot follow.
+        if let Some(upload) = state.upload.take() {
+            state.failed = Some(Error::Stale);
+            upload.abort().await;
+        }
+    }
+
     /// Gives up what was not published.
     pub async fn abandon(&self) {
         let mut state = self.state.lock().await;

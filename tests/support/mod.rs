@@ -10,6 +10,7 @@ pub mod call;
 pub mod fake;
 pub mod faults;
 pub mod ground;
+pub mod house;
 pub mod xml;
 
 #[cfg(feature = "servers")]
@@ -21,3 +22,4 @@ pub mod servers;
 
 pub use fake::FakeS3;
 pub use faults::{Fault, Faults, On};
+pub use house::House;
