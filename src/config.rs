@@ -116,8 +116,8 @@ impl Config {
         if self.memory_bytes_max < MEMORY_BYTES_MIN {
             return bad("--memory", "must be 64MiB or more");
         }
-        if self.part_bytes > self.memory_bytes_max / 2 {
-            return bad("--part-size", "must be at most half of --memory");
+        if self.part_bytes > self.memory_bytes_max / 4 {
+            return bad("--part-size", "must be at most a fourth of --memory");
         }
         Ok(())
     }

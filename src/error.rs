@@ -194,3 +194,43 @@ impl Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn s3(kind: S3ErrorKind) -> i32 {
+        let error = S3Error {
+            operation: "GetObject",
+            bucket: "bucket".into(),
+            key: Some("key\n".into()),
+            kind,
+            status: Some(403),
+            code: Some("AccessDenied".into()),
+            message: "no".into(),
+            request_id: Some("R".into()),
+            host_id: None,
+            tries: 2,
+        };
+        let told = "GetObject s3://bucket/key\\n: no (HTTP 403, code AccessDenied, request id R, tries 2)";
+        assert_eq!(error.to_string(), told, "one line, with all that is known");
+        Error::from(error).errno()
+    }
+
+    #[test]
+    fn errnos_are_those_of_the_contract() {
+        assert_eq!(s3(S3ErrorKind::NoSuchKey), libc::ENOENT);
+        assert_eq!(s3(S3ErrorKind::NoSuchBucket), libc::ENOENT);
+        assert_eq!(s3(S3ErrorKind::AccessDenied), libc::EACCES);
+        assert_eq!(s3(S3ErrorKind::Archived), libc::EACCES);
+        assert_eq!(s3(S3ErrorKind::PreconditionFailed), libc::ESTALE);
+        assert_eq!(s3(S3ErrorKind::Unavailable), libc::EIO);
+        assert_eq!(s3(S3ErrorKind::TooLarge), libc::EFBIG);
+        assert_eq!(Error::TooLarge.errno(), libc::EFBIG);
+        assert_eq!(Error::Stale.errno(), libc::ESTALE);
+        assert_eq!(Error::ReadOnly.errno(), libc::EROFS);
+        assert_eq!(Error::NotPermitted("x").errno(), libc::EPERM);
+        assert_eq!(Error::InvalidName("x").errno(), libc::EINVAL);
+        assert_eq!(Error::NameTooLong.errno(), libc::ENAMETOOLONG);
+    }
+}

@@ -3,9 +3,9 @@
 //! The house has floors; a file imports only from floors below its own (`tests/tidy.rs` checks it):
 //!
 //! ```text
-//! 0 words          error key config stats        no I/O, no async
+//! 0 words          error key config              no I/O, no async
 //! 1 the wire       aws/   transport retry sign credentials endpoint
-//! 1 local memory   cache/                        budget, pooled buffers, LRU of object parts
+//! 1 local memory   cache/                        budget, LRU of object parts, a writer's chunks
 //! 2 services       s3/                           one typed method an S3 operation
 //! 3 siblings       namespace/ read/ write/       strangers to each other
 //! 4 file system    fs/                           one async method a POSIX operation

@@ -140,7 +140,11 @@ impl<'a> MakeWriter<'a> for Log {
 /// Starts logging; panics are logged too, because a daemon's stderr is /dev/null.
 pub fn init(log: &Log, level: LevelFilter) {
     let colours = matches!(*log.0, Sink::Stderr) && io::stderr().is_terminal();
-    let filter = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("pailfs", level);
+    let filter = Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target("pailfs", level)
+        // It warns of each operation that a file system leaves to the kernel.
+        .with_target("fuser", level.min(LevelFilter::ERROR));
     let format = tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(log.clone());
     let started = tracing_subscriber::registry().with(filter).with(format).try_init();
     if started.is_err() {

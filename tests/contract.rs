@@ -38,6 +38,7 @@ async fn objects_come_back_as_they_were_put(ground: &Ground) {
                 ("mode".to_string(), "33188".to_string()),
                 ("mtime".to_string(), "1700000000.000000001".to_string()),
             ],
+            ..Default::default()
         };
         // In chunks: a payload need not lie in one piece.
         let payload: Vec<Bytes> = data.chunks(30_000).map(Bytes::copy_from_slice).collect();
@@ -202,6 +203,7 @@ async fn copies_keep_or_replace_metadata(ground: &Ground) {
     let headers = ObjectHeaders {
         content_type: Some("text/a".to_string()),
         metadata: vec![("a".to_string(), "1".to_string())],
+        ..Default::default()
     };
     let payload = vec![Bytes::from("copied")];
     let put = ground.client.put_object(&from, payload, &headers, &Precondition::None).await.unwrap();
@@ -223,6 +225,7 @@ async fn copies_keep_or_replace_metadata(ground: &Ground) {
     let other = ObjectHeaders {
         content_type: Some("text/b".to_string()),
         metadata: vec![("b".to_string(), "2".to_string())],
+        ..Default::default()
     };
     let onto = source(&to, None);
     ground.client.copy_object(&onto, &to, Some(&other), &Precondition::None).await.unwrap();
@@ -309,6 +312,7 @@ async fn multipart_puts_parts_and_copies_together(ground: &Ground) {
     let headers = ObjectHeaders {
         content_type: Some("video/x".to_string()),
         metadata: vec![("mtime".to_string(), "5".to_string())],
+        ..Default::default()
     };
     let source_data = pattern(21, PART + 1000);
     let source_key = ground.key("source");

@@ -14,11 +14,19 @@ pub struct Budget {
     units: Arc<Semaphore>,
     bytes_max: u64,
     bytes_peak: Arc<AtomicU64>,
+    bytes_given_back: Arc<AtomicU64>,
 }
 
 /// The right to hold some bytes.
 pub struct Permit {
-    _units: OwnedSemaphorePermit,
+    units: OwnedSemaphorePermit,
+    bytes_given_back: Arc<AtomicU64>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.bytes_given_back.fetch_add(self.units.num_permits() as u64 * UNIT_BYTES, Ordering::Relaxed);
+    }
 }
 
 /// 4 KiB: a page; smaller buffers are counted as one.
@@ -31,6 +39,7 @@ impl Budget {
             units: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
             bytes_max,
             bytes_peak: Arc::default(),
+            bytes_given_back: Arc::default(),
         }
     }
 
@@ -46,6 +55,11 @@ impl Budget {
     /// The most that was ever held at once.
     pub fn bytes_peak(&self) -> u64 {
         self.bytes_peak.load(Ordering::Relaxed)
+    }
+
+    /// All that permits ever gave back: whether those who wait may hope.
+    pub fn bytes_given_back(&self) -> u64 {
+        self.bytes_given_back.load(Ordering::Relaxed)
     }
 
     pub fn bytes_free(&self) -> u64 {
@@ -66,7 +80,7 @@ impl Budget {
 
     fn permit(&self, units: OwnedSemaphorePermit) -> Permit {
         self.bytes_peak.fetch_max(self.bytes_held(), Ordering::Relaxed);
-        Permit { _units: units }
+        Permit { units, bytes_given_back: self.bytes_given_back.clone() }
     }
 }
 

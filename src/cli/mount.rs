@@ -133,7 +133,8 @@ pub(super) struct ResourceArgs {
     pub memory: Option<u64>,
     /// Size of the first parts of a large upload, 5MiB to 5GiB [default: 8MiB]
     ///
-    /// Later parts grow, so that any file S3 can hold fits into 10,000 parts. At most half of --memory.
+    /// Later parts grow, up to a fourth of --memory, because S3 takes 10,000 parts at most: with the
+    /// defaults files of 1 TiB fit, with --memory 4GiB S3's largest. At most a fourth of --memory.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub part_size: Option<u64>,
     /// How long S3 may make no progress before a program gets an error [default: 30s]

@@ -41,7 +41,7 @@ pub(super) fn run(args: &UmountArgs) -> Result<(), Failure> {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
         Err(e) => {
             return Err(Failure::new(format_args!(
-                "not everything on {shown} could be sent ({e}); it stays mounted, and its log says more; \
+                "{shown} does not answer whether everything is sent ({e}); it stays mounted, and its log says more; \
                  `umount {shown}` unmounts without sending"
             )));
         }

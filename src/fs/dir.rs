@@ -278,7 +278,7 @@ impl Filesystem {
             Err(Error::IsDirectory) => return Err(Error::CrossDevice("renaming a directory")),
             info => info?,
         };
-        match self.namespace.find_now(new_parent, new).await? {
+        match self.namespace.find_anew(new_parent, new).await? {
             Some(Node::Directory) => return Err(Error::IsDirectory),
             Some(_) if flags & libc::RENAME_NOREPLACE != 0 => return Err(Error::Exists),
             _ if (parent, name) == (new_parent, new) => return Ok(()),
@@ -330,8 +330,7 @@ impl Filesystem {
         if info.size <= COPY_BYTES_MAX {
             return Ok(self.client.copy_object(&from, target, None, &Precondition::None).await?.etag);
         }
-        let head = self.client.head_object(source).await?;
-        let headers = ObjectHeaders { content_type: head.content_type, metadata: head.metadata };
+        let headers = ObjectHeaders::from(self.client.head_object(source).await?);
         let (client, runtime) = (&self.writes.client, &self.writes.runtime);
         let guard = Precondition::None;
         let copied = upload::copy_large(client, runtime, &from, info.size, target, &headers, &guard).await?;

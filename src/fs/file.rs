@@ -170,7 +170,12 @@ impl Filesystem {
     fn reader(&self, handle: &FileHandle, entry: &Entry) -> Result<Arc<Reader>, Error> {
         let Node::File(info) = &entry.node else { return Err(Error::IsDirectory) };
         let mut reader = handle.reader();
-        if let Some(reader) = reader.as_ref().filter(|reader| reader.version.etag == info.etag) {
+        // The key of an unlinked file is gone; what its handles read stays where it was.
+        let key = self.namespace.key(handle.ino).ok();
+        let same = |version: &Version| {
+            version.etag == info.etag && key.as_ref().is_none_or(|key| *key == version.key)
+        };
+        if let Some(reader) = reader.as_ref().filter(|reader| same(&reader.version)) {
             return Ok(reader.clone());
         }
         if reader.is_some()
@@ -179,7 +184,7 @@ impl Filesystem {
         {
             return Err(Error::Stale);
         }
-        let key = self.namespace.key(handle.ino)?;
+        let key = key.ok_or(Error::NotFound)?;
         let new = Arc::new(Reader::new(Version::new(key, info.etag.clone(), info.size)));
         *reader = Some(new.clone());
         Ok(new)

@@ -1,4 +1,4 @@
-//! Attributes: lookup, getattr, setattr, statfs.
+//! Attributes: lookup, getattr, setattr.
 //!
 //! Owns: what `stat` shows and what of it can be changed.
 //! Invariant: no success for a change that was not made: mode, owner and times follow from the mount's

@@ -1,8 +1,7 @@
 //! The file system: one method a POSIX operation, without FUSE, so that tests drive it without a mount.
 //!
 //! Owns: [`Filesystem`] and the rules of docs/SEMANTICS.md that need more than one of namespace, read
-//! and write. Methods named `…_now` answer from memory or not at all and never wait; the others wait for
-//! S3.
+//! and write. `write_now` answers from memory or not at all; the async methods may wait for S3.
 //! Must never know: FUSE's types, the command line.
 
 mod dir;

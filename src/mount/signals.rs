@@ -154,7 +154,8 @@ impl Leaving {
         }
     }
 
-    /// Asked twice: what is flushed in time is saved, the rest is named.
+    /// Asked twice: what is being published is waited for; files that are still being written are named,
+    /// for half of a file is not published.
     async fn give_up(&self) {
         let flushed = tokio::time::timeout(self.request_timeout, self.fs.flush_all()).await;
         let lost = flushed.unwrap_or_else(|_| vec!["(the flush did not end in time)".into()]);

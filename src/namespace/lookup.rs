@@ -29,7 +29,7 @@ impl Namespace {
     }
 
     /// [`Namespace::find`], asking S3 whatever is known.
-    pub async fn find_now(&self, parent: u64, name: &str) -> Result<Option<Node>, Error> {
+    pub async fn find_anew(&self, parent: u64, name: &str) -> Result<Option<Node>, Error> {
         self.ask(parent, name).await
     }
 

@@ -149,6 +149,14 @@ impl S3Client {
         if let Some(content_type) = &headers.content_type {
             self.set_header(call, "content-type", content_type)?;
         }
+        if let Some(storage_class) = &headers.storage_class {
+            self.set_header(call, "x-amz-storage-class", storage_class)?;
+        }
+        for name in KEPT_HEADERS {
+            if let Some((_, value)) = headers.headers.iter().find(|(kept, _)| kept == name) {
+                self.set_header(call, name, value)?;
+            }
+        }
         for (name, value) in &headers.metadata {
             let (name, value) = metadata_header(name, value).map_err(|why| self.refused(call, why))?;
             call.headers.insert(name, value);

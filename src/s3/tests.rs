@@ -231,8 +231,8 @@ async fn deletions_are_accounted_for_one_by_one() {
 async fn what_cannot_be_sent_is_refused() {
     let (client, script) = scripted(HTTP, []);
     let metadata = |name: &str, value: &str| ObjectHeaders {
-        content_type: None,
         metadata: vec![(name.to_string(), value.to_string())],
+        ..ObjectHeaders::default()
     };
     for headers in [metadata("a", "ü"), metadata("a", "x\ny"), metadata("a", " x"), metadata("a b", "x")] {
         let e = client.put_object("k", vec![], &headers, &Precondition::None).await.unwrap_err();

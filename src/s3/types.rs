@@ -74,7 +74,18 @@ pub enum Precondition {
 #[derive(Debug, Clone, Default)]
 pub struct ObjectHeaders {
     pub content_type: Option<String>,
+    /// None: STANDARD.
+    pub storage_class: Option<String>,
     pub metadata: Vec<(String, String)>,
+    /// As [`ObjectHead::headers`].
+    pub headers: Vec<(String, String)>,
+}
+
+impl From<ObjectHead> for ObjectHeaders {
+    fn from(head: ObjectHead) -> ObjectHeaders {
+        let ObjectHead { content_type, storage_class, metadata, headers, .. } = head;
+        ObjectHeaders { content_type, storage_class, metadata, headers }
+    }
 }
 
 /// A part of a multipart upload that S3 has.

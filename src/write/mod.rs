@@ -11,6 +11,7 @@
 //!    +------------------+--------------------------+
 //!            commit                commit
 //!  any failure -> Failed: every later write and commit answers that error; nothing is published
+//!  (a write elsewhere than at the end is refused and changes nothing)
 //! ```
 //!
 //! Content is `base` (what S3 has, pinned by its ETag), then what was sent as parts, then the buffer.
@@ -42,7 +43,7 @@ pub struct Writes {
     pub runtime: Handle,
     cache: Arc<PartCache>,
     ladder: Ladder,
-    /// How long a write waits for memory.
+    /// How long a write waits for memory while none is given back.
     patience: Duration,
 }
 
@@ -62,8 +63,17 @@ impl Writes {
         if bytes == 0 {
             return Ok(None);
         }
-        let permit = tokio::time::timeout(self.patience, self.cache.reserve(bytes as u64)).await;
-        permit.map(Some).map_err(|_| Error::NoMemory)
+        loop {
+            let given_back = self.cache.budget().bytes_given_back();
+            let permit = tokio::time::timeout(self.patience, self.cache.reserve(bytes as u64)).await;
+            match permit {
+                Ok(permit) => return Ok(Some(permit)),
+                Err(_) if self.cache.budget().bytes_given_back() == given_back => {
+                    return Err(Error::NoMemory);
+                }
+                Err(_) => {} // others make progress: it will be our turn
+            }
+        }
     }
 }
 
@@ -100,6 +110,8 @@ struct State {
     key: String,
     headers: ObjectHeaders,
     base: Option<Committed>,
+    /// What the base carries is still to be asked, to go on with what is written.
+    inherits: bool,
     guard: Precondition,
     /// Content from `buffer_start` to the file's end.
     buffer: Chunks,
@@ -122,6 +134,7 @@ impl Writer {
             key,
             headers,
             dirty: base.is_none(),
+            inherits: base.is_some(),
             base,
             guard,
             buffer: Chunks::default(),
@@ -170,14 +183,16 @@ impl Writer {
             state.keep_failure(loaded)?;
         }
         while !data.is_empty() {
-            let room = state.room(&self.writes.ladder)?;
+            let room = state.room(&self.writes.ladder);
+            let room = state.keep_failure(room)?;
             if room == 0 {
                 let sent = state.send_part(&self.writes).await;
                 state.keep_failure(sent)?;
                 continue;
             }
             let (now, later) = data.split_at(data.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
-            let permit = self.writes.reserve(state.buffer.bytes_needed(now.len())).await?;
+            let permit = self.writes.reserve(state.buffer.bytes_needed(now.len())).await;
+            let permit = state.keep_failure(permit)?;
             self.push(&mut state, now, permit);
             data = later;
         }
@@ -203,6 +218,7 @@ impl Writer {
             upload.abort().await;
         }
         let replaced = state.base.take();
+        state.inherits = false;
         if replaced.is_some() {
             state.guard = Precondition::None; // a whole replacement: the last closer wins
         }
@@ -329,8 +345,22 @@ impl State {
         Ok(part_bytes.saturating_sub(self.buffer.len()))
     }
 
+    /// An object that is appended to keeps its metadata, type and storage class.
+    async fn inherit(&mut self, writes: &Writes) -> Result<(), Error> {
+        if let Some(base) = self.base.as_ref().filter(|_| self.inherits) {
+            let head = writes.client.head_object(&self.key).await?;
+            if head.etag != base.etag {
+                return Err(Error::Stale);
+            }
+            self.headers = ObjectHeaders::from(head);
+            self.inherits = false;
+        }
+        Ok(())
+    }
+
     async fn send_part(&mut self, writes: &Writes) -> Result<(), Error> {
         if self.upload.is_none() {
+            self.inherit(writes).await?;
             let mut upload =
                 Upload::create(&writes.client, &writes.runtime, &self.key, &self.headers).await?;
             let copied = match &self.base {
@@ -358,6 +388,9 @@ impl State {
 
     async fn publish(&mut self, writes: &Writes, size: u64) -> Result<Committed, Error> {
         let whole_in_buffer = self.upload.is_none() && self.buffer_start == 0;
+        if whole_in_buffer {
+            self.inherit(writes).await?;
+        }
         let written = if whole_in_buffer {
             let client = &writes.client;
             client
