@@ -154,13 +154,15 @@ impl Filesystem {
             Err(e) if is_other_version(&e) => {}
             read => return read,
         }
-        if handle.answered.load(Ordering::Acquire) {
-            return Err(Error::Stale);
-        }
-        let entry = self.namespace.refresh(handle.ino).await?;
+        // Also where this handle is lost: whoever opens the file next shall have the new one.
+        let refreshed = self.namespace.refresh(handle.ino).await;
         if let Some(invalidate) = self.invalidate.get() {
             invalidate(handle.ino);
         }
+        if handle.answered.load(Ordering::Acquire) {
+            return Err(Error::Stale);
+        }
+        let entry = refreshed?;
         let reader = self.reader(handle, &entry)?;
         let read = self.reads.read(&reader, offset, len).await;
         read.map_err(|e| if is_other_version(&e) { Error::Stale } else { e })

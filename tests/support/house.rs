@@ -84,8 +84,8 @@ impl House {
     /// What stands at a path, with one reference to it.
     pub async fn enter(&self, path: &str) -> Result<Attr, Error> {
         let mut above = ROOT_INO;
-        let mut names = path.split('/').filter(|name| !name.is_empty()).peekable();
-        if names.peek().is_none() {
+        let mut names = path.split('/').peekable();
+        if path.is_empty() {
             return self.fs.getattr(ROOT_INO).await;
         }
         loop {

@@ -96,6 +96,12 @@ impl Options {
         }
     }
 
+    /// Another server, or none.
+    pub fn endpoint(mut self, endpoint: &str) -> Options {
+        self.endpoint = endpoint.to_string();
+        self
+    }
+
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Options {
         self.args.push(arg.as_ref().to_os_string());
         self
@@ -134,6 +140,12 @@ impl Options {
     /// Mounts; fails the test with the program's words where it does not.
     #[track_caller]
     pub fn mount(self) -> Mount {
+        self.mount_by(Options::command)
+    }
+
+    /// By another command, made for the mount point and the log file.
+    #[track_caller]
+    pub fn mount_by(self, command: impl FnOnce(&Options, &Path, &Path) -> Command) -> Mount {
         let home = tempfile::Builder::new().prefix("pailfs-mount-").tempdir().expect("a directory");
         let dir = self.dir.clone().unwrap_or_else(|| home.path().join("mnt"));
         if self.dir.is_none() {
@@ -142,7 +154,7 @@ impl Options {
         let log = home.path().join("log");
         // Made before it is asked whether all went well, so that half a mount is cleared up too.
         let mut mount = Mount { dir: dir.clone(), log: log.clone(), pid: 0, _home: home };
-        let said = run(&mut self.command(&dir, &log));
+        let said = run(&mut command(&self, &dir, &log));
         assert!(said.status.success(), "mount: {said:?}\nits log:\n{}", mount.log_text());
         assert!(is_mounted(&dir), "exit status 0, but nothing is mounted: {said:?}");
         mount.pid = daemon_of(&dir).expect("the daemon that serves the mount");

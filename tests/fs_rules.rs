@@ -1,0 +1,246 @@
+//! Rules of docs/SEMANTICS.md that show without a mount: directories that stay, exclusive creation,
+//! versions that are never mixed, what is refused.
+
+mod support;
+
+use std::time::Duration;
+
+use pailfs::config::Config;
+use support::bytes::{assert_same_bytes, pattern};
+use support::house::errno;
+use support::{FakeS3, Fault, House, On};
+
+const MIB: usize = 1 << 20;
+
+/// What another host changes is seen at once.
+fn no_ttl(config: &mut Config) {
+    config.metadata_ttl = Duration::ZERO;
+}
+
+#[tokio::test]
+async fn a_directory_does_not_vanish_with_its_last_entry() {
+    for ttl in [0, 3600] {
+        let house = House::with(|config| config.metadata_ttl = Duration::from_secs(ttl));
+        house.fake.put("a/b/file", "x");
+        house.fake.put("m/file", "x");
+        house.unlink("a/b/file").await.unwrap();
+        assert_eq!(house.fake.keys(), ["a/b/", "m/file"]);
+        house.rmdir("a/b").await.unwrap();
+        assert_eq!(house.fake.keys(), ["a/", "m/file"]);
+        house.rename("m/file", "a/file", 0).await.unwrap();
+        assert_eq!(house.fake.keys(), ["a/", "a/file", "m/"]);
+        assert_eq!(house.names("").await, ["a", "m"]);
+        assert_eq!(house.names("m").await, [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn a_file_beside_a_directory_of_its_name_is_hidden() {
+    let house = House::with(no_ttl);
+    house.fake.put("a", "hidden");
+    house.fake.put("a/x", "shown");
+    assert_eq!(house.names("").await, ["a"]);
+    assert_eq!(house.names("a").await, ["x"]);
+    assert_eq!(errno(house.unlink("a").await), libc::EISDIR);
+    assert_eq!(house.fake.data("a"), "hidden");
+}
+
+#[tokio::test]
+async fn unlink_of_a_file_being_written_publishes_nothing() {
+    let house = House::new();
+    for (name, len) in [("small", 1000), ("large", 12 * MIB)] {
+        let data = pattern(1, len);
+        let fh = house.create(name, libc::O_RDWR).await.unwrap();
+        house.write(fh, 0, &data).await.unwrap();
+        house.unlink(name).await.unwrap();
+        assert_eq!(house.names("").await, [""; 0]);
+        house.write(fh, len as u64, b"more").await.unwrap();
+        assert_eq!(house.read(fh, len as u64, 10).await.unwrap(), b"more", "its handle goes on");
+        house.close(fh).await.unwrap();
+        assert_eq!(house.fake.keys(), [""; 0], "{name}");
+        assert_eq!(house.fake.uploads(), [], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_closes_publishes_nothing() {
+    let house = House::new();
+    let fh = house.create("log", libc::O_WRONLY).await.unwrap();
+    house.write(fh, 0, b"half a ").await.unwrap();
+    assert_eq!(house.cat("log").await.unwrap(), b"half a ", "seen on the same host");
+    assert_eq!(house.fake.keys(), [""; 0], "and nowhere else");
+    house.write(fh, 7, b"line").await.unwrap();
+    house.close(fh).await.unwrap();
+    assert_eq!(house.fake.data("log"), "half a line");
+}
+
+#[tokio::test]
+async fn fsync_publishes_through_any_handle() {
+    let house = House::new();
+    let fh = house.create("log", libc::O_WRONLY).await.unwrap();
+    house.write(fh, 0, b"one").await.unwrap();
+    let other = house.open("log", libc::O_RDONLY).await.unwrap();
+    house.fs.fsync(other).await.unwrap();
+    assert_eq!(house.fake.data("log"), "one");
+    house.close(other).await.unwrap();
+    house.close(fh).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_renamed_open_file_goes_on_under_its_new_name() {
+    for len in [10, 6 * MIB] {
+        let house = House::new();
+        let data = pattern(2, len);
+        let fh = house.create("log", libc::O_WRONLY).await.unwrap();
+        house.write(fh, 0, &data).await.unwrap();
+        assert_eq!(errno(house.rename("log", "log.1", 0).await), libc::EBUSY, "not yet flushed");
+        house.fs.flush(fh).await.unwrap();
+        house.rename("log", "log.1", 0).await.unwrap();
+        house.write(fh, len as u64, b" and more").await.unwrap();
+        house.close(fh).await.unwrap();
+        assert_eq!(house.fake.keys(), ["log.1"]);
+        assert_same_bytes(&house.fake.data("log.1"), &[&data[..], b" and more"].concat(), "log.1");
+    }
+}
+
+#[tokio::test]
+async fn a_replaced_open_file_does_not_come_back() {
+    let house = House::new();
+    house.fake.put("new", "new");
+    let fh = house.create("target", libc::O_WRONLY).await.unwrap();
+    house.write(fh, 0, b"old").await.unwrap();
+    house.fs.flush(fh).await.unwrap();
+    house.rename("new", "target", 0).await.unwrap();
+    house.write(fh, 3, b" goes on").await.unwrap();
+    house.close(fh).await.unwrap();
+    assert_eq!((house.fake.keys(), house.fake.data("target")), (vec!["target".to_string()], "new".into()));
+    assert_eq!(house.cat("target").await.unwrap(), b"new");
+}
+
+#[tokio::test]
+async fn o_excl_that_lost_the_race_is_told_at_flush() {
+    let house = House::new();
+    let fh = house.create("lock", libc::O_WRONLY | libc::O_EXCL).await.unwrap();
+    house.write(fh, 0, b"mine").await.unwrap();
+    house.fake.put("lock", "theirs");
+    assert_eq!(errno(house.fs.flush(fh).await), libc::EEXIST);
+    assert_eq!(errno(house.fs.flush(fh).await), libc::EEXIST, "what failed once, fails for good");
+    house.fs.release(fh).await;
+    assert_eq!(house.fake.data("lock"), "theirs");
+    assert_eq!(house.cat("lock").await.unwrap(), b"theirs", "the mount shows who won");
+}
+
+#[tokio::test]
+async fn without_o_excl_the_last_closer_wins() {
+    let house = House::new();
+    let fh = house.create("file", libc::O_WRONLY).await.unwrap();
+    house.write(fh, 0, b"mine").await.unwrap();
+    house.fake.put("file", "theirs");
+    house.close(fh).await.unwrap();
+    assert_eq!(house.fake.data("file"), "mine");
+}
+
+#[tokio::test]
+async fn an_append_that_another_host_overtook_is_estale() {
+    for len in [10, 6 * MIB] {
+        let house = House::new();
+        house.fake.put("log", pattern(3, len));
+        let fh = house.open("log", libc::O_WRONLY).await.unwrap();
+        house.write(fh, len as u64, b"mine").await.unwrap();
+        house.fake.put("log", "theirs");
+        assert_eq!(errno(house.fs.flush(fh).await), libc::ESTALE, "{len}");
+        house.fs.release(fh).await;
+        assert_eq!(house.fake.data("log"), "theirs", "{len}");
+        assert_eq!(house.fake.uploads(), [], "{len}");
+        assert_eq!(house.cat("log").await.unwrap(), b"theirs", "{len}");
+    }
+}
+
+#[tokio::test]
+async fn an_object_replaced_before_the_first_byte_is_read_anew() {
+    let house = House::new();
+    house.fake.put("file", "old");
+    assert_eq!(house.names("").await, ["file"]);
+    let fh = house.open("file", libc::O_RDONLY).await.unwrap();
+    house.fake.put("file", "new and longer");
+    assert_eq!(house.read(fh, 0, 100).await.unwrap(), b"new and longer");
+    house.close(fh).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_object_replaced_in_the_middle_of_a_read_is_estale() {
+    // Larger than what is fetched ahead.
+    let old = pattern(4, 48 * MIB);
+    let house = House::new();
+    house.fake.put("file", old.clone());
+    let fh = house.open("file", libc::O_RDONLY).await.unwrap();
+    assert_same_bytes(&house.read(fh, 0, 1000).await.unwrap(), &old[..1000], "the beginning");
+    house.fake.put("file", pattern(5, 48 * MIB));
+    let mut at = 1000;
+    let refused = loop {
+        assert!(at < old.len(), "it read to the end");
+        match house.read(fh, at as u64, MIB).await {
+            Ok(got) => {
+                assert_same_bytes(&got, &old[at..old.len().min(at + MIB)], "never the new version");
+                at += got.len();
+            }
+            Err(e) => break e.errno(),
+        }
+    };
+    assert_eq!(refused, libc::ESTALE);
+    house.close(fh).await.unwrap();
+    assert_same_bytes(&house.cat("file").await.unwrap(), &house.fake.data("file"), "opened anew");
+}
+
+#[tokio::test]
+async fn an_upload_that_failed_is_aborted_and_told_at_close() {
+    let house = House::new();
+    let denied = Fault::Error { status: 403, code: "AccessDenied" };
+    let line = house.faults.plan(On::op("UploadPart").nth(2), denied);
+    let fh = house.create("large", libc::O_WRONLY).await.unwrap();
+    let mut told = None;
+    for (n, piece) in pattern(6, 20 * MIB).chunks(MIB).enumerate() {
+        if let Err(e) = house.write(fh, (n * MIB) as u64, piece).await {
+            told = Some(e.errno());
+            break;
+        }
+    }
+    assert!(told.is_none_or(|errno| errno == libc::EACCES), "{told:?}");
+    assert_eq!(errno(house.fs.flush(fh).await), libc::EACCES);
+    assert!(line.fired() > 0);
+    house.fs.release(fh).await;
+    assert_eq!((house.fake.uploads(), house.fake.keys()), (Vec::new(), Vec::new()));
+    assert_eq!(house.names("").await, [""; 0]);
+    assert_eq!(house.fs.held().object_bytes, 0);
+}
+
+#[tokio::test]
+async fn writes_elsewhere_than_at_the_end_are_refused_and_harmless() {
+    let house = House::new();
+    house.fake.put("file", "0123456789");
+    let fh = house.open("file", libc::O_RDWR).await.unwrap();
+    for offset in [0, 5, 11, 1 << 40] {
+        assert_eq!(errno(house.write(fh, offset, b"x").await), libc::EOPNOTSUPP, "at {offset}");
+    }
+    assert_eq!(errno(house.truncate("file", 5).await), libc::EOPNOTSUPP);
+    assert_eq!(errno(house.truncate("file", 11).await), libc::EOPNOTSUPP);
+    house.close(fh).await.unwrap();
+    assert_eq!(house.fake.data("file"), "0123456789");
+    assert_eq!(house.fake.count("PutObject"), 0, "nothing to publish");
+}
+
+#[tokio::test]
+async fn a_read_only_mount_refuses_every_change() {
+    let fake = FakeS3::new();
+    fake.put("d/file", "x");
+    let house = House::on(fake, |config| config.read_only = true);
+    assert_eq!(errno(house.open("d/file", libc::O_WRONLY).await), libc::EROFS);
+    assert_eq!(errno(house.create("new", libc::O_WRONLY).await), libc::EROFS);
+    assert_eq!(errno(house.unlink("d/file").await), libc::EROFS);
+    assert_eq!(errno(house.mkdir("new").await), libc::EROFS);
+    assert_eq!(errno(house.rmdir("d").await), libc::EROFS);
+    assert_eq!(errno(house.rename("d/file", "e", 0).await), libc::EROFS);
+    assert_eq!(errno(house.truncate("d/file", 0).await), libc::EROFS);
+    assert_eq!(house.cat("d/file").await.unwrap(), b"x");
+    assert_eq!(house.fake.keys(), ["d/file"]);
+}
