@@ -146,7 +146,11 @@ impl Filesystem {
             };
             return Ok(Some(take(DirItem { ino, cookie: next, kind: Kind::Directory, name, attr: None })));
         }
-        let Some(Listed { name, node }) = listing.after(cookie).await? else { return Ok(None) };
+        let Some(listed) = listing.after(cookie).await? else { return Ok(None) };
+        // Kept since the last call, it may be gone or something else by now.
+        let Some(Listed { name, node }) = self.namespace.listed_now(handle.ino, listed) else {
+            return Ok(Some(false));
+        };
         let kind = node.kind();
         if !plus {
             let ino = self.namespace.number_of(handle.ino, &name, kind);

@@ -281,6 +281,9 @@ impl Filesystem {
         if let Some(Committed { etag, size }) = writer.commit().await? {
             self.versions.made(ino, &etag);
             self.namespace.publish(ino, FileInfo { size, mtime: SystemTime::now(), etag });
+            if writer.is_dirty().await {
+                self.namespace.written(ino, writer.len()); // another handle wrote on meanwhile
+            }
         }
         Ok(())
     }

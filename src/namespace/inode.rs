@@ -163,6 +163,14 @@ impl Table {
         if fresh { self.entry(ino) } else { None }
     }
 
+    /// What is known of the name, however old: a node, or that there is none. None: nothing is known.
+    pub(super) fn known(&self, parent: u64, name: &str) -> Option<Option<Node>> {
+        if let Some(ino) = self.child(parent, name) {
+            return self.entry(ino).map(|entry| Some(entry.node));
+        }
+        self.heard.peek(&(parent, name.into())).map(|heard| heard.node.clone())
+    }
+
     /// What is known of the name, if it is fresh: a node, or that there is none.
     pub(super) fn fresh_name(&mut self, parent: u64, name: &str) -> Option<Option<Node>> {
         if let Some(ino) = self.child(parent, name) {

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use super::{Entry, FileInfo, Kind, Namespace, Node};
+use super::{Entry, FileInfo, Kind, Listed, Namespace, Node};
 use crate::error::{Error, S3Error, S3ErrorKind};
 use crate::key;
 use crate::s3::ListObjectsV2;
@@ -118,6 +118,14 @@ impl Namespace {
         let ino = table.intern(parent, name, node);
         table.remember(ino);
         table.entry(ino).expect("interned under this lock")
+    }
+
+    /// What is known to stand at a listed name by now, which a local change may have made something else
+    /// than was listed.
+    pub fn listed_now(&self, dir: u64, listed: Listed) -> Option<Listed> {
+        let Listed { name, node } = listed;
+        let node = self.lock().known(dir, &name).unwrap_or(Some(node))?;
+        Some(Listed { name, node })
     }
 
     /// The number a listed name has, or would get.
