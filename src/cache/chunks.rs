@@ -18,7 +18,8 @@ const CHUNK_BYTES_FIRST: usize = 64 << 10;
 #[derive(Default)]
 pub struct Chunks {
     sealed: Vec<Bytes>,
-    open: Option<(BytesMut, Permit)>,
+    /// With room for more. Its permit is shared by all that was handed out of it.
+    open: Option<(BytesMut, Arc<Permit>)>,
     len: u64,
 }
 
@@ -58,8 +59,8 @@ impl Chunks {
     pub fn push(&mut self, data: &[u8], permit: Option<Permit>) {
         if let Some(permit) = permit {
             let capacity = self.bytes_needed(data.len()).max(data.len());
-            self.seal();
-            self.open = Some((BytesMut::with_capacity(capacity), permit));
+            self.hand_out();
+            self.open = Some((BytesMut::with_capacity(capacity), Arc::new(permit)));
         }
         let (chunk, _) = self.open.as_mut().expect("a permit came with data that needs one");
         assert!(chunk.capacity() - chunk.len() >= data.len(), "the permit covers the data");
@@ -69,15 +70,17 @@ impl Chunks {
 
     /// All bytes so far, shared: pushing more does not change what was handed out.
     pub fn share(&mut self) -> Vec<Bytes> {
-        self.seal();
+        self.hand_out();
         self.sealed.clone()
     }
 
-    fn seal(&mut self) {
-        if let Some((bytes, permit)) = self.open.take()
-            && !bytes.is_empty()
+    /// What the open chunk holds becomes shared; what room it has left is used on.
+    fn hand_out(&mut self) {
+        if let Some((chunk, permit)) = &mut self.open
+            && !chunk.is_empty()
         {
-            self.sealed.push(Bytes::from_owner(Owned { bytes, _permit: Arc::new(permit) }));
+            let owned = Owned { bytes: chunk.split(), _permit: permit.clone() };
+            self.sealed.push(Bytes::from_owner(owned));
         }
     }
 
@@ -121,6 +124,18 @@ mod tests {
         assert_eq!(budget.bytes_held(), 64 << 10, "the body still holds it");
         drop(body);
         assert_eq!(budget.bytes_held(), 0);
+    }
+
+    #[test]
+    fn sharing_often_holds_no_more() {
+        let budget = Budget::new(1 << 20);
+        let mut chunks = Chunks::default();
+        for _ in 0..1000 {
+            push(&mut chunks, &budget, b"x");
+            assert!(!chunks.share().is_empty());
+        }
+        assert_eq!(chunks.read(0, 2000), [b'x'; 1000]);
+        assert_eq!(budget.bytes_held(), 64 << 10);
     }
 
     #[test]

@@ -5,21 +5,36 @@
 //! a part under way whose last reader is gone is given up (its fetch holds only a weak reference).
 
 use std::collections::{BTreeMap, HashMap};
+use std::future::poll_fn;
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Poll;
+use std::time::Duration;
 
 use lru::LruCache;
 
 use super::{Budget, Part, Permit};
+use crate::error::Error;
 use crate::key::VersionId;
 
 pub struct PartCache {
     budget: Budget,
+    /// How long to wait for memory while none is given back.
+    patience: Duration,
     /// Never held across an await. Taken before a part's own lock.
     index: Mutex<Index>,
     /// Bytes that callers of `reserve` wait for; parts that finish meanwhile are evicted for them.
     bytes_awaited: AtomicU64,
+}
+
+/// Parts that nobody reads.
+#[derive(Clone, Copy, PartialEq)]
+enum Idle {
+    Finished,
+    /// Also those still under way.
+    Any,
 }
 
 struct Index {
@@ -29,9 +44,9 @@ struct Index {
 }
 
 impl PartCache {
-    pub fn new(budget: Budget) -> PartCache {
+    pub fn new(budget: Budget, patience: Duration) -> PartCache {
         let index = Index { parts: HashMap::new(), lru: LruCache::unbounded() };
-        PartCache { budget, index: Mutex::new(index), bytes_awaited: AtomicU64::new(0) }
+        PartCache { budget, patience, index: Mutex::new(index), bytes_awaited: AtomicU64::new(0) }
     }
 
     pub fn budget(&self) -> &Budget {
@@ -111,41 +126,57 @@ impl PartCache {
         Some(part)
     }
 
-    /// A permit if there is room, or room can be made of parts that nobody reads.
+    /// A permit if there is room, or room can be made of finished parts that nobody reads.
     pub fn try_reserve(&self, bytes: u64) -> Option<Permit> {
-        self.evict_for(bytes);
+        self.evict_for(bytes, &[Idle::Finished]);
         self.budget.try_take(bytes)
     }
 
     /// A permit as soon as there is room.
-    pub async fn reserve(&self, bytes: u64) -> Permit {
+    ///
+    /// Errors: [`Error::NoMemory`] when nobody has given any back for as long as the patience lasts.
+    pub async fn reserve(&self, bytes: u64) -> Result<Permit, Error> {
+        loop {
+            let given_back = self.budget.bytes_given_back();
+            match tokio::time::timeout(self.patience, self.take(bytes)).await {
+                Ok(permit) => return Ok(permit),
+                Err(_) if self.budget.bytes_given_back() == given_back => return Err(Error::NoMemory),
+                Err(_) => {} // others make progress: our turn will come
+            }
+        }
+    }
+
+    async fn take(&self, bytes: u64) -> Permit {
         self.bytes_awaited.fetch_add(bytes, Ordering::SeqCst);
-        let waiting = Waiting { cache: self, bytes };
-        self.evict_for(bytes);
-        let permit = self.budget.take(bytes).await;
-        drop(waiting);
-        permit
+        let _waiting = Waiting { cache: self, bytes };
+        let mut take = pin!(self.budget.take(bytes));
+        // First the place in the queue, then the eviction: what is freed from now on comes to those who
+        // wait, and to nobody who asks later.
+        if let Poll::Ready(permit) = poll_fn(|context| Poll::Ready(take.as_mut().poll(context))).await {
+            return permit;
+        }
+        self.settle();
+        take.await
     }
 
     /// Tells that a part was finished or let go: if somebody waits for room, it may be evicted now.
     pub fn settle(&self) {
         let awaited = self.bytes_awaited.load(Ordering::SeqCst);
         if awaited > 0 {
-            self.evict_for(awaited);
+            self.evict_for(awaited, &[Idle::Finished, Idle::Any]);
         }
     }
 
-    /// Drops least recently used parts that nobody reads until `bytes` are free or none is left.
-    /// Finished parts go first; of those under way only ones that no reader holds.
-    fn evict_for(&self, bytes: u64) {
+    /// Drops least recently used parts of the given kinds until `bytes` are free or none is left.
+    fn evict_for(&self, bytes: u64, kinds: &[Idle]) {
         if self.budget.bytes_free() >= bytes {
             return;
         }
         let mut index = self.lock();
-        let mut dropped = Vec::new();
-        for finished_only in [true, false] {
-            let free = self.budget.bytes_free() + dropped.iter().map(|p: &Arc<Part>| p.bytes()).sum::<u64>();
-            for (version, start) in index.idle(bytes.saturating_sub(free), finished_only) {
+        let mut dropped: Vec<Arc<Part>> = Vec::new();
+        for kind in kinds {
+            let free = self.budget.bytes_free() + dropped.iter().map(|part| part.bytes()).sum::<u64>();
+            for (version, start) in index.idle(bytes.saturating_sub(free), *kind) {
                 dropped.extend(index.remove(version, start));
             }
         }
@@ -159,12 +190,12 @@ impl PartCache {
 }
 
 impl Index {
-    /// The least recently used parts that nobody reads, as many as hold `bytes`.
-    fn idle(&self, bytes: u64, finished_only: bool) -> Vec<(VersionId, u64)> {
+    /// The least recently used parts of a kind, as many as hold `bytes`.
+    fn idle(&self, bytes: u64, kind: Idle) -> Vec<(VersionId, u64)> {
         let mut found = 0;
         let idle = self.lru.iter().rev().filter_map(|((version, start), ())| {
             let part = self.parts.get(version)?.get(start)?;
-            let idle = Arc::strong_count(part) == 1 && (!finished_only || part.is_finished());
+            let idle = Arc::strong_count(part) == 1 && (kind == Idle::Any || part.is_finished());
             idle.then(|| (*version, *start, part.bytes()))
         });
         idle.take_while(|(_, _, part_bytes)| {
@@ -202,12 +233,11 @@ impl Drop for Waiting<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
 
     const KIB: u64 = 1024;
 
     fn cache(bytes: u64) -> (PartCache, VersionId) {
-        (PartCache::new(Budget::new(bytes)), VersionId::new("key", "etag"))
+        (PartCache::new(Budget::new(bytes), Duration::from_secs(1)), VersionId::new("key", "etag"))
     }
 
     fn filled(cache: &PartCache, version: VersionId, range: Range<u64>) {
@@ -287,6 +317,14 @@ mod tests {
         assert!(!waiter.is_finished());
         drop(held);
         cache.settle();
-        waiter.await.unwrap();
+        assert!(waiter.await.unwrap().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiter_gives_up_when_nothing_is_given_back() {
+        let (cache, v) = cache(64 * KIB);
+        filled(&cache, v, 0..64 * KIB);
+        let _held = cache.covering(v, 0).unwrap();
+        assert!(matches!(cache.reserve(4096).await, Err(Error::NoMemory)));
     }
 }

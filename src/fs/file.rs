@@ -187,7 +187,7 @@ impl Filesystem {
             return Err(Error::Stale);
         }
         let key = key.ok_or(Error::NotFound)?;
-        let new = Arc::new(Reader::new(Version::new(key, info.etag.clone(), info.size)));
+        let new = Arc::new(self.reads.reader(Version::new(key, info.etag.clone(), info.size)));
         *reader = Some(new.clone());
         Ok(new)
     }
@@ -214,7 +214,7 @@ impl Filesystem {
                 Source::Object(base) => {
                     let wanted = wanted.min(usize::try_from(base.size - at).unwrap_or(usize::MAX));
                     let key = self.namespace.key(handle.ino)?;
-                    let reader = Reader::new(Version::new(key, base.etag, base.size));
+                    let reader = self.reads.reader(Version::new(key, base.etag, base.size));
                     let read = self.reads.read(&reader, at, wanted).await;
                     frames.extend(read.map_err(|e| if is_other_version(&e) { Error::Stale } else { e })?);
                     at += wanted as u64;

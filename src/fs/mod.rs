@@ -66,14 +66,8 @@ pub struct Filesystem {
 
 impl Filesystem {
     pub fn new(config: Config, client: S3Client, runtime: Handle) -> Arc<Filesystem> {
-        let cache = Arc::new(PartCache::new(Budget::new(config.memory_bytes_max)));
-        let writes = Writes::new(
-            client.clone(),
-            cache.clone(),
-            runtime.clone(),
-            config.part_bytes,
-            config.s3.request_timeout,
-        );
+        let cache = Arc::new(PartCache::new(Budget::new(config.memory_bytes_max), config.s3.request_timeout));
+        let writes = Writes::new(client.clone(), cache.clone(), runtime.clone(), config.part_bytes);
         Arc::new(Filesystem {
             namespace: Arc::new(Namespace::new(client.clone(), &config.prefix, config.metadata_ttl)),
             reads: Reads::new(client.clone(), cache.clone(), runtime),
@@ -118,6 +112,13 @@ impl Filesystem {
         }
         open.sort();
         open
+    }
+
+    /// Gives up what is being written: nothing of it is published, no upload is left over.
+    pub async fn abandon_all(&self) {
+        for (_, writer) in self.handles.writers() {
+            writer.abandon().await;
+        }
     }
 
     /// The most object bytes ever held at once, of `--memory`.

@@ -3,7 +3,7 @@
 //! Owns: [`Reads`] (the fetches under way, for all handles) and [`Reader`] (one handle's place in one
 //! version of one object).
 //! Invariants: every GET is pinned by If-Match, so one handle never mixes two versions; what is fetched
-//! ahead takes only memory that is free, what a program waits for takes its turn for memory.
+//! ahead takes memory that is free or was read, what a program waits for takes its turn for memory.
 //! Must never know: inodes, paths, FUSE.
 
 mod window;
@@ -25,8 +25,10 @@ use window::{Limits, Window};
 const FETCHES_MAX: usize = 64;
 /// The longest stretch one GET fetches, in bytes.
 const PART_BYTES_MAX: u64 = 8 << 20;
-/// The furthest one handle is fetched ahead, in bytes; a fourth of the memory if that is less.
+/// The furthest one handle is fetched ahead, in bytes; its share of half the memory if that is less.
 const WINDOW_BYTES_MAX: u64 = 64 << 20;
+/// What a handle may fetch ahead however many there are, in bytes.
+const WINDOW_BYTES_MIN: u64 = 1 << 20;
 
 /// One version of one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,8 +51,9 @@ pub struct Reads {
     client: S3Client,
     cache: Arc<PartCache>,
     runtime: Handle,
-    limits: Limits,
     fetches: Arc<Semaphore>,
+    /// Readers there are: each has its share of the memory.
+    readers: Arc<()>,
 }
 
 /// One handle's place in one version.
@@ -58,13 +61,10 @@ pub struct Reader {
     pub version: Version,
     /// Held for an instant only, before the cache's lock.
     window: Mutex<Window>,
+    _counted: Arc<()>,
 }
 
 impl Reader {
-    pub fn new(version: Version) -> Reader {
-        Reader { version, window: Mutex::default() }
-    }
-
     fn cut(&self, offset: u64, len: usize) -> Range<u64> {
         let end = offset.saturating_add(len as u64).min(self.version.size);
         offset.min(end)..end
@@ -73,9 +73,19 @@ impl Reader {
 
 impl Reads {
     pub fn new(client: S3Client, cache: Arc<PartCache>, runtime: Handle) -> Arc<Reads> {
-        let window_bytes_max = WINDOW_BYTES_MAX.min(cache.budget().bytes_max() / 4);
-        let limits = Limits { window_bytes_max, part_bytes_max: PART_BYTES_MAX.min(window_bytes_max / 4) };
-        Arc::new(Reads { client, cache, runtime, limits, fetches: Arc::new(Semaphore::new(FETCHES_MAX)) })
+        let fetches = Arc::new(Semaphore::new(FETCHES_MAX));
+        Arc::new(Reads { client, cache, runtime, fetches, readers: Arc::default() })
+    }
+
+    pub fn reader(&self, version: Version) -> Reader {
+        Reader { version, window: Mutex::default(), _counted: self.readers.clone() }
+    }
+
+    fn limits(&self) -> Limits {
+        let readers = (Arc::strong_count(&self.readers) as u64).saturating_sub(1).max(1);
+        let share = self.cache.budget().bytes_max() / 2 / readers;
+        let window_bytes_max = WINDOW_BYTES_MAX.min(share).max(WINDOW_BYTES_MIN);
+        Limits { window_bytes_max, part_bytes_max: PART_BYTES_MAX.min(window_bytes_max) }
     }
 
     /// Takes note of a read and fetches ahead of it. Call once a read, before [`Reads::read`].
@@ -86,7 +96,7 @@ impl Reads {
         }
         let plan = {
             let mut window = reader.window.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            window.on_read(range.clone(), reader.version.size, self.limits)
+            window.on_read(range.clone(), reader.version.size, self.limits())
         };
         for gap in self.cache.gaps(reader.version.id, range.start..plan.end) {
             for piece in window::pieces(gap, plan.piece_bytes) {
@@ -111,7 +121,7 @@ impl Reads {
         while at < range.end {
             let part = match self.cache.covering(reader.version.id, at) {
                 Some(part) => part,
-                None => match self.demand(reader, at..range.end).await {
+                None => match self.demand(reader, at..range.end).await? {
                     Some(part) => part,
                     None => continue, // another reader was faster
                 },
@@ -124,10 +134,16 @@ impl Reads {
         Ok(frames)
     }
 
-    async fn demand(self: &Arc<Self>, reader: &Reader, range: Range<u64>) -> Option<Arc<Part>> {
-        let gap = self.cache.gaps(reader.version.id, range).into_iter().next()?;
-        let permit = self.cache.reserve(gap.end - gap.start).await;
-        self.fetch(&reader.version, gap, permit)
+    async fn demand(
+        self: &Arc<Self>,
+        reader: &Reader,
+        range: Range<u64>,
+    ) -> Result<Option<Arc<Part>>, Error> {
+        let Some(gap) = self.cache.gaps(reader.version.id, range).into_iter().next() else {
+            return Ok(None);
+        };
+        let permit = self.cache.reserve(gap.end - gap.start).await?;
+        Ok(self.fetch(&reader.version, gap, permit))
     }
 
     fn fetch(

@@ -20,7 +20,7 @@ use crate::s3::error::header_text;
 
 /// As S3 spells them.
 const KEPT_HEADERS: [&str; 5] =
-    ["Content-Encoding", "Cache-Control", "Content-Disposition", "Content-Language", "Expires"];
+    ["content-encoding", "cache-control", "content-disposition", "content-language", "expires"];
 const METADATA_PREFIX: &str = "x-amz-meta-";
 
 impl S3Client {

@@ -25,7 +25,6 @@ pub mod upload;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
@@ -43,37 +42,19 @@ pub struct Writes {
     pub runtime: Handle,
     cache: Arc<PartCache>,
     ladder: Ladder,
-    /// How long a write waits for memory while none is given back.
-    patience: Duration,
 }
 
 impl Writes {
-    pub fn new(
-        client: S3Client,
-        cache: Arc<PartCache>,
-        runtime: Handle,
-        part_bytes: u64,
-        patience: Duration,
-    ) -> Writes {
+    pub fn new(client: S3Client, cache: Arc<PartCache>, runtime: Handle, part_bytes: u64) -> Writes {
         let ladder = Ladder::new(part_bytes, cache.budget().bytes_max());
-        Writes { client, runtime, cache, ladder, patience }
+        Writes { client, runtime, cache, ladder }
     }
 
     async fn reserve(&self, bytes: usize) -> Result<Option<Permit>, Error> {
         if bytes == 0 {
             return Ok(None);
         }
-        loop {
-            let given_back = self.cache.budget().bytes_given_back();
-            let permit = tokio::time::timeout(self.patience, self.cache.reserve(bytes as u64)).await;
-            match permit {
-                Ok(permit) => return Ok(Some(permit)),
-                Err(_) if self.cache.budget().bytes_given_back() == given_back => {
-                    return Err(Error::NoMemory);
-                }
-                Err(_) => {} // others make progress: it will be our turn
-            }
-        }
+        self.cache.reserve(bytes as u64).await.map(Some)
     }
 }
 
@@ -191,8 +172,21 @@ impl Writer {
                 continue;
             }
             let (now, later) = data.split_at(data.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
-            let permit = self.writes.reserve(state.buffer.bytes_needed(now.len())).await;
-            let permit = state.keep_failure(permit)?;
+            let needed = state.buffer.bytes_needed(now.len());
+            let permit = match self.writes.cache.try_reserve(needed as u64) {
+                _ if needed == 0 => None,
+                Some(permit) => Some(permit),
+                // Memory is short: what is large enough to be a part goes now, and its memory with it.
+                None if state.buffer.len() >= PART_BYTES_MIN && !state.unlinked => {
+                    let sent = state.send_part(&self.writes).await;
+                    state.keep_failure(sent)?;
+                    continue;
+                }
+                None => {
+                    let permit = self.writes.reserve(needed).await;
+                    state.keep_failure(permit)?
+                }
+            };
             self.push(&mut state, now, permit);
             data = later;
         }
@@ -208,7 +202,7 @@ impl Writer {
     /// Sets the length: to what it is, or to zero, which begins the file anew.
     pub async fn truncate(&self, size: u64) -> Result<(), Error> {
         let mut state = self.state.lock().await;
-        if size == self.len() {
+        if size == self.len() && state.failed.is_none() {
             return Ok(());
         }
         if size != 0 {
