@@ -16,6 +16,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -113,9 +114,12 @@ impl Door {
     fn run(&self, operation: impl Future<Output = ()> + Send + 'static) {
         let mut operation = Box::pin(operation);
         let _runtime = self.runtime.enter();
-        let poll = operation.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        if poll == Poll::Pending {
-            self.runtime.spawn(operation);
+        let mut context = Context::from_waker(Waker::noop());
+        // A panic here would end the thread, and with it the mount; as a task's it ends the operation, whose
+        // reply answers EIO when it is dropped. The panic hook has logged it.
+        match catch_unwind(AssertUnwindSafe(|| operation.as_mut().poll(&mut context))) {
+            Ok(Poll::Ready(())) | Err(_) => {}
+            Ok(Poll::Pending) => drop(self.runtime.spawn(operation)),
         }
     }
 
@@ -168,7 +172,10 @@ fn file_type(kind: Kind) -> FileType {
 const GENERATION: Generation = Generation(0);
 
 fn open_flags(opened: Opened) -> FopenFlags {
-    if opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
+    let mut flags = FopenFlags::empty();
+    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
+    flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct_io);
+    flags
 }
 
 fn reply_frames(reply: ReplyData, frames: &[Bytes]) {
@@ -261,7 +268,7 @@ impl fuser::Filesystem for Door {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
+        fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
@@ -272,7 +279,7 @@ impl fuser::Filesystem for Door {
             |time: Option<TimeOrNow>, now: bool| time.is_some_and(|t| matches!(t, TimeOrNow::Now) == now);
         let times = is(atime, false) || is(mtime, false);
         let touch = is(atime, true) || is(mtime, true);
-        let set = SetAttr { mode, uid, gid, size, times, touch };
+        let set = SetAttr { mode, uid, gid, size, fh: fh.map(|fh| fh.0), times, touch };
         let fs = self.fs();
         self.run(async move {
             let attr = fs.setattr(ino.0, set).await;

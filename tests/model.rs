@@ -444,9 +444,7 @@ impl Run {
             && !self.model.nodes[node].content.is_empty()
         {
             self.truncated(node);
-            if self.model.nodes[node].writers == 0 {
-                self.model.commit(node);
-            }
+            self.model.commit(node); // truncate(2) publishes before it answers
         }
         said
     }

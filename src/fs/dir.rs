@@ -240,11 +240,12 @@ impl Filesystem {
         self.check_writable()?;
         let name = old_name(name)?;
         let info = self.file_at(parent, name).await?;
-        let just_published = match self.writer_at(parent, name) {
-            Some(writer) => writer.unlink().await,
-            None => false,
+        // Only a file that is being written may be one that S3 has never seen.
+        let in_s3 = match self.writer_at(parent, name) {
+            Some(writer) => writer.unlink().await || !info.etag.is_empty(),
+            None => true,
         };
-        if just_published || !info.etag.is_empty() {
+        if in_s3 {
             let key = key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
             self.keep_directory(parent, &key).await?;
             self.client.delete_object(&key).await?;
@@ -306,7 +307,8 @@ impl Filesystem {
         if let Some(writer) = self.writer_at(parent, name) {
             writer.renamed(target, &etag).await;
         }
-        self.renamed((parent, name), (new_parent, new), FileInfo { mtime: SystemTime::now(), etag, ..info });
+        let moved = FileInfo { size: info.size, mtime: SystemTime::now(), etag };
+        self.renamed((parent, name), (new_parent, new), &info.etag, moved);
         Ok(())
     }
 
@@ -314,12 +316,13 @@ impl Filesystem {
         self.namespace.ino_of(parent, name).and_then(|ino| self.handles.writer(ino))
     }
 
-    fn renamed(&self, from: (u64, &str), to: (u64, &str), info: FileInfo) {
+    fn renamed(&self, from: (u64, &str), to: (u64, &str), source_etag: &str, info: FileInfo) {
         if let Some(ino) = self.namespace.ino_of(from.0, from.1) {
-            self.versions.made(ino, &info.etag);
+            self.versions.made(ino, Some(source_etag), &info.etag);
             self.namespace.renamed(ino, to.0, to.1, info);
         } else {
             self.namespace.removed(from.0, from.1);
+            self.namespace.made_file(to.0, to.1, info);
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Owns: the close-to-open rule; which version a handle reads.
 //! Invariants: one handle never mixes two versions of an object but for what this mount wrote itself; the
-//! kernel's page cache is kept across opens exactly while the ETag is unchanged; an error reaches close.
+//! kernel's page cache holds pages of one version of a file, is kept across opens exactly while that is the
+//! present one, and never holds what S3 does not have; an error reaches close.
 
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
@@ -20,7 +21,7 @@ use crate::key;
 use crate::namespace::{Entry, FileInfo, Node};
 use crate::read::{Reader, Version};
 use crate::s3::ObjectHeaders;
-use crate::write::{Committed, Source, Start, Writer};
+use crate::write::{Committed, Published, Source, Start, Writer};
 
 /// Files whose last versions are remembered, at most.
 const VERSIONS_MAX: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
@@ -31,6 +32,9 @@ pub struct Opened {
     pub fh: u64,
     /// The kernel may keep the pages it has of this file.
     pub keep_cache: bool,
+    /// The kernel must ask for every read, and pass every write on as it is: for handles that write, whose
+    /// pages might never reach S3, and for handles whose version is not the one others read.
+    pub direct_io: bool,
 }
 
 /// By inode: the ETag the kernel's pages are of, and the last one this mount made.
@@ -50,19 +54,33 @@ impl Versions {
         Versions { by_ino: Mutex::new(LruCache::new(VERSIONS_MAX)) }
     }
 
-    /// Whether the kernel's pages of the file are of this ETag; from now on they are.
+    /// Whether the kernel's pages of the file are of this ETag.
+    fn is_cached(&self, ino: u64, etag: &str) -> bool {
+        !etag.is_empty() && self.lock().get(&ino).is_some_and(|seen| seen.cached == etag)
+    }
+
+    /// As [`Versions::is_cached`]; from now on they are.
     fn opened(&self, ino: u64, etag: &str) -> bool {
+        let same = self.is_cached(ino, etag);
         let mut seen = self.lock();
         let seen = seen.get_or_insert_mut(ino, Seen::default);
-        let same = !etag.is_empty() && seen.cached == etag;
         etag.clone_into(&mut seen.cached);
         same
     }
 
-    /// This mount made the version; the kernel's pages are what was written.
-    pub(super) fn made(&self, ino: u64, etag: &str) {
-        let seen = Seen { cached: etag.into(), ours: etag.into() };
-        self.lock().put(ino, seen);
+    /// This mount made version `etag`, going on from version `from` (none: anew). The kernel's pages are
+    /// of the new version as far as they were of the old one, for writes go past them.
+    pub(super) fn made(&self, ino: u64, from: Option<&str>, etag: &str) {
+        let mut seen = self.lock();
+        let seen = seen.get_or_insert_mut(ino, Seen::default);
+        let pages_hold = from.is_none_or(|from| seen.cached == from);
+        seen.cached = if pages_hold { etag.into() } else { String::new() };
+        etag.clone_into(&mut seen.ours);
+    }
+
+    /// The kernel may have pages of what never came to be.
+    fn doubt(&self, ino: u64) {
+        self.lock().pop(&ino);
     }
 
     fn is_ours(&self, ino: u64, etag: &str) -> bool {
@@ -92,8 +110,19 @@ impl Filesystem {
             self.release(fh).await;
             return Err(e);
         }
-        let keep_cache = !truncate && self.versions.opened(ino, &info.etag);
-        Ok(Opened { fh, keep_cache })
+        if writable || truncate || self.namespace.is_local(ino) {
+            return Ok(Opened { fh, keep_cache: false, direct_io: true });
+        }
+        if !self.versions.is_cached(ino, &info.etag) && self.handles.others_read(ino, &info.etag) {
+            return Ok(Opened { fh, keep_cache: false, direct_io: true });
+        }
+        let keep_cache = self.versions.opened(ino, &info.etag);
+        if keep_cache {
+            // The program may read pages of this version before the first read comes here.
+            self.reader(&handle, &entry)?;
+            handle.answered.store(true, Ordering::Release);
+        }
+        Ok(Opened { fh, keep_cache, direct_io: false })
     }
 
     /// O_TRUNC: the file is empty, and closing it makes it so in S3.
@@ -109,6 +138,30 @@ impl Filesystem {
         Ok(())
     }
 
+    /// `ftruncate(2)`, where `fh` is given: closing it publishes. `truncate(2)` otherwise: published when
+    /// this answers.
+    pub(super) async fn truncate(
+        &self,
+        ino: u64,
+        fh: Option<u64>,
+        info: &FileInfo,
+        size: u64,
+    ) -> Result<(), Error> {
+        if size == info.size {
+            return Ok(());
+        }
+        if size != 0 {
+            return Err(Error::NotSupported("setting a file's length to other than zero"));
+        }
+        if let Some(fh) = fh {
+            return self.begin_anew(&*self.writable_handle(fh)?).await;
+        }
+        let opened = self.open(ino, libc::O_WRONLY | libc::O_TRUNC).await?;
+        let flushed = self.flush(opened.fh).await;
+        self.release(opened.fh).await;
+        flushed
+    }
+
     /// `open(2)` with O_CREAT of a name that is not there. S3 hears of it at close.
     pub fn create(&self, parent: u64, name: &OsStr, flags: i32) -> Result<(Attr, Opened), Error> {
         self.check_writable()?;
@@ -117,11 +170,14 @@ impl Filesystem {
         let entry = self.namespace.create(parent, name);
         let writable = flags & libc::O_ACCMODE != libc::O_RDONLY;
         let added = self.handles.add_file(FileHandle::new(entry.ino, writable));
-        let (fh, handle) = added.inspect_err(|_| self.namespace.removed(parent, name))?;
+        let (fh, handle) = added.inspect_err(|_| {
+            self.namespace.removed(parent, name);
+            self.namespace.forget(entry.ino, 1);
+        })?;
         self.namespace.pin(entry.ino);
         let exclusive = flags & libc::O_EXCL != 0;
         self.handles.writer_for(&handle, || self.new_writer(key, Start::New { exclusive }));
-        Ok((self.attr(&entry), Opened { fh, keep_cache: false }))
+        Ok((self.attr(&entry), Opened { fh, keep_cache: false, direct_io: true }))
     }
 
     pub(super) fn new_writer(&self, key: String, start: Start) -> Writer {
@@ -278,8 +334,8 @@ impl Filesystem {
     }
 
     pub(super) async fn commit(&self, ino: u64, writer: &Writer) -> Result<(), Error> {
-        if let Some(Committed { etag, size }) = writer.commit().await? {
-            self.versions.made(ino, &etag);
+        if let Some(Published { now: Committed { etag, size }, from }) = writer.commit().await? {
+            self.versions.made(ino, from.as_deref(), &etag);
             self.namespace.publish(ino, FileInfo { size, mtime: SystemTime::now(), etag });
             if writer.is_dirty().await {
                 self.namespace.written(ino, writer.len()); // another handle wrote on meanwhile
@@ -301,6 +357,7 @@ impl Filesystem {
                 }
                 if committed.is_err() || self.namespace.is_local(ino) {
                     self.namespace.give_up(ino);
+                    self.versions.doubt(ino);
                 }
                 writer.abandon().await;
             }

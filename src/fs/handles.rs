@@ -20,7 +20,7 @@ const HANDLES_MAX: usize = 1 << 20;
 #[derive(Default)]
 pub(super) struct Handles {
     next: AtomicU64,
-    /// Held for an instant only; no other lock is taken under it.
+    /// Held for an instant only; under it only a handle's `reader` is locked.
     tables: Mutex<Tables>,
 }
 
@@ -105,6 +105,13 @@ impl Handles {
 
     pub fn file(&self, fh: u64) -> Result<Arc<FileHandle>, Error> {
         self.lock().files.get(&fh).cloned().ok_or(Error::BadHandle)
+    }
+
+    /// Whether a handle reads another version of the file than this one.
+    pub fn others_read(&self, ino: u64, etag: &str) -> bool {
+        let files = &self.lock().files;
+        let of_file = files.values().filter(|handle| handle.ino == ino);
+        of_file.filter_map(|handle| handle.reader().clone()).any(|reader| reader.version.etag != etag)
     }
 
     pub fn dir(&self, fh: u64) -> Result<Arc<DirHandle>, Error> {

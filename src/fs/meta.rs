@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use super::{Attr, Filesystem, old_name};
 use crate::error::Error;
-use crate::namespace::{Kind, Node};
-use crate::write::Start;
+use crate::namespace::Node;
 
 /// What S3's `Last-Modified` tells apart is a second; setting a time to now is done if it is now already, as
 /// for a file that is being written, or that `touch` has just made.
@@ -23,6 +22,8 @@ pub struct SetAttr {
     pub uid: Option<u32>,
     pub gid: Option<u32>,
     pub size: Option<u64>,
+    /// The handle through which the size is set, for `ftruncate(2)`.
+    pub fh: Option<u64>,
     /// Times are to be set to other than now.
     pub times: bool,
     /// Times are to be set to now.
@@ -64,35 +65,12 @@ impl Filesystem {
         if set.times || set.touch && !is_now {
             return Err(Error::NotPermitted("a file's time is when S3 got it"));
         }
-        if let Some(size) = set.size {
-            self.truncate(ino, &entry.node, size).await?;
+        match (set.size, &entry.node) {
+            (None, _) => {}
+            (Some(size), Node::File(info)) => self.truncate(ino, set.fh, info, size).await?,
+            (Some(_), Node::Directory) => return Err(Error::IsDirectory),
         }
         self.getattr(ino).await
-    }
-
-    async fn truncate(&self, ino: u64, node: &Node, size: u64) -> Result<(), Error> {
-        let Node::File(info) = node else { return Err(Error::IsDirectory) };
-        if let Some(writer) = self.handles.writer(ino) {
-            if size == writer.len() {
-                return Ok(());
-            }
-            writer.truncate(size).await?;
-            self.namespace.written(ino, size);
-            return Ok(());
-        }
-        if size == info.size {
-            return Ok(());
-        }
-        if size != 0 {
-            return Err(Error::NotSupported("setting a file's length to other than zero"));
-        }
-        let writer = self.new_writer(self.namespace.key(ino)?, Start::New { exclusive: false });
-        self.commit(ino, &writer).await
-    }
-
-    /// Whether the inode is a directory.
-    pub fn is_directory(&self, ino: u64) -> bool {
-        self.namespace.kind(ino).is_ok_and(|kind| kind == Kind::Directory)
     }
 
     /// How the log names an inode: its key.

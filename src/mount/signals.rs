@@ -157,8 +157,12 @@ impl Leaving {
     /// Asked twice: what is being published is waited for; files that are still being written are named,
     /// for half of a file is not published.
     async fn give_up(&self) {
-        let flushed = tokio::time::timeout(self.request_timeout, self.fs.flush_all()).await;
-        let lost = flushed.unwrap_or_else(|_| vec!["(the flush did not end in time)".into()]);
+        let flushed = tokio::time::timeout(self.request_timeout, async {
+            let lost = self.fs.flush_all().await;
+            self.fs.abandon_all().await;
+            lost
+        });
+        let lost = flushed.await.unwrap_or_else(|_| vec!["(the flush did not end in time)".into()]);
         if is_ours(&self.dir, self.device.as_deref())
             && let Err(e) = mountpoint::detach(&self.dir)
         {

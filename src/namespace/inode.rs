@@ -53,25 +53,33 @@ struct Heard {
     when: When,
 }
 
-/// When something was learnt, and whether by our own doing.
+/// When something was learnt (for an answer: when it was asked for), and from whom.
 #[derive(Clone, Copy)]
 struct When {
     at: Instant,
-    local: bool,
+    source: Source,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Source {
+    /// HEAD or a listing of one name.
+    Asked,
+    /// The listing of a directory.
+    Listed,
+    /// We changed it ourselves.
+    Changed,
+    /// What we meant to change, and failed to: never fresh.
+    Doubted,
 }
 
 impl When {
-    fn asked(at: Instant) -> When {
-        When { at, local: false }
-    }
-
-    fn changed() -> When {
-        When { at: Instant::now(), local: true }
+    fn now(source: Source) -> When {
+        When { at: Instant::now(), source }
     }
 
     /// Whether an answer asked for at `asked` may replace what is known.
     fn gives_way_to(self, asked: Instant) -> bool {
-        if self.local { asked > self.at } else { asked >= self.at }
+        if self.source == Source::Changed { asked > self.at } else { asked >= self.at }
     }
 }
 
@@ -81,7 +89,7 @@ impl Table {
             parent: ROOT_INO,
             name: "".into(),
             node: Node::Directory,
-            heard: When::asked(Instant::now()),
+            heard: When::now(Source::Asked),
             lookups: 1,
             pins: 0,
             children: 0,
@@ -182,10 +190,22 @@ impl Table {
     }
 
     fn is_fresh(&self, parent: u64, when: When) -> bool {
-        when.at.elapsed() < self.ttl || self.listed.get(&parent).is_some_and(|(_, since)| when.at >= *since)
+        let listed_still = || self.listed.get(&parent).is_some_and(|(_, since)| when.at >= *since);
+        match when.source {
+            Source::Doubted => false,
+            Source::Listed => when.at.elapsed() < self.ttl || listed_still(),
+            Source::Asked | Source::Changed => when.at.elapsed() < self.ttl,
+        }
     }
 
-    pub(super) fn hear(&mut self, dir: u64, name: &str, said: Option<Node>, asked: Instant) -> Option<Node> {
+    pub(super) fn hear(
+        &mut self,
+        dir: u64,
+        name: &str,
+        said: Option<Node>,
+        asked: Instant,
+        source: Source,
+    ) -> Option<Node> {
         if let Some(ino) = self.child(dir, name) {
             let local = self.is_local(ino);
             let inode = self.inodes.get_mut(&ino)?;
@@ -193,7 +213,7 @@ impl Table {
                 return Some(inode.node.clone());
             }
             if said.as_ref().map(Node::kind) == Some(inode.node.kind()) {
-                inode.heard = When::asked(asked);
+                inode.heard = When { at: asked, source };
                 inode.node = said?;
                 return Some(inode.node.clone());
             }
@@ -205,7 +225,7 @@ impl Table {
         {
             return known.node.clone();
         }
-        let heard = Heard { node: said.clone(), when: When::asked(asked) };
+        let heard = Heard { node: said.clone(), when: When { at: asked, source } };
         self.heard.put(name_key, heard);
         said
     }
@@ -224,7 +244,7 @@ impl Table {
             parent,
             name: name.into(),
             node: node.clone(),
-            heard: heard.map_or(When::asked(Instant::now()), |heard| heard.when),
+            heard: heard.map_or(When::now(Source::Asked), |heard| heard.when),
             lookups: 0,
             pins: 0,
             children: 0,
@@ -263,14 +283,14 @@ impl Table {
             && let Node::File(info) = &mut inode.node
         {
             change(info);
-            inode.heard = When::changed();
+            inode.heard = When::now(Source::Changed);
         }
     }
 
     /// What is known of the inode is our own doing, now.
     pub(super) fn touch(&mut self, ino: u64) {
         if let Some(inode) = self.inodes.get_mut(&ino) {
-            inode.heard = When::changed();
+            inode.heard = When::now(Source::Changed);
         }
     }
 
@@ -300,7 +320,7 @@ impl Table {
         let Some(inode) = self.inodes.get_mut(&ino) else { return };
         let in_s3 = matches!(&inode.node, Node::File(info) if !info.etag.is_empty());
         if in_s3 {
-            inode.heard = When::asked(Instant::now() - self.ttl);
+            inode.heard = When::now(Source::Doubted);
         } else {
             self.detach(ino);
         }
@@ -321,7 +341,14 @@ impl Table {
             self.local.remove(&ino);
             self.detach(ino);
         }
-        self.heard.put((parent, name.into()), Heard { node: None, when: When::changed() });
+        self.heard.put((parent, name.into()), Heard { node: None, when: When::now(Source::Changed) });
+    }
+
+    pub(super) fn made(&mut self, parent: u64, name: &str, node: Node) {
+        if let Some(replaced) = self.child(parent, name) {
+            self.detach(replaced);
+        }
+        self.heard.put((parent, name.into()), Heard { node: Some(node), when: When::now(Source::Changed) });
     }
 
     pub(super) fn rename(&mut self, ino: u64, parent: u64, name: &str) {
@@ -332,7 +359,7 @@ impl Table {
             self.detach(replaced);
         }
         self.by_name.remove(&(old_parent, old_name.clone()));
-        self.heard.put((old_parent, old_name), Heard { node: None, when: When::changed() });
+        self.heard.put((old_parent, old_name), Heard { node: None, when: When::now(Source::Changed) });
         self.heard.pop(&(parent, name.into()));
         self.by_name.insert((parent, name.into()), ino);
         if let Some(dir) = self.inodes.get_mut(&parent) {
@@ -406,8 +433,10 @@ impl Table {
 
     /// A handle begins to list the directory: what it hears stays fresh while it is open.
     pub(super) fn listing_began(&mut self, dir: u64) {
-        let (handles, _) = self.listed.entry(dir).or_insert((0, Instant::now()));
+        let now = Instant::now();
+        let (handles, since) = self.listed.entry(dir).or_insert((0, now));
         *handles += 1;
+        *since = now;
     }
 
     pub(super) fn listing_ended(&mut self, dir: u64) {
@@ -472,12 +501,16 @@ mod tests {
         let asked = Instant::now();
         std::thread::sleep(Duration::from_millis(1));
         table.remove_name(ROOT_INO, "gone");
-        assert_eq!(table.hear(ROOT_INO, "gone", Some(file(1)), asked), None);
+        assert_eq!(table.hear(ROOT_INO, "gone", Some(file(1)), asked, Source::Asked), None);
         let ino = table.intern(ROOT_INO, "made", &file(5));
         table.touch(ino);
-        assert_eq!(table.hear(ROOT_INO, "made", None, asked), Some(file(5)));
+        assert_eq!(table.hear(ROOT_INO, "made", None, asked, Source::Asked), Some(file(5)));
         std::thread::sleep(Duration::from_millis(1));
-        assert_eq!(table.hear(ROOT_INO, "made", None, Instant::now()), None, "a newer answer does");
+        assert_eq!(
+            table.hear(ROOT_INO, "made", None, Instant::now(), Source::Asked),
+            None,
+            "a newer answer does"
+        );
     }
 
     #[test]
@@ -500,7 +533,7 @@ mod tests {
     fn names_heard_are_capped() {
         let mut table = table();
         for n in 0..NAMES_HEARD_MAX.get() + 10 {
-            table.hear(ROOT_INO, &n.to_string(), Some(file(1)), Instant::now());
+            table.hear(ROOT_INO, &n.to_string(), Some(file(1)), Instant::now(), Source::Asked);
         }
         assert_eq!(table.names_heard(), NAMES_HEARD_MAX.get());
     }
@@ -508,10 +541,10 @@ mod tests {
     #[test]
     fn what_an_open_handle_listed_stays_fresh() {
         let mut table = Table::new("bucket", "", Duration::ZERO);
-        table.hear(ROOT_INO, "x", Some(file(1)), Instant::now());
+        table.hear(ROOT_INO, "x", Some(file(1)), Instant::now(), Source::Listed);
         assert_eq!(table.fresh_name(ROOT_INO, "x"), None);
         table.listing_began(ROOT_INO);
-        table.hear(ROOT_INO, "x", Some(file(1)), Instant::now());
+        table.hear(ROOT_INO, "x", Some(file(1)), Instant::now(), Source::Listed);
         assert_eq!(table.fresh_name(ROOT_INO, "x"), Some(Some(file(1))));
         table.listing_ended(ROOT_INO);
         assert_eq!(table.fresh_name(ROOT_INO, "x"), None);

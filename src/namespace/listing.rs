@@ -17,6 +17,7 @@ use std::time::Instant;
 
 use tokio::task::JoinHandle;
 
+use super::inode::Source;
 use super::{FileInfo, Namespace, Node};
 use crate::error::{Error, S3Error};
 use crate::key;
@@ -161,7 +162,6 @@ impl DirStream {
         for (_, name) in &local {
             merge.given.insert(merge.hasher.hash_one(name));
         }
-        namespace.lock().listing_began(dir);
         DirStream { namespace, dir, merge, asked: Instant::now(), state: Ahead::NotBegun, local }
     }
 
@@ -172,7 +172,8 @@ impl DirStream {
                 return Ok(Some(entry));
             }
             if let Some(entry) = self.merge.ready.pop_front() {
-                let heard = self.namespace.hear(self.dir, &entry.name, Some(entry.node), self.asked);
+                let said = Some(entry.node);
+                let heard = self.namespace.hear(self.dir, &entry.name, said, self.asked, Source::Listed);
                 match heard {
                     Some(node) => return Ok(Some(Listed { name: entry.name, node })),
                     None => continue, // removed here since the page was asked for
@@ -192,6 +193,8 @@ impl DirStream {
             {
                 return Some(Listed { name, node: entry.node });
             }
+            // Published or removed meanwhile: whether it is there, the listing tells.
+            self.merge.given.remove(&self.merge.hasher.hash_one(&name));
         }
     }
 
@@ -201,6 +204,7 @@ impl DirStream {
             Ahead::End => return Ok(false),
             Ahead::NotBegun => {
                 self.merge.dir = self.namespace.dir_key(self.dir)?;
+                self.namespace.lock().listing_began(self.dir);
                 self.ask(None).await
             }
             Ahead::Asked(page) => page.await.map_err(|e| Error::Io(format!("listing: {e}")))?,
@@ -248,7 +252,9 @@ impl Drop for DirStream {
         if let Ahead::Asked(page) = &self.state {
             page.abort();
         }
-        self.namespace.lock().listing_ended(self.dir);
+        if !matches!(self.state, Ahead::NotBegun) {
+            self.namespace.lock().listing_ended(self.dir);
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::time::Instant;
 
+use super::inode::Source;
 use super::{Entry, FileInfo, Kind, Listed, Namespace, Node};
 use crate::error::{Error, S3Error, S3ErrorKind};
 use crate::key;
@@ -67,7 +68,7 @@ impl Namespace {
         };
         let asked = Instant::now();
         let said = absent_as_none(self.client.head_object(&key).await)?;
-        self.hear(parent, &name, said.map(|head| Node::File(FileInfo::from(&head))), asked);
+        self.hear(parent, &name, said.map(|head| Node::File(FileInfo::from(&head))), asked, Source::Asked);
         let table = self.lock();
         let still_there = table.child(parent, &name) == Some(ino);
         table.entry(ino).filter(|_| still_there).ok_or(Error::NotFound)
@@ -87,7 +88,7 @@ impl Namespace {
         } else {
             absent_as_none(head)?.map(|head| Node::File(FileInfo::from(&head)))
         };
-        Ok(self.hear(parent, name, said, asked))
+        Ok(self.hear(parent, name, said, asked, Source::Asked))
     }
 
     /// Whether any key begins with `prefix`, and be it the marker.

@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::key;
 use crate::s3::{ListedObject, ObjectHead, S3Client};
 
-use inode::Table;
+use inode::{Source, Table};
 pub use listing::{DirStream, Listed};
 
 /// What a name stands for.
@@ -186,6 +186,11 @@ impl Namespace {
         self.lock().remove_name(parent, name);
     }
 
+    /// A file was made at a name, by us and in S3.
+    pub fn made_file(&self, parent: u64, name: &str, info: FileInfo) {
+        self.lock().made(parent, name, Node::File(info));
+    }
+
     /// The file has moved, and is now what `info` tells.
     pub fn renamed(&self, ino: u64, parent: u64, name: &str, info: FileInfo) {
         let mut table = self.lock();
@@ -218,7 +223,7 @@ impl Namespace {
 
     /// Takes note of what S3 said of a name when asked at `asked`; answers what stands there now, which
     /// a local change may have made something else. Does not count a reference.
-    fn hear(&self, dir: u64, name: &str, said: Option<Node>, asked: Instant) -> Option<Node> {
-        self.lock().hear(dir, name, said, asked)
+    fn hear(&self, dir: u64, name: &str, said: Option<Node>, asked: Instant, source: Source) -> Option<Node> {
+        self.lock().hear(dir, name, said, asked, source)
     }
 }

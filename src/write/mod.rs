@@ -65,6 +65,14 @@ pub struct Committed {
     pub size: u64,
 }
 
+/// What a commit did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    pub now: Committed,
+    /// The version whose content it goes on from; none where it began anew.
+    pub from: Option<String>,
+}
+
 /// How a file begins to be written.
 pub enum Start {
     /// New; exclusive: only where no object is.
@@ -232,7 +240,7 @@ impl Writer {
 
     /// Publishes all that was written: when this has answered, S3 has the object, whole.
     /// None where nothing was to be done.
-    pub async fn commit(&self) -> Result<Option<Committed>, Error> {
+    pub async fn commit(&self) -> Result<Option<Published>, Error> {
         let mut state = self.state.lock().await;
         if let Some(failed) = &state.failed {
             return Err(failed.clone());
@@ -240,8 +248,9 @@ impl Writer {
         if !state.dirty || state.unlinked {
             return Ok(None);
         }
+        let from = state.base.as_ref().map(|base| base.etag.clone());
         let committed = state.publish(&self.writes, self.len()).await;
-        state.keep_failure(committed).map(Some)
+        Ok(Some(Published { now: state.keep_failure(committed)?, from }))
     }
 
     /// Where the bytes at `offset` are: in S3 as far as the base goes, else in the buffer.
