@@ -142,8 +142,8 @@ impl S3Config {
     }
 }
 
-/// It becomes part of host names and signatures.
-fn is_region(region: &str) -> bool {
+/// Whether a text may stand for a region: it becomes part of signatures, and on AWS of host names.
+pub fn is_region(region: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     !region.is_empty() && region.len() <= 64 && region.bytes().all(allowed)
 }

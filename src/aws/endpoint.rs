@@ -131,17 +131,12 @@ pub fn region_of_host(host: &str) -> Option<&str> {
         None if before == "s3" || before.ends_with(".s3") || before.ends_with(".dualstack") => last,
         None => return None,
     };
-    is_region(region).then_some(region)
-}
-
-/// Whether a text may stand for a region: it becomes part of a host name and of the signature.
-pub fn is_region(text: &str) -> bool {
-    !text.is_empty() && text.len() <= 63 && is_host_label(text)
+    is_host_label(region).then_some(region)
 }
 
 /// <https://docs.aws.amazon.com/general/latest/gr/s3.html>
 fn aws_host(region: &str) -> Result<String, EndpointError> {
-    if !is_region(region) {
+    if !is_host_label(region) {
         return Err(EndpointError(format!("{region:?} is not a region: expected something like eu-west-1")));
     }
     let suffix = match region {

@@ -30,9 +30,10 @@ use self::classify::{Remedy, remedy};
 pub use self::effort::Effort;
 use self::effort::RetryTokens;
 use crate::aws::credentials::{Credentials, Keys};
-use crate::aws::endpoint::{Endpoint, is_region};
+use crate::aws::endpoint::Endpoint;
 use crate::aws::sign::{self, Scope, SigningKeys, Target};
 use crate::aws::transport::{BodyStream, Progress, Request, Response, Transport, TransportError};
+use crate::config::is_region;
 use crate::error::{S3Error, S3ErrorKind};
 
 /// The largest answer that is held whole: a listing of 1,000 keys of 1 KiB, encoded, is below 6 MiB.
