@@ -104,8 +104,12 @@ async fn odd_keys_are_kept(ground: &Ground) {
         let head = ground.client.head_object(&key).await.unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(head.size, name.len() as u64 + 1, "{name:?}");
         assert_eq!(ground.get(&key).await, format!("{name}!").as_bytes(), "{name:?}");
-        let source =
-            CopySource { bucket: ground.client.bucket().to_string(), key: key.clone(), if_match: None };
+        let source = CopySource {
+            bucket: ground.client.bucket().to_string(),
+            key: key.clone(),
+            if_match: None,
+            ..Default::default()
+        };
         let copy = ground.key(&format!("copy/{name}"));
         let copied = ground.client.copy_object(&source, &copy, None, &Precondition::None).await;
         copied.unwrap_or_else(|e| panic!("{e}"));
@@ -211,6 +215,7 @@ async fn copies_keep_or_replace_metadata(ground: &Ground) {
         bucket: ground.client.bucket().to_string(),
         key: key.to_string(),
         if_match: if_match.map(str::to_string),
+        ..Default::default()
     };
     let to = ground.key("to");
     let kept = source(&from, Some(&put.etag));
@@ -321,6 +326,7 @@ async fn multipart_puts_parts_and_copies_together(ground: &Ground) {
         bucket: client.bucket().to_string(),
         key: source_key.clone(),
         if_match: Some(if_match.to_string()),
+        ..Default::default()
     };
     let id = client.create_multipart_upload(&key, &headers).await.unwrap();
     let first = pattern(22, PART);

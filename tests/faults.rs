@@ -52,7 +52,12 @@ async fn put(
 }
 
 fn source(key: &str) -> CopySource {
-    CopySource { bucket: support::fake::BUCKET.to_string(), key: key.to_string(), if_match: None }
+    CopySource {
+        bucket: support::fake::BUCKET.to_string(),
+        key: key.to_string(),
+        if_match: None,
+        ..Default::default()
+    }
 }
 
 /// What passes, so that a client must try again.

@@ -45,6 +45,19 @@ async fn appending_keeps_what_the_object_carries() {
 }
 
 #[tokio::test]
+async fn a_rename_keeps_what_the_object_carries() {
+    let house = House::new();
+    let headers =
+        [("content-type", "text/x-log"), ("x-amz-storage-class", "STANDARD_IA"), ("x-amz-meta-by", "hand")];
+    house.fake.put_with("old", "bytes", &headers);
+    house.rename("old", "new", 0).await.unwrap();
+    let object = house.fake.object("new").unwrap();
+    assert_eq!(object.headers["content-type"], "text/x-log");
+    assert_eq!(object.headers["x-amz-storage-class"], "STANDARD_IA");
+    assert_eq!(object.metadata["by"], "hand");
+}
+
+#[tokio::test]
 async fn a_handle_reads_on_after_a_rename() {
     let house = House::new();
     let data = pattern(2, 3 * MIB);

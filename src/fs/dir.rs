@@ -15,7 +15,7 @@ use crate::config::COPY_BYTES_MAX;
 use crate::error::Error;
 use crate::key::{self, ROOT_INO};
 use crate::namespace::{DirStream, FileInfo, Kind, Listed, Node};
-use crate::s3::{CopySource, ObjectHeaders, Precondition};
+use crate::s3::{CopySource, ObjectHead, ObjectHeaders, Precondition};
 use crate::write::{Writer, upload};
 
 /// One entry of a directory, as the kernel takes it.
@@ -279,9 +279,9 @@ impl Filesystem {
         if flags & !libc::RENAME_NOREPLACE != 0 {
             return Err(Error::Invalid("RENAME_EXCHANGE and RENAME_WHITEOUT"));
         }
-        let info = match self.file_at(parent, name).await {
+        match self.file_at(parent, name).await {
             Err(Error::IsDirectory) => return Err(Error::CrossDevice("renaming a directory")),
-            info => info?,
+            file => file?,
         };
         match self.namespace.find_anew(new_parent, new).await? {
             Some(Node::Directory) => return Err(Error::IsDirectory),
@@ -297,7 +297,9 @@ impl Filesystem {
                 return Err(Error::Busy("renaming a file, or over a file, that is being written"));
             }
         }
-        let etag = self.copy(&source, &info, &target).await?;
+        let head = self.client.head_object(&source).await?;
+        let (source_etag, size) = (head.etag.clone(), head.size);
+        let etag = self.copy(&source, head, &target).await?;
         self.keep_directory(parent, &source).await?;
         self.client.delete_object(&source).await?;
         // A handle that has written may be open still, all of it flushed.
@@ -307,8 +309,8 @@ impl Filesystem {
         if let Some(writer) = self.writer_at(parent, name) {
             writer.renamed(target, &etag).await;
         }
-        let moved = FileInfo { size: info.size, mtime: SystemTime::now(), etag };
-        self.renamed((parent, name), (new_parent, new), &info.etag, moved);
+        let moved = FileInfo { size, mtime: SystemTime::now(), etag };
+        self.renamed((parent, name), (new_parent, new), &source_etag, moved);
         Ok(())
     }
 
@@ -326,21 +328,23 @@ impl Filesystem {
         }
     }
 
-    /// Copies an object on the server's side, pinned by its ETag, with all it carries. Answers the
-    /// copy's ETag.
-    async fn copy(&self, source: &str, info: &FileInfo, target: &str) -> Result<String, Error> {
+    /// Copies an object on the server's side, pinned by its ETag, with its metadata, headers and storage
+    /// class. Answers the copy's ETag.
+    async fn copy(&self, source: &str, head: ObjectHead, target: &str) -> Result<String, Error> {
         let from = CopySource {
             bucket: self.client.bucket().into(),
             key: source.into(),
-            if_match: Some(info.etag.clone()),
+            if_match: Some(head.etag.clone()),
+            storage_class: head.storage_class.clone(),
         };
-        if info.size <= COPY_BYTES_MAX {
-            return Ok(self.client.copy_object(&from, target, None, &Precondition::None).await?.etag);
-        }
-        let headers = ObjectHeaders::from(self.client.head_object(source).await?);
-        let (client, runtime) = (&self.writes.client, &self.writes.runtime);
         let guard = Precondition::None;
-        let copied = upload::copy_large(client, runtime, &from, info.size, target, &headers, &guard).await?;
+        let copied = if head.size <= COPY_BYTES_MAX {
+            self.client.copy_object(&from, target, None, &guard).await?
+        } else {
+            let (client, runtime, size) = (&self.writes.client, &self.writes.runtime, head.size);
+            upload::copy_large(client, runtime, &from, size, target, &ObjectHeaders::from(head), &guard)
+                .await?
+        };
         Ok(copied.etag)
     }
 

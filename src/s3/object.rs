@@ -75,6 +75,9 @@ impl S3Client {
     ) -> R<Written> {
         let mut call = call("CopyObject", Method::PUT, Some(key));
         self.set_copy_source(&mut call, source)?;
+        if let Some(storage_class) = &source.storage_class {
+            self.set_header(&mut call, "x-amz-storage-class", storage_class)?;
+        }
         let directive = if let Some(headers) = replace {
             self.set_object_headers(&mut call, headers)?;
             "REPLACE"

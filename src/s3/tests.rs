@@ -242,7 +242,8 @@ async fn what_cannot_be_sent_is_refused() {
         assert_eq!(client.head_object(key).await.unwrap_err().kind, S3ErrorKind::Refused);
         assert_eq!(client.delete_object(key).await.unwrap_err().kind, S3ErrorKind::Refused);
     }
-    let source = CopySource { bucket: "b".to_string(), key: "a/..".to_string(), if_match: None };
+    let source =
+        CopySource { bucket: "b".to_string(), key: "a/..".to_string(), if_match: None, ..Default::default() };
     let copied = client.copy_object(&source, "k", None, &Precondition::None).await;
     assert_eq!(copied.unwrap_err().kind, S3ErrorKind::Refused);
     assert!(script.asked().is_empty());
@@ -256,6 +257,7 @@ async fn copies_name_their_source_encoded_once() {
         bucket: "b".to_string(),
         key: "a b+%/ü".to_string(),
         if_match: Some("\"s\"".to_string()),
+        ..Default::default()
     };
     let written = client.copy_object(&source, "k", None, &Precondition::Absent).await.unwrap();
     assert_eq!(written.etag, "\"e\"");

@@ -106,12 +106,14 @@ pub struct PartChecksum {
 }
 
 /// An object's bytes on the server's side, for copies.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct CopySource {
     pub bucket: String,
     pub key: String,
     /// `x-amz-copy-source-if-match`.
     pub if_match: Option<String>,
+    /// What CopyObject stores the copy as, which does not follow from the source; none: STANDARD.
+    pub storage_class: Option<String>,
 }
 
 /// What a write answered.

@@ -240,8 +240,17 @@ pub fn copy_object(state: &mut State, call: &Call, incoming: &Incoming) -> Resul
              attributes.",
         ));
     }
-    let (headers, metadata) =
-        if replace { kept_headers(incoming)? } else { (source.headers.clone(), source.metadata.clone()) };
+    let (asked, asked_metadata) = kept_headers(incoming)?;
+    let (headers, metadata) = if replace {
+        (asked, asked_metadata)
+    } else {
+        // The storage class is not the source's to hand on: it is what was asked for, or STANDARD.
+        let class = "x-amz-storage-class";
+        let mut headers = source.headers.clone();
+        headers.remove(class);
+        headers.extend(asked.get(class).map(|value| (class.to_string(), value.clone())));
+        (headers, source.metadata.clone())
+    };
     let guards = state.options.guards;
     let now = state.now();
     let bucket = state.bucket(call)?;
