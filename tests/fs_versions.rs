@@ -133,6 +133,14 @@ async fn a_handle_whose_pages_were_kept_is_estale_when_the_object_is_replaced() 
 }
 
 #[tokio::test]
+async fn what_was_written_here_and_replaced_elsewhere_is_read_anew() {
+    let house = House::new();
+    house.make("file", b"ours").await.unwrap();
+    house.fake.put("file", "another host's");
+    assert_eq!(house.cat("file").await.unwrap(), b"another host's");
+}
+
+#[tokio::test]
 async fn another_version_than_the_one_being_read_goes_past_the_page_cache() {
     let house = no_ttl();
     house.fake.put("file", "one");

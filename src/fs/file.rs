@@ -69,11 +69,11 @@ impl Versions {
     }
 
     /// This mount made version `etag`, going on from version `from` (none: anew). The kernel's pages are
-    /// of the new version as far as they were of the old one, for writes go past them.
+    /// of the new version as far as they were of the old one, for writes go past them; anew there are none.
     pub(super) fn made(&self, ino: u64, from: Option<&str>, etag: &str) {
         let mut seen = self.lock();
         let seen = seen.get_or_insert_mut(ino, Seen::default);
-        let pages_hold = from.is_none_or(|from| seen.cached == from);
+        let pages_hold = from.is_some_and(|from| seen.cached == from);
         seen.cached = if pages_hold { etag.into() } else { String::new() };
         etag.clone_into(&mut seen.ours);
     }
