@@ -194,9 +194,10 @@ Examples:
   pailfs mount data /srv/data --allow-other --uid 1000 --gid 1000 --umask 0027
 
 In /etc/fstab:
-  my-bucket  /mnt/data  fuse.pailfs  _netdev,nofail,allow_other,profile=work  0  0
+  s3://my-bucket/  /mnt/data  pailfs  _netdev,nofail,allow_other,profile=work  0  0
+(with `ln -s $(command -v pailfs) /sbin/mount.pailfs`)
 
-To end a mount: `pailfs umount DIR`, or SIGTERM. Both send what is not sent yet, then unmount,
+To end a mount: `pailfs umount DIR`, or SIGTERM. Both wait for what is being sent, then unmount,
 and leave the mount alone while it is busy; a second SIGTERM detaches it anyway.
 
 Exit status: 0 mounted; 1 it cannot be mounted, stderr says why; 2 wrong usage.";
