@@ -124,6 +124,23 @@ impl Config {
 }
 
 impl S3Config {
+    /// Every setting as it is if nobody says otherwise.
+    #[cfg(test)]
+    pub(crate) fn of(bucket: &str, endpoint_url: Option<&str>) -> S3Config {
+        S3Config {
+            bucket: bucket.into(),
+            endpoint_url: endpoint_url.map(String::from),
+            region: None,
+            profile: None,
+            addressing: Addressing::Auto,
+            sign_requests: true,
+            payload_signing: PayloadSigning::Auto,
+            request_timeout: Duration::from_secs(30),
+            ca_bundle: None,
+            list_page_keys: LIST_PAGE_KEYS_MAX,
+        }
+    }
+
     fn check(&self) -> Result<(), BadSetting> {
         check_bucket(&self.bucket)?;
         if let Some(url) = &self.endpoint_url {
@@ -202,18 +219,7 @@ mod tests {
 
     fn config() -> Config {
         Config {
-            s3: S3Config {
-                bucket: "data".into(),
-                endpoint_url: None,
-                region: None,
-                profile: None,
-                addressing: Addressing::Auto,
-                sign_requests: true,
-                payload_signing: PayloadSigning::Auto,
-                request_timeout: Duration::from_secs(30),
-                ca_bundle: None,
-                list_page_keys: 1000,
-            },
+            s3: S3Config::of("data", None),
             prefix: String::new(),
             read_only: false,
             allow_other: false,

@@ -9,7 +9,7 @@
 //! 2 services       s3/                           one typed method an S3 operation
 //! 3 siblings       namespace/ read/ write/       strangers to each other
 //! 4 file system    fs/                           one async method a POSIX operation
-//! 5 door           fuse.rs                       the only file that names fuser
+//! 5 door           fuse/                         the only directory that names fuser
 //! 6 process        cli/ mount/ daemon mountpoint logging failure   what a person starts
 //! ```
 

@@ -106,23 +106,40 @@ impl Filesystem {
         }
         let (fh, handle) = self.handles.add_file(FileHandle::new(ino, writable))?;
         self.namespace.pin(ino);
-        if truncate && let Err(e) = self.begin_anew(&handle).await {
-            self.release(fh).await;
-            return Err(e);
+        let opened = self.begin(&handle, &entry, info, truncate).await;
+        match opened {
+            Ok((keep_cache, direct_io)) => Ok(Opened { fh, keep_cache, direct_io }),
+            Err(e) => {
+                self.release(fh).await;
+                Err(e)
+            }
         }
-        if writable || truncate || self.namespace.is_local(ino) {
-            return Ok(Opened { fh, keep_cache: false, direct_io: true });
+    }
+
+    /// What the kernel is to do with the pages of a handle just made: keep them, go past them.
+    async fn begin(
+        &self,
+        handle: &FileHandle,
+        entry: &Entry,
+        info: &FileInfo,
+        truncate: bool,
+    ) -> Result<(bool, bool), Error> {
+        let ino = handle.ino;
+        if truncate {
+            self.begin_anew(handle).await?;
         }
-        if !self.versions.is_cached(ino, &info.etag) && self.handles.others_read(ino, &info.etag) {
-            return Ok(Opened { fh, keep_cache: false, direct_io: true });
+        let others_read =
+            || !self.versions.is_cached(ino, &info.etag) && self.handles.others_read(ino, &info.etag);
+        if handle.writable || truncate || self.namespace.is_local(ino) || others_read() {
+            return Ok((false, true));
         }
         let keep_cache = self.versions.opened(ino, &info.etag);
         if keep_cache {
             // The program may read pages of this version before the first read comes here.
-            self.reader(&handle, &entry)?;
+            self.reader(handle, entry)?;
             handle.answered.store(true, Ordering::Release);
         }
-        Ok(Opened { fh, keep_cache, direct_io: false })
+        Ok((keep_cache, false))
     }
 
     /// O_TRUNC: the file is empty, and closing it makes it so in S3.
@@ -130,7 +147,7 @@ impl Filesystem {
         let key = self.namespace.key(handle.ino)?;
         let writer =
             self.handles.writer_for(handle, || self.new_writer(key, Start::New { exclusive: false }));
-        writer.truncate(0).await?;
+        writer.truncate().await;
         // What was empty in S3 already is not ours to publish.
         if writer.is_dirty().await {
             self.namespace.written(handle.ino, 0);

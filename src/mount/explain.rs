@@ -88,22 +88,9 @@ fn path_style_hint(config: &S3Config) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::PayloadSigning;
-    use std::time::Duration;
 
     fn config() -> S3Config {
-        S3Config {
-            bucket: "data".into(),
-            endpoint_url: Some("http://127.0.0.1:8333".into()),
-            region: None,
-            profile: None,
-            addressing: Addressing::Auto,
-            sign_requests: true,
-            payload_signing: PayloadSigning::Auto,
-            request_timeout: Duration::from_secs(30),
-            ca_bundle: None,
-            list_page_keys: 1000,
-        }
+        S3Config::of("data", Some("http://127.0.0.1:8333"))
     }
 
     fn line(kind: S3ErrorKind, config: &S3Config) -> String {

@@ -11,7 +11,6 @@ use futures_util::{StreamExt, stream};
 
 use super::*;
 use crate::aws::transport::{Request, Response, TransportError};
-use crate::config::Addressing;
 
 /// One answer of the script.
 struct Step {
@@ -69,21 +68,6 @@ impl Transport for Script {
     }
 }
 
-fn config(url: Option<&str>) -> S3Config {
-    S3Config {
-        bucket: "bucket".to_string(),
-        endpoint_url: url.map(String::from),
-        region: None,
-        profile: None,
-        addressing: Addressing::Auto,
-        sign_requests: true,
-        payload_signing: PayloadSigning::Auto,
-        request_timeout: Duration::from_secs(30),
-        ca_bundle: None,
-        list_page_keys: 1000,
-    }
-}
-
 fn scripted(
     url: Option<&str>,
     steps: impl IntoIterator<Item = Result<Step, TransportError>>,
@@ -91,7 +75,7 @@ fn scripted(
     let script = Arc::new(Script::default());
     script.steps.lock().unwrap().extend(steps);
     let keys = Some(("id".to_string(), "secret".to_string()));
-    (S3Client::over(&config(url), script.clone(), keys), script)
+    (S3Client::over(&S3Config::of("bucket", url), script.clone(), keys), script)
 }
 
 impl Script {

@@ -50,11 +50,20 @@ impl Writes {
         Writes { client, runtime, cache, ladder }
     }
 
+    /// A permit as soon as there is room; none is needed for no bytes.
     async fn reserve(&self, bytes: usize) -> Result<Option<Permit>, Error> {
-        if bytes == 0 {
-            return Ok(None);
+        match bytes {
+            0 => Ok(None),
+            _ => self.cache.reserve(bytes as u64).await.map(Some),
         }
-        self.cache.reserve(bytes as u64).await.map(Some)
+    }
+
+    /// As [`Writes::reserve`], at once or not at all.
+    fn try_reserve(&self, bytes: usize) -> Option<Option<Permit>> {
+        match bytes {
+            0 => Some(None),
+            _ => self.cache.try_reserve(bytes as u64).map(Some),
+        }
     }
 }
 
@@ -152,10 +161,7 @@ impl Writer {
             return Ok(false);
         }
         let needed = state.buffer.bytes_needed(data.len());
-        let permit = if needed == 0 { None } else { self.writes.cache.try_reserve(needed as u64) };
-        if needed > 0 && permit.is_none() {
-            return Ok(false);
-        }
+        let Some(permit) = self.writes.try_reserve(needed) else { return Ok(false) };
         self.push(&mut state, data, permit);
         Ok(true)
     }
@@ -181,9 +187,8 @@ impl Writer {
             }
             let (now, later) = data.split_at(data.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
             let needed = state.buffer.bytes_needed(now.len());
-            let permit = match self.writes.cache.try_reserve(needed as u64) {
-                _ if needed == 0 => None,
-                Some(permit) => Some(permit),
+            let permit = match self.writes.try_reserve(needed) {
+                Some(permit) => permit,
                 // Memory is short: what is large enough to be a part goes now, and its memory with it.
                 None if state.buffer.len() >= PART_BYTES_MIN && !state.unlinked => {
                     let sent = state.send_part(&self.writes).await;
@@ -207,14 +212,11 @@ impl Writer {
         self.len.fetch_add(data.len() as u64, Ordering::AcqRel);
     }
 
-    /// Sets the length: to what it is, or to zero, which begins the file anew.
-    pub async fn truncate(&self, size: u64) -> Result<(), Error> {
+    /// Sets the length to zero: the file begins anew, also after a failure.
+    pub async fn truncate(&self) {
         let mut state = self.state.lock().await;
-        if size == self.len() && state.failed.is_none() {
-            return Ok(());
-        }
-        if size != 0 {
-            return Err(Error::NotSupported("setting a file's length to other than zero"));
+        if self.is_empty() && state.failed.is_none() {
+            return;
         }
         if let Some(upload) = state.upload.take() {
             upload.abort().await;
@@ -229,7 +231,6 @@ impl Writer {
         state.dirty = true;
         state.failed = None;
         self.len.store(0, Ordering::Release);
-        Ok(())
     }
 
     /// Whether something is yet to be published.

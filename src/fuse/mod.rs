@@ -1,108 +1,43 @@
 //! The door to the kernel: unpack, call the file system, reply.
 //!
-//! Owns: [`FuseMount`]; the mapping of FUSE's types. The only file that names `fuser`.
+//! Owns: the trait of `fuser`, one call of the file system a method; `mount.rs` owns the session, `reply.rs`
+//! the mapping of types. Only this directory names `fuser`.
 //! Invariant: no FUSE thread waits on the network. An operation's future is polled once on the thread
 //! that read the request, so what memory can answer is answered on the spot; one that must wait moves to
 //! the runtime and replies from there.
 //! Must never know: S3, object keys.
-//!
-//! The one `unsafe`: fuser's session unmounts what stands at its directory once more when it is dropped,
-//! also after the mount is gone, and could hit another mount made there since. So the ended session is
-//! taken apart instead of dropped.
-#![allow(unsafe_code)]
 
-use std::cell::RefCell;
+mod mount;
+mod reply;
+
 use std::ffi::OsStr;
 use std::io;
-use std::mem::ManuallyDrop;
-use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use bytes::Bytes;
 use fuser::{
-    BsdFileFlags, Config as FuseConfig, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation,
-    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, MountOption, Notifier, OpenFlags, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite, Request, Session, SessionACL, TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno, FileHandle, FopenFlags, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
 use crate::error::Error;
-use crate::fs::{Attr, DirItem, Filesystem, Opened, SetAttr};
-use crate::namespace::Kind;
+use crate::fs::{DirItem, Filesystem, SetAttr};
+use reply::{
+    GENERATION, add_plus, file_attr, file_type, open_flags, refuse, reply_attr, reply_empty, reply_entry,
+    reply_frames,
+};
 
-/// Threads that read requests, each with its own descriptor.
-const FUSE_THREADS: usize = 4;
+pub use mount::FuseMount;
+
 /// The largest read or write the kernel sends: its own limit of 256 pages.
 const REQUEST_BYTES_MAX: u32 = 1 << 20;
-/// Read-ahead asked of the kernel where root may set it, in KiB.
-const READ_AHEAD_KIB: u32 = 1024;
 /// Reads and other requests the kernel may have under way in the background.
 const BACKGROUND_REQUESTS_MAX: u16 = 128;
-
-/// A running mount.
-pub struct FuseMount {
-    session: fuser::BackgroundSession,
-}
-
-impl FuseMount {
-    /// Mounts and starts answering; returns once the handshake with the kernel is done.
-    ///
-    /// Errors: what mount(2) or fusermount3 said.
-    pub fn start(fs: Arc<Filesystem>, dir: &Path, runtime: Handle) -> io::Result<FuseMount> {
-        let config = fs.config();
-        let mut options = FuseConfig::default();
-        options.mount_options = vec![
-            MountOption::FSName(format!("s3://{}/{}", config.s3.bucket, config.prefix)),
-            // Not `Subtype`: fuser hands that to fusermount3 only, and root's mount would be of type `fuse`.
-            MountOption::CUSTOM("subtype=pailfs".into()),
-            MountOption::DefaultPermissions,
-            MountOption::NoSuid,
-            MountOption::NoDev,
-            MountOption::NoAtime,
-            if config.read_only { MountOption::RO } else { MountOption::RW },
-            if config.no_exec { MountOption::NoExec } else { MountOption::Exec },
-        ];
-        options.acl = if config.allow_other { SessionACL::All } else { SessionACL::Owner };
-        options.n_threads = Some(FUSE_THREADS);
-        options.clone_fd = true;
-        let session = Session::new(Door { fs: fs.clone(), runtime }, dir, &options)?.spawn()?;
-        let notifier = session.notifier();
-        fs.on_invalidate(Box::new(move |ino| invalidate_attributes(&notifier, ino)));
-        raise_read_ahead(dir);
-        Ok(FuseMount { session })
-    }
-
-    /// Blocks until the file system is unmounted, by whomever, and its threads have ended.
-    pub fn join(self) -> io::Result<()> {
-        let session = ManuallyDrop::new(self.session);
-        // SAFETY: the field is read once, and the session that owns it is never used or dropped.
-        let threads = unsafe { std::ptr::read(&session.guard) };
-        threads.join().map_err(|_| io::Error::other("a FUSE thread panicked"))?
-    }
-}
-
-fn invalidate_attributes(notifier: &Notifier, ino: u64) {
-    // A negative offset: attributes only. Pages may be locked by the very read that learnt of the change.
-    if let Err(e) = notifier.inval_inode(INodeNo(ino), -1, 0) {
-        tracing::warn!(ino, "the kernel keeps old attributes: {e}");
-    }
-}
-
-/// Larger reads cost less; the kernel's default is 128 KiB. Only root may, and only it need.
-fn raise_read_ahead(dir: &Path) {
-    let Ok(device) = std::fs::metadata(dir).map(|meta| meta.dev()) else { return };
-    let (major, minor) = (libc::major(device), libc::minor(device));
-    let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
-    match std::fs::write(&path, READ_AHEAD_KIB.to_string()) {
-        Ok(()) => tracing::debug!("{path} is {READ_AHEAD_KIB}"),
-        Err(e) => tracing::info!("read-ahead stays at the kernel's default: {path}: {e}"),
-    }
-}
 
 struct Door {
     fs: Arc<Filesystem>,
@@ -125,93 +60,6 @@ impl Door {
 
     fn fs(&self) -> Arc<Filesystem> {
         self.fs.clone()
-    }
-}
-
-/// Answers an error, and logs what is a failure rather than an answer.
-fn refuse(fs: &Filesystem, op: &'static str, ino: INodeNo, name: Option<&OsStr>, error: &Error) -> Errno {
-    let errno = error.errno();
-    let file = || fs.describe(ino.0, name);
-    match errno {
-        libc::ENOENT | libc::EEXIST | libc::ENOTEMPTY | libc::EXDEV | libc::EROFS | libc::EPERM => {
-            tracing::debug!(op, file = file(), errno, "{error}");
-        }
-        _ => tracing::warn!(op, file = file(), errno, "{error}"),
-    }
-    Errno::from_i32(errno)
-}
-
-fn file_attr(attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.ino),
-        size: attr.size,
-        blocks: attr.size.div_ceil(512),
-        atime: attr.mtime,
-        mtime: attr.mtime,
-        ctime: attr.mtime,
-        crtime: SystemTime::UNIX_EPOCH,
-        kind: file_type(attr.kind),
-        perm: attr.perm,
-        nlink: 1,
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: 0,
-        blksize: REQUEST_BYTES_MAX,
-        flags: 0,
-    }
-}
-
-fn file_type(kind: Kind) -> FileType {
-    match kind {
-        Kind::File => FileType::RegularFile,
-        Kind::Directory => FileType::Directory,
-    }
-}
-
-/// Numbers are not reused while the kernel knows them, so one generation does.
-const GENERATION: Generation = Generation(0);
-
-fn open_flags(opened: Opened) -> FopenFlags {
-    let mut flags = FopenFlags::empty();
-    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
-    flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct_io);
-    flags
-}
-
-fn reply_frames(reply: ReplyData, frames: &[Bytes]) {
-    thread_local! {
-        /// Reused, for page faults of fresh buffers cost more than the copy.
-        static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    }
-    match frames {
-        [] => reply.data(&[]),
-        [frame] => reply.data(frame),
-        frames => SCRATCH.with_borrow_mut(|scratch| {
-            scratch.clear();
-            frames.iter().for_each(|frame| scratch.extend_from_slice(frame));
-            reply.data(scratch);
-        }),
-    }
-}
-
-fn reply_empty(reply: ReplyEmpty, result: Result<(), Errno>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-fn reply_entry(reply: ReplyEntry, result: Result<Attr, Errno>) {
-    match result {
-        Ok(attr) => reply.entry(&attr.ttl, &file_attr(&attr), GENERATION),
-        Err(errno) => reply.error(errno),
-    }
-}
-
-fn reply_attr(reply: ReplyAttr, result: Result<Attr, Errno>) {
-    match result {
-        Ok(attr) => reply.attr(&attr.ttl, &file_attr(&attr)),
-        Err(errno) => reply.error(errno),
     }
 }
 
@@ -550,32 +398,3 @@ impl fuser::Filesystem for Door {
         reply.error(Errno::ENOTTY);
     }
 }
-
-/// `.` and `..` come without attributes: the kernel looks them up itself.
-fn add_plus(reply: &mut ReplyDirectoryPlus, item: &DirItem<'_>) -> bool {
-    let dot = FileAttr { ino: INodeNo(item.ino), ..DOT };
-    match &item.attr {
-        Some(attr) => {
-            reply.add(INodeNo(item.ino), item.cookie, item.name, &attr.ttl, &file_attr(attr), GENERATION)
-        }
-        None => reply.add(INodeNo(0), item.cookie, item.name, &Duration::ZERO, &dot, GENERATION),
-    }
-}
-
-const DOT: FileAttr = FileAttr {
-    ino: INodeNo(0),
-    size: 0,
-    blocks: 0,
-    atime: SystemTime::UNIX_EPOCH,
-    mtime: SystemTime::UNIX_EPOCH,
-    ctime: SystemTime::UNIX_EPOCH,
-    crtime: SystemTime::UNIX_EPOCH,
-    kind: FileType::Directory,
-    perm: 0o755,
-    nlink: 1,
-    uid: 0,
-    gid: 0,
-    rdev: 0,
-    blksize: 0,
-    flags: 0,
-};

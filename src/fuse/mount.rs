@@ -1,0 +1,86 @@
+//! The FUSE session: mounted, served by its threads, joined.
+//!
+//! Owns: [`FuseMount`]; what the kernel is told besides replies (invalidation, read-ahead).
+//! Must never know: S3, object keys, how a request is answered.
+//!
+//! The one `unsafe`: fuser's session unmounts what stands at its directory once more when it is dropped,
+//! also after the mount is gone, and could hit another mount made there since. So the ended session is
+//! taken apart instead of dropped.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use fuser::{Config as FuseConfig, INodeNo, MountOption, Notifier, Session, SessionACL};
+use tokio::runtime::Handle;
+
+use super::Door;
+use crate::fs::Filesystem;
+
+/// Threads that read requests, each with its own descriptor.
+const FUSE_THREADS: usize = 4;
+/// Read-ahead asked of the kernel where root may set it, in KiB.
+const READ_AHEAD_KIB: u32 = 1024;
+
+/// A running mount.
+pub struct FuseMount {
+    session: fuser::BackgroundSession,
+}
+
+impl FuseMount {
+    /// Mounts and starts answering; returns once the handshake with the kernel is done.
+    ///
+    /// Errors: what mount(2) or fusermount3 said.
+    pub fn start(fs: Arc<Filesystem>, dir: &Path, runtime: Handle) -> io::Result<FuseMount> {
+        let config = fs.config();
+        let mut options = FuseConfig::default();
+        options.mount_options = vec![
+            MountOption::FSName(format!("s3://{}/{}", config.s3.bucket, config.prefix)),
+            // Not `Subtype`: fuser hands that to fusermount3 only, and root's mount would be of type `fuse`.
+            MountOption::CUSTOM("subtype=pailfs".into()),
+            MountOption::DefaultPermissions,
+            MountOption::NoSuid,
+            MountOption::NoDev,
+            MountOption::NoAtime,
+            if config.read_only { MountOption::RO } else { MountOption::RW },
+            if config.no_exec { MountOption::NoExec } else { MountOption::Exec },
+        ];
+        options.acl = if config.allow_other { SessionACL::All } else { SessionACL::Owner };
+        options.n_threads = Some(FUSE_THREADS);
+        options.clone_fd = true;
+        let session = Session::new(Door { fs: fs.clone(), runtime }, dir, &options)?.spawn()?;
+        let notifier = session.notifier();
+        fs.on_invalidate(Box::new(move |ino| invalidate_attributes(&notifier, ino)));
+        raise_read_ahead(dir);
+        Ok(FuseMount { session })
+    }
+
+    /// Blocks until the file system is unmounted, by whomever, and its threads have ended.
+    pub fn join(self) -> io::Result<()> {
+        let session = ManuallyDrop::new(self.session);
+        // SAFETY: the field is read once, and the session that owns it is never used or dropped.
+        let threads = unsafe { std::ptr::read(&session.guard) };
+        threads.join().map_err(|_| io::Error::other("a FUSE thread panicked"))?
+    }
+}
+
+fn invalidate_attributes(notifier: &Notifier, ino: u64) {
+    // A negative offset: attributes only. Pages may be locked by the very read that learnt of the change.
+    if let Err(e) = notifier.inval_inode(INodeNo(ino), -1, 0) {
+        tracing::warn!(ino, "the kernel keeps old attributes: {e}");
+    }
+}
+
+/// Larger reads cost less; the kernel's default is 128 KiB. Only root may, and only it need.
+fn raise_read_ahead(dir: &Path) {
+    let Ok(device) = std::fs::metadata(dir).map(|meta| meta.dev()) else { return };
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    match std::fs::write(&path, READ_AHEAD_KIB.to_string()) {
+        Ok(()) => tracing::debug!("{path} is {READ_AHEAD_KIB}"),
+        Err(e) => tracing::info!("read-ahead stays at the kernel's default: {path}: {e}"),
+    }
+}
