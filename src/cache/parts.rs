@@ -126,6 +126,23 @@ impl PartCache {
         Some(part)
     }
 
+    /// Drops the parts that lie within `range`, as far as they are finished and nobody reads them.
+    pub fn drop_within(&self, version: VersionId, range: Range<u64>) {
+        let mut index = self.lock();
+        let starts = index.idle_within(version, range);
+        let dropped: Vec<_> = starts.into_iter().map(|start| index.remove(version, start)).collect();
+        drop(index);
+        drop(dropped);
+    }
+
+    /// Lets the parts that lie within `range` go first when room is needed.
+    pub fn demote_within(&self, version: VersionId, range: Range<u64>) {
+        let mut index = self.lock();
+        for start in index.idle_within(version, range) {
+            index.lru.demote(&(version, start));
+        }
+    }
+
     /// A permit if there is room, or room can be made of finished parts that nobody reads.
     pub fn try_reserve(&self, bytes: u64) -> Option<Permit> {
         self.evict_for(bytes, &[Idle::Finished]);
@@ -190,6 +207,14 @@ impl PartCache {
 }
 
 impl Index {
+    fn idle_within(&self, version: VersionId, range: Range<u64>) -> Vec<u64> {
+        let Some(parts) = self.parts.get(&version) else { return Vec::new() };
+        let within = parts.range(range.start..range.end).filter(|(_, part)| {
+            part.range().end <= range.end && Arc::strong_count(part) == 1 && part.is_finished()
+        });
+        within.map(|(start, _)| *start).collect()
+    }
+
     /// The least recently used parts of a kind, as many as hold `bytes`.
     fn idle(&self, bytes: u64, kind: Idle) -> Vec<(VersionId, u64)> {
         let mut found = 0;
@@ -300,6 +325,21 @@ mod tests {
         assert!(cache.covering(v, 32 * KIB).is_none(), "the oldest idle one went");
         drop(held);
         assert!(cache.budget().bytes_peak() <= 64 * KIB);
+    }
+
+    #[test]
+    fn what_was_passed_goes_and_what_is_demoted_goes_first() {
+        let (cache, v) = cache(64 * KIB);
+        for n in 0..4 {
+            filled(&cache, v, n * 16 * KIB..(n + 1) * 16 * KIB);
+        }
+        let held = cache.covering(v, 0).unwrap();
+        cache.drop_within(v, 0..40 * KIB);
+        assert_eq!(gaps(&cache, v, 0..64 * KIB), "16384..32768", "one is read, one not passed wholly");
+        cache.demote_within(v, 48 * KIB..64 * KIB);
+        filled(&cache, v, 64 * KIB..96 * KIB);
+        assert_eq!(gaps(&cache, v, 32 * KIB..96 * KIB), "49152..65536");
+        drop(held);
     }
 
     #[tokio::test]

@@ -366,6 +366,9 @@ impl Filesystem {
     pub async fn release(&self, fh: u64) {
         let Some((handle, last_writer)) = self.handles.remove_file(fh) else { return };
         let ino = handle.ino;
+        if let Some(reader) = handle.reader().take() {
+            self.reads.released(&reader);
+        }
         if let Some(writer) = last_writer {
             let committed = self.commit(ino, &writer).await;
             if self.handles.remove_writer(ino) {

@@ -9,17 +9,18 @@
 mod window;
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use crate::cache::{Part, PartCache};
+use crate::cache::{Part, PartCache, Permit};
 use crate::error::Error;
 use crate::key::VersionId;
 use crate::s3::S3Client;
-use window::{Limits, Window};
+use window::{Limits, Plan, Window};
 
 /// GETs under way at once, over all handles: S3 serves well on this many connections.
 const FETCHES_MAX: usize = 64;
@@ -51,9 +52,9 @@ pub struct Reads {
     client: S3Client,
     cache: Arc<PartCache>,
     runtime: Handle,
-    fetches: Arc<Semaphore>,
-    /// Readers there are: each has its share of the memory.
-    readers: Arc<()>,
+    fetches: Semaphore,
+    /// Counts the readers that fetch far ahead: each has its share of the memory.
+    streams: Arc<()>,
 }
 
 /// One handle's place in one version.
@@ -61,7 +62,8 @@ pub struct Reader {
     pub version: Version,
     /// Held for an instant only, before the cache's lock.
     window: Mutex<Window>,
-    _counted: Arc<()>,
+    /// Set once it fetches far ahead.
+    stream: OnceLock<Arc<()>>,
 }
 
 impl Reader {
@@ -73,17 +75,24 @@ impl Reader {
 
 impl Reads {
     pub fn new(client: S3Client, cache: Arc<PartCache>, runtime: Handle) -> Arc<Reads> {
-        let fetches = Arc::new(Semaphore::new(FETCHES_MAX));
-        Arc::new(Reads { client, cache, runtime, fetches, readers: Arc::default() })
+        let fetches = Semaphore::new(FETCHES_MAX);
+        Arc::new(Reads { client, cache, runtime, fetches, streams: Arc::default() })
     }
 
     pub fn reader(&self, version: Version) -> Reader {
-        Reader { version, window: Mutex::default(), _counted: self.readers.clone() }
+        Reader { version, window: Mutex::default(), stream: OnceLock::new() }
+    }
+
+    /// The reader is done: what it has read goes first, before what was fetched for others.
+    pub fn released(&self, reader: &Reader) {
+        for read in lock(&reader.window).runs_read() {
+            self.cache.demote_within(reader.version.id, read);
+        }
     }
 
     fn limits(&self) -> Limits {
-        let readers = (Arc::strong_count(&self.readers) as u64).saturating_sub(1).max(1);
-        let share = self.cache.budget().bytes_max() / 2 / readers;
+        let streams = (Arc::strong_count(&self.streams) as u64).saturating_sub(1).max(1);
+        let share = self.cache.budget().bytes_max() / 2 / streams;
         let window_bytes_max = WINDOW_BYTES_MAX.min(share).max(WINDOW_BYTES_MIN);
         Limits { window_bytes_max, part_bytes_max: PART_BYTES_MAX.min(window_bytes_max) }
     }
@@ -94,16 +103,27 @@ impl Reads {
         if range.is_empty() {
             return;
         }
-        let plan = {
-            let mut window = reader.window.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            window.on_read(range.clone(), reader.version.size, self.limits())
-        };
-        for gap in self.cache.gaps(reader.version.id, range.start..plan.end) {
-            for piece in window::pieces(gap, plan.piece_bytes) {
-                let Some(permit) = self.cache.try_reserve(piece.end - piece.start) else { return };
-                self.fetch(&reader.version, piece, permit);
+        let plan = self.plan(reader, range);
+        if !plan.passed.is_empty() {
+            self.cache.drop_within(reader.version.id, plan.passed);
+        }
+        for range in plan.ranges {
+            for gap in self.cache.gaps(reader.version.id, range) {
+                for piece in window::pieces(gap, plan.piece_bytes) {
+                    let Some(permit) = self.cache.try_reserve(piece.end - piece.start) else { return };
+                    self.fetch(&reader.version, piece, permit);
+                }
             }
         }
+    }
+
+    fn plan(&self, reader: &Reader, range: Range<u64>) -> Plan {
+        let mut window = lock(&reader.window);
+        let plan = window.on_read(range, reader.version.size, self.limits(), Instant::now());
+        if window.bytes() > WINDOW_BYTES_MIN {
+            reader.stream.get_or_init(|| self.streams.clone());
+        }
+        plan
     }
 
     /// The frames of a read, as soon as they have arrived.
@@ -146,12 +166,7 @@ impl Reads {
         Ok(self.fetch(&reader.version, gap, permit))
     }
 
-    fn fetch(
-        self: &Arc<Self>,
-        version: &Version,
-        range: Range<u64>,
-        permit: crate::cache::Permit,
-    ) -> Option<Arc<Part>> {
+    fn fetch(self: &Arc<Self>, version: &Version, range: Range<u64>, permit: Permit) -> Option<Arc<Part>> {
         let part = self.cache.insert(version.id, range, permit)?;
         let fetch = Fetch { reads: self.clone(), version: version.clone(), part: Arc::downgrade(&part) };
         self.runtime.spawn(fetch.run(part.range()));
@@ -198,4 +213,8 @@ impl Fetch {
             _ => Ok(()),
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

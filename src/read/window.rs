@@ -1,20 +1,53 @@
 //! What to fetch ahead of a reader. Pure: reads in, plans out.
 //!
-//! A handle's reads are a *run* as long as each follows on from the last; the kernel's own read-ahead
-//! delivers them in pieces and slightly out of order, so a run forgives as many bytes as it has already
-//! read, up to [`SLACK_BYTES_MAX`]. The window is twice the run: it doubles while the run goes on, and a
-//! jump closes it. So a reader that jumps is given exactly what it asks for, and one that goes on soon has
-//! many parts under way. A handle's first read at offset 0 is taken for a run's beginning, for most
-//! files are read from start to end.
+//! **Runs.** A handle's reads form *runs*, each read following on from the run's last. A handle may have
+//! several at once (two interleaved scans; the column chunks of a parquet file), at most [`RUNS_MAX`]; the one
+//! that was idle longest is forgotten. The kernel delivers a run's reads in pieces and slightly out of
+//! order, so a run forgives as many bytes as it has already read, up to [`SLACK_BYTES_MAX`].
+//!
+//! **The window** is how far a run is fetched ahead of its furthest read:
+//! - at first as far as the run is long, so that never more than twice of what is read is fetched; a run that
+//!   begins at the object's start gets four times that, and at least [`WINDOW_BYTES_FIRST`], since most files
+//!   are read from start to end;
+//! - from [`WINDOW_BYTES_EASY`] on only as far as it helps: a window twice as large is tried, and kept where
+//!   it made the reader a fourth faster. So it grows to bandwidth x latency and no further: where the line, the
+//!   processor or the program itself is the limit, a larger window brings nothing.
+//!
+//! **Jumps.** A read that follows on from no run begins a new one, and is given exactly what it asks for. Where
+//! the last jumps were equally long and equally far apart (a strided scan, a backward scan), what the next
+//! ones will ask for is fetched, twice as much each time up to [`STRIDES_BYTES_MAX`].
+//!
+//! **Small objects**, up to [`SMALL_BYTES_MAX`], are fetched whole on their second read.
 
 use std::ops::Range;
+use std::time::Instant;
 
+/// Runs that a handle may have at once.
+const RUNS_MAX: usize = 8;
 /// Out-of-order reads within a run, at most: the kernel's read-ahead of 1 MiB, twice.
 const SLACK_BYTES_MAX: u64 = 2 << 20;
 /// The window of a run that began at offset 0, at least.
 const WINDOW_BYTES_FIRST: u64 = 1 << 20;
+/// Up to here a window follows from the run's length alone.
+const WINDOW_BYTES_EASY: u64 = 16 << 20;
+/// A window twice as large must bring at least this much.
+const WORTH_IT: f64 = 1.25;
+/// Where it did not, it is tried again after reading this many windows, for things change.
+const WINDOWS_UNTIL_TRIED_AGAIN: u32 = 16;
+/// Requests of one run under way at once, about: more would only be smaller.
+const PIECES_MAX: u64 = 32;
+/// Boundaries of requests are multiples of this (a block of the disk cache), and so are their lengths.
+const GRAIN_BYTES: u64 = 1 << 20;
 /// Less than this is not fetched ahead but at the object's end: a request costs more.
 const AHEAD_BYTES_MIN: u64 = 128 << 10;
+/// Equal distances between jumps that make a pattern.
+const STRIDES_MIN: u32 = 2;
+/// How much of a pattern of jumps is fetched ahead, in bytes.
+const STRIDES_BYTES_MAX: u64 = 8 << 20;
+/// And how many requests that may be.
+const STRIDES_MAX: u64 = 32;
+/// An object up to this size is cheaper to fetch whole than twice.
+const SMALL_BYTES_MAX: u64 = 1 << 20;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -22,140 +55,253 @@ pub struct Limits {
     pub part_bytes_max: u64,
 }
 
-/// One handle's run.
+/// One handle's runs and jumps.
 #[derive(Debug, Default)]
 pub struct Window {
-    /// Where the run's furthest read ended.
+    /// The one read last comes last.
+    runs: Vec<Run>,
+    jumps: Jumps,
+    reads: u64,
+}
+
+#[derive(Debug)]
+struct Run {
+    start: u64,
+    /// Where its furthest read ended.
     cursor: u64,
-    /// Bytes read in this run.
-    run_bytes: u64,
-    /// Whether the run began at the object's start.
-    from_start: bool,
-    /// Up to here was planned in this run.
+    /// Bytes read.
+    bytes: u64,
+    /// Up to here was planned.
+    planned: u64,
+    window: u64,
+    trial: Trial,
+}
+
+/// The search for the window that is large enough.
+#[derive(Debug)]
+struct Trial {
+    /// Still to be read of what was asked for with the window before.
+    skip_bytes: u64,
+    /// Read since then, and since when: measured when it is as much as the window.
+    bytes: u64,
+    since: Instant,
+    /// In bytes a second, with half of this window; none: no other window is on trial.
+    rate_before: Option<f64>,
+    /// Windows to read until the next trial.
+    wait: u32,
+}
+
+/// The reads that began runs.
+#[derive(Debug, Default)]
+struct Jumps {
+    /// The last one's start, and the bytes of the run that followed.
+    last: Option<(u64, u64)>,
+    distance: i64,
+    /// How often in a row the distance was the same.
+    equal: u32,
+    /// How many jumps ahead were planned still.
     planned: u64,
 }
 
-/// What to have under way: everything up to `end`, in GETs of `piece_bytes`.
-#[derive(Debug, PartialEq, Eq)]
+/// What to have under way.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    pub end: u64,
+    /// The read itself and what to fetch ahead of it, the nearest first, in GETs of up to `piece_bytes`.
+    pub ranges: Vec<Range<u64>>,
     pub piece_bytes: u64,
+    /// What the run has left behind: no longer needed.
+    pub passed: Range<u64>,
 }
 
 impl Window {
     /// `range` is not empty and lies within the object.
-    pub fn on_read(&mut self, range: Range<u64>, object_bytes: u64, limits: Limits) -> Plan {
-        if !self.goes_on(&range) {
-            *self = Window { cursor: range.start, planned: range.start, ..Window::default() };
-        }
-        self.from_start |= range.start == 0;
-        let jumped = self.run_bytes == 0 && !self.from_start;
-        self.run_bytes += range.end - range.start;
-        self.cursor = self.cursor.max(range.end);
-        self.planned = self.planned.max(range.end);
-        if jumped {
-            return Plan { end: range.end, piece_bytes: limits.part_bytes_max };
-        }
-        let window = self.window(limits);
-        let end = self.cursor.saturating_add(window).min(object_bytes);
-        // Ask for more only when half the window is used up, so that requests stay large.
-        let worth_it = end - self.planned >= AHEAD_BYTES_MIN || end == object_bytes;
-        if self.planned - self.cursor <= window / 2 && worth_it {
-            self.planned = end;
-        }
-        Plan { end: self.planned, piece_bytes: (window / 4).clamp(WINDOW_BYTES_FIRST, limits.part_bytes_max) }
+    pub fn on_read(&mut self, range: Range<u64>, object_bytes: u64, limits: Limits, now: Instant) -> Plan {
+        self.reads += 1;
+        let follows = self.runs.iter().rposition(|run| run.goes_on(&range));
+        let mut ahead = Vec::new();
+        let run = match follows {
+            Some(at) => self.runs.remove(at),
+            None => {
+                ahead = self.jumps.on_jump(range.clone(), object_bytes, limits);
+                if self.runs.len() == RUNS_MAX {
+                    self.runs.remove(0);
+                }
+                Run::new(range.start, now)
+            }
+        };
+        self.runs.push(run);
+        let run = self.runs.last_mut().expect("pushed just now");
+        run.on_read(&range, limits, now);
+        self.jumps.follow(run);
+        let small = object_bytes <= SMALL_BYTES_MAX && self.reads > 1;
+        let mut ranges =
+            vec![if small { 0..object_bytes } else { range.start..run.plan(object_bytes, limits) }];
+        ranges.append(&mut ahead);
+        let passed = run.start..run.cursor.saturating_sub(SLACK_BYTES_MAX).max(run.start);
+        Plan { ranges, piece_bytes: run.piece_bytes(limits), passed }
+    }
+
+    /// What each run has read.
+    pub fn runs_read(&self) -> impl Iterator<Item = Range<u64>> {
+        self.runs.iter().map(|run| run.start..run.cursor)
+    }
+
+    /// The furthest any run of this handle is fetched ahead now, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.runs.iter().map(|run| run.window).max().unwrap_or(0)
+    }
+}
+
+impl Run {
+    fn new(start: u64, now: Instant) -> Run {
+        let trial = Trial { skip_bytes: 0, bytes: 0, since: now, rate_before: None, wait: 1 };
+        Run { start, cursor: start, bytes: 0, planned: start, window: 0, trial }
     }
 
     fn goes_on(&self, range: &Range<u64>) -> bool {
-        let slack = self.run_bytes.min(SLACK_BYTES_MAX);
+        let slack = self.bytes.min(SLACK_BYTES_MAX);
         range.start <= self.cursor + slack && range.start + slack >= self.cursor
     }
 
-    fn window(&self, limits: Limits) -> u64 {
-        let first = if self.from_start { WINDOW_BYTES_FIRST } else { 0 };
-        (self.run_bytes * 2).max(first).min(limits.window_bytes_max)
+    fn on_read(&mut self, range: &Range<u64>, limits: Limits, now: Instant) {
+        let bytes = range.end - range.start;
+        let jumped = self.bytes == 0 && self.start > 0;
+        self.bytes += bytes;
+        self.cursor = self.cursor.max(range.end);
+        self.planned = self.planned.max(range.end);
+        let easy = match self.start {
+            0 => (self.bytes * 4).clamp(WINDOW_BYTES_FIRST, WINDOW_BYTES_EASY),
+            _ if jumped => 0,
+            _ => self.bytes.min(WINDOW_BYTES_EASY),
+        };
+        if self.window >= WINDOW_BYTES_EASY {
+            self.window = self.trial.on_read(bytes, self.window, now);
+        }
+        self.window = self.window.max(easy).min(limits.window_bytes_max);
+    }
+
+    fn piece_bytes(&self, limits: Limits) -> u64 {
+        let piece = (self.window / PIECES_MAX).next_multiple_of(GRAIN_BYTES);
+        piece.clamp(GRAIN_BYTES, limits.part_bytes_max)
+    }
+
+    /// Up to where to have fetched. Moves on in whole pieces, so that requests stay large.
+    fn plan(&mut self, object_bytes: u64, limits: Limits) -> u64 {
+        let reach = self.cursor.saturating_add(self.window);
+        let piece = self.piece_bytes(limits);
+        let end = match reach {
+            _ if reach >= object_bytes => object_bytes,
+            _ if self.window >= 2 * piece => reach / GRAIN_BYTES * GRAIN_BYTES,
+            _ => reach,
+        };
+        // A window of few pieces is asked for in halves.
+        let worth_it = if self.window >= 4 * piece { piece } else { (self.window / 2).max(AHEAD_BYTES_MIN) };
+        if end == object_bytes || end.saturating_sub(self.planned) >= worth_it {
+            self.planned = self.planned.max(end);
+        }
+        self.planned
     }
 }
 
-/// `range` cut into pieces of `piece_bytes`, the last one shorter.
+impl Trial {
+    /// Answers what the window is now.
+    fn on_read(&mut self, bytes: u64, window: u64, now: Instant) -> u64 {
+        if self.skip_bytes > 0 {
+            self.skip_bytes = self.skip_bytes.saturating_sub(bytes);
+            (self.bytes, self.since) = (0, now);
+            return window;
+        }
+        self.bytes += bytes;
+        if self.bytes < window {
+            return window;
+        }
+        let rate = self.bytes as f64 / now.saturating_duration_since(self.since).as_secs_f64().max(1e-6);
+        (self.bytes, self.since) = (0, now);
+        match self.rate_before {
+            Some(before) if rate < before * WORTH_IT => {
+                (self.rate_before, self.wait) = (None, WINDOWS_UNTIL_TRIED_AGAIN);
+                window / 2
+            }
+            None if self.wait > 1 => {
+                self.wait -= 1;
+                window
+            }
+            _ => {
+                (self.rate_before, self.skip_bytes) = (Some(rate), window);
+                window * 2
+            }
+        }
+    }
+}
+
+impl Jumps {
+    /// What to fetch for the jumps to come.
+    fn on_jump(&mut self, range: Range<u64>, object_bytes: u64, limits: Limits) -> Vec<Range<u64>> {
+        let last = self.last.replace((range.start, 0));
+        let Some((last_start, last_bytes)) = last else { return Vec::new() };
+        let distance = range.start.cast_signed().wrapping_sub(last_start.cast_signed());
+        if distance != self.distance {
+            (self.distance, self.equal, self.planned) = (distance, 0, 0);
+            return Vec::new();
+        }
+        self.equal = self.equal.saturating_add(1);
+        self.planned = self.planned.saturating_sub(1);
+        if self.equal < STRIDES_MIN {
+            return Vec::new();
+        }
+        let bytes = last_bytes.max(range.end - range.start);
+        let room = STRIDES_BYTES_MAX.min(limits.window_bytes_max) / bytes;
+        let dense = distance.unsigned_abs() <= 2 * bytes;
+        let jumps = (1u64 << self.equal.min(20)).min(room).min(if dense { u64::MAX } else { STRIDES_MAX });
+        if self.planned > jumps / 2 {
+            return Vec::new();
+        }
+        let from = self.planned + 1;
+        self.planned = jumps;
+        merged((from..=jumps).map_while(|n| {
+            let start = range.start.checked_add_signed(distance.checked_mul(n.cast_signed())?)?;
+            (start < object_bytes).then(|| start..object_bytes.min(start + bytes))
+        }))
+    }
+
+    /// The last jump's run goes on.
+    fn follow(&mut self, run: &Run) {
+        if let Some((start, bytes)) = &mut self.last
+            && *start == run.start
+        {
+            *bytes = run.bytes;
+        }
+    }
+}
+
+/// Ranges that touch, or lie closer to each other than they are long, become one.
+fn merged(ranges: impl Iterator<Item = Range<u64>>) -> Vec<Range<u64>> {
+    let mut out: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match out.last_mut() {
+            Some(last) if range.start >= last.end && range.start - last.end <= range.end - range.start => {
+                last.end = range.end;
+            }
+            Some(last) if range.end <= last.start && last.start - range.end <= range.end - range.start => {
+                last.start = range.start;
+            }
+            _ => out.push(range),
+        }
+    }
+    out
+}
+
+/// `range` cut into pieces of `piece_bytes` at its multiples: the first and the last may be shorter.
 pub fn pieces(range: Range<u64>, piece_bytes: u64) -> impl Iterator<Item = Range<u64>> {
-    let step = usize::try_from(piece_bytes.max(1)).unwrap_or(usize::MAX);
-    let end = range.end;
-    range.step_by(step).map(move |start| start..end.min(start.saturating_add(piece_bytes.max(1))))
+    let piece_bytes = piece_bytes.max(1);
+    let mut at = range.start;
+    std::iter::from_fn(move || {
+        let end = range.end.min((at / piece_bytes + 1).saturating_mul(piece_bytes));
+        let piece = at..end;
+        at = piece.end;
+        (!piece.is_empty()).then_some(piece)
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const KIB: u64 = 1 << 10;
-    const MIB: u64 = 1 << 20;
-    const LIMITS: Limits = Limits { window_bytes_max: 64 * MIB, part_bytes_max: 8 * MIB };
-
-    #[test]
-    fn a_run_from_the_start_doubles_its_window_up_to_the_limit() {
-        let mut window = Window::default();
-        let mut ahead = Vec::new();
-        for n in 0..4096 {
-            let range = n * 128 * KIB..(n + 1) * 128 * KIB;
-            let plan = window.on_read(range.clone(), 1 << 30, LIMITS);
-            ahead.push(plan.end - range.end);
-            assert!(plan.end - range.end <= LIMITS.window_bytes_max);
-        }
-        assert_eq!(ahead[0], MIB);
-        assert!(ahead.contains(&LIMITS.window_bytes_max));
-    }
-
-    #[test]
-    fn jumps_are_given_exactly_what_they_ask_for() {
-        let mut window = Window::default();
-        for n in 1..100u64 {
-            let start = n * 7919 * 4096 % (1 << 30);
-            let plan = window.on_read(start..start + 4096, 1 << 30, LIMITS);
-            assert_eq!(plan.end, start + 4096);
-        }
-    }
-
-    #[test]
-    fn pieces_arriving_out_of_order_are_still_a_run() {
-        let mut window = Window::default();
-        let mut order: Vec<u64> = (0..64).collect();
-        for pair in order.chunks_mut(2) {
-            pair.swap(0, 1);
-        }
-        order.swap(0, 1); // the first read is at 0
-        for n in order {
-            window.on_read(n * 128 * KIB..(n + 1) * 128 * KIB, 1 << 30, LIMITS);
-        }
-        assert_eq!(window.run_bytes, 8 * MIB);
-    }
-
-    proptest! {
-        #[test]
-        fn a_plan_covers_the_read_and_stays_within_object_and_window(
-            reads in proptest::collection::vec((0u64..1 << 28, 1u64..MIB), 1..50),
-        ) {
-            let object = 1 << 28;
-            let mut window = Window::default();
-            for (start, len) in reads {
-                let range = start..(start + len).min(object);
-                let plan = window.on_read(range.clone(), object, LIMITS);
-                prop_assert!(plan.end >= range.end && plan.end <= object);
-                prop_assert!(plan.end - range.end <= LIMITS.window_bytes_max + SLACK_BYTES_MAX);
-                prop_assert!(plan.piece_bytes <= LIMITS.part_bytes_max && plan.piece_bytes > 0);
-            }
-        }
-
-        #[test]
-        fn pieces_tile(start in 0u64..1000, len in 0u64..1000, piece in 1u64..100) {
-            let mut at = start;
-            for p in pieces(start..start + len, piece) {
-                prop_assert_eq!(p.start, at);
-                prop_assert!(p.end > p.start && p.end - p.start <= piece);
-                at = p.end;
-            }
-            prop_assert_eq!(at, start + len);
-        }
-    }
-}
+mod tests;
