@@ -6,6 +6,7 @@
 //! ahead takes memory that is free or was read, what a program waits for takes its turn for memory.
 //! Must never know: inodes, paths, FUSE.
 
+mod siblings;
 mod window;
 
 use std::ops::Range;
@@ -21,6 +22,8 @@ use crate::error::Error;
 use crate::key::VersionId;
 use crate::s3::S3Client;
 use window::{Limits, Plan, Window};
+
+pub use siblings::{Next, Walks};
 
 /// GETs under way at once, over all handles: S3 serves well on this many connections.
 const FETCHES_MAX: usize = 64;
