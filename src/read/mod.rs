@@ -21,14 +21,12 @@ use crate::cache::{Part, PartCache, Permit};
 use crate::error::Error;
 use crate::key::VersionId;
 use crate::s3::S3Client;
-use window::{Limits, Plan, Window};
+use window::{Plan, Window};
 
 pub use siblings::{Next, Walks};
 
 /// GETs under way at once, over all handles: S3 serves well on this many connections.
 const FETCHES_MAX: usize = 64;
-/// The longest stretch one GET fetches, in bytes.
-const PART_BYTES_MAX: u64 = 8 << 20;
 /// The furthest one handle is fetched ahead, in bytes; its share of half the memory if that is less.
 const WINDOW_BYTES_MAX: u64 = 64 << 20;
 /// What a handle may fetch ahead however many there are, in bytes.
@@ -93,11 +91,11 @@ impl Reads {
         }
     }
 
-    fn limits(&self) -> Limits {
+    /// How far one stream may be fetched ahead: its share of half the memory.
+    fn window_bytes_max(&self) -> u64 {
         let streams = (Arc::strong_count(&self.streams) as u64).saturating_sub(1).max(1);
         let share = self.cache.budget().bytes_max() / 2 / streams;
-        let window_bytes_max = WINDOW_BYTES_MAX.min(share).max(WINDOW_BYTES_MIN);
-        Limits { window_bytes_max, part_bytes_max: PART_BYTES_MAX.min(window_bytes_max) }
+        WINDOW_BYTES_MAX.min(share).max(WINDOW_BYTES_MIN)
     }
 
     /// Takes note of a read and fetches ahead of it. Call once a read, before [`Reads::read`].
@@ -122,7 +120,7 @@ impl Reads {
 
     fn plan(&self, reader: &Reader, range: Range<u64>) -> Plan {
         let mut window = lock(&reader.window);
-        let plan = window.on_read(range, reader.version.size, self.limits(), Instant::now());
+        let plan = window.on_read(range, reader.version.size, self.window_bytes_max(), Instant::now());
         if window.bytes() > WINDOW_BYTES_MIN {
             reader.stream.get_or_init(|| self.streams.clone());
         }

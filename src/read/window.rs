@@ -34,10 +34,11 @@ const WINDOW_BYTES_EASY: u64 = 16 << 20;
 const WORTH_IT: f64 = 1.25;
 /// Where it did not, it is tried again after reading this many windows, for things change.
 const WINDOWS_UNTIL_TRIED_AGAIN: u32 = 16;
-/// Requests of one run under way at once, about: more would only be smaller.
-const PIECES_MAX: u64 = 32;
-/// Boundaries of requests are multiples of this (a block of the disk cache), and so are their lengths.
+/// Windows end at multiples of this (a block of the disk cache), and so do requests.
 const GRAIN_BYTES: u64 = 1 << 20;
+/// The longest request: a window of 64 MiB has 32 of them under way, as many connections of 90 MB/s as it
+/// takes to bring more than a gigabyte a second; longer ones would be cheaper, but fewer side by side.
+const PIECE_BYTES_MAX: u64 = 2 << 20;
 /// Less than this is not fetched ahead but at the object's end: a request costs more.
 const AHEAD_BYTES_MIN: u64 = 128 << 10;
 /// Equal distances between jumps that make a pattern.
@@ -48,12 +49,6 @@ const STRIDES_BYTES_MAX: u64 = 8 << 20;
 const STRIDES_MAX: u64 = 32;
 /// An object up to this size is cheaper to fetch whole than twice.
 const SMALL_BYTES_MAX: u64 = 1 << 20;
-
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    pub window_bytes_max: u64,
-    pub part_bytes_max: u64,
-}
 
 /// One handle's runs and jumps.
 #[derive(Debug, Default)]
@@ -114,31 +109,38 @@ pub struct Plan {
 }
 
 impl Window {
-    /// `range` is not empty and lies within the object.
-    pub fn on_read(&mut self, range: Range<u64>, object_bytes: u64, limits: Limits, now: Instant) -> Plan {
+    /// `range` is not empty and lies within the object. No window is larger than `window_bytes_max`.
+    pub fn on_read(
+        &mut self,
+        range: Range<u64>,
+        object_bytes: u64,
+        window_bytes_max: u64,
+        now: Instant,
+    ) -> Plan {
         self.reads += 1;
         let follows = self.runs.iter().rposition(|run| run.goes_on(&range));
         let mut ahead = Vec::new();
         let run = match follows {
             Some(at) => self.runs.remove(at),
             None => {
-                ahead = self.jumps.on_jump(range.clone(), object_bytes, limits);
+                ahead = self.jumps.on_jump(range.clone(), object_bytes, window_bytes_max);
                 if self.runs.len() == RUNS_MAX {
                     self.runs.remove(0);
                 }
                 Run::new(range.start, now)
             }
         };
+        // What another run has passed is no longer there, and was read.
+        let passed_next = self.runs.iter().filter(|run| !run.passed().is_empty()).map(|run| run.start);
+        let end = passed_next.filter(|start| *start >= range.end).min().unwrap_or(object_bytes);
         self.runs.push(run);
         let run = self.runs.last_mut().expect("pushed just now");
-        run.on_read(&range, limits, now);
+        run.on_read(&range, window_bytes_max, now);
         self.jumps.follow(run);
         let small = object_bytes <= SMALL_BYTES_MAX && self.reads > 1;
-        let mut ranges =
-            vec![if small { 0..object_bytes } else { range.start..run.plan(object_bytes, limits) }];
+        let mut ranges = vec![if small { 0..object_bytes } else { range.start..run.plan(end) }];
         ranges.append(&mut ahead);
-        let passed = run.start..run.cursor.saturating_sub(SLACK_BYTES_MAX).max(run.start);
-        Plan { ranges, piece_bytes: run.piece_bytes(limits), passed }
+        Plan { ranges, piece_bytes: run.piece_bytes(), passed: run.passed() }
     }
 
     /// What each run has read.
@@ -158,12 +160,16 @@ impl Run {
         Run { start, cursor: start, bytes: 0, planned: start, window: 0, trial }
     }
 
+    fn passed(&self) -> Range<u64> {
+        self.start..self.cursor.saturating_sub(SLACK_BYTES_MAX).max(self.start)
+    }
+
     fn goes_on(&self, range: &Range<u64>) -> bool {
         let slack = self.bytes.min(SLACK_BYTES_MAX);
         range.start <= self.cursor + slack && range.start + slack >= self.cursor
     }
 
-    fn on_read(&mut self, range: &Range<u64>, limits: Limits, now: Instant) {
+    fn on_read(&mut self, range: &Range<u64>, window_bytes_max: u64, now: Instant) {
         let bytes = range.end - range.start;
         let jumped = self.bytes == 0 && self.start > 0;
         self.bytes += bytes;
@@ -175,37 +181,37 @@ impl Run {
             _ => self.bytes.min(WINDOW_BYTES_EASY),
         };
         if self.window >= WINDOW_BYTES_EASY {
-            self.window = self.trial.on_read(bytes, self.window, now);
+            self.window = self.trial.on_read(bytes, self.window, window_bytes_max, now);
         }
-        self.window = self.window.max(easy).min(limits.window_bytes_max);
+        self.window = self.window.max(easy).min(window_bytes_max);
     }
 
-    fn piece_bytes(&self, limits: Limits) -> u64 {
-        let piece = (self.window / PIECES_MAX).next_multiple_of(GRAIN_BYTES);
-        piece.clamp(GRAIN_BYTES, limits.part_bytes_max)
+    fn piece_bytes(&self) -> u64 {
+        (self.window / 8 / GRAIN_BYTES * GRAIN_BYTES).clamp(GRAIN_BYTES, PIECE_BYTES_MAX)
     }
 
-    /// Up to where to have fetched. Moves on in whole pieces, so that requests stay large.
-    fn plan(&mut self, object_bytes: u64, limits: Limits) -> u64 {
+    /// Up to where to have fetched, `end` at most. Moves on in whole pieces, so that requests stay large.
+    fn plan(&mut self, end: u64) -> u64 {
         let reach = self.cursor.saturating_add(self.window);
-        let piece = self.piece_bytes(limits);
-        let end = match reach {
-            _ if reach >= object_bytes => object_bytes,
+        let piece = self.piece_bytes();
+        let to = match reach {
+            _ if reach >= end => end,
             _ if self.window >= 2 * piece => reach / GRAIN_BYTES * GRAIN_BYTES,
             _ => reach,
         };
         // A window of few pieces is asked for in halves.
         let worth_it = if self.window >= 4 * piece { piece } else { (self.window / 2).max(AHEAD_BYTES_MIN) };
-        if end == object_bytes || end.saturating_sub(self.planned) >= worth_it {
-            self.planned = self.planned.max(end);
+        if to == end || to.saturating_sub(self.planned) >= worth_it {
+            self.planned = self.planned.max(to);
         }
+        self.planned = self.planned.min(end);
         self.planned
     }
 }
 
 impl Trial {
     /// Answers what the window is now.
-    fn on_read(&mut self, bytes: u64, window: u64, now: Instant) -> u64 {
+    fn on_read(&mut self, bytes: u64, window: u64, window_bytes_max: u64, now: Instant) -> u64 {
         if self.skip_bytes > 0 {
             self.skip_bytes = self.skip_bytes.saturating_sub(bytes);
             (self.bytes, self.since) = (0, now);
@@ -226,9 +232,13 @@ impl Trial {
                 self.wait -= 1;
                 window
             }
-            _ => {
+            _ if window * 2 <= window_bytes_max => {
                 (self.rate_before, self.skip_bytes) = (Some(rate), window);
                 window * 2
+            }
+            _ => {
+                self.rate_before = None;
+                window
             }
         }
     }
@@ -236,7 +246,7 @@ impl Trial {
 
 impl Jumps {
     /// What to fetch for the jumps to come.
-    fn on_jump(&mut self, range: Range<u64>, object_bytes: u64, limits: Limits) -> Vec<Range<u64>> {
+    fn on_jump(&mut self, range: Range<u64>, object_bytes: u64, window_bytes_max: u64) -> Vec<Range<u64>> {
         let last = self.last.replace((range.start, 0));
         let Some((last_start, last_bytes)) = last else { return Vec::new() };
         let distance = range.start.cast_signed().wrapping_sub(last_start.cast_signed());
@@ -250,7 +260,7 @@ impl Jumps {
             return Vec::new();
         }
         let bytes = last_bytes.max(range.end - range.start);
-        let room = STRIDES_BYTES_MAX.min(limits.window_bytes_max) / bytes;
+        let room = STRIDES_BYTES_MAX.min(window_bytes_max) / bytes;
         let dense = distance.unsigned_abs() <= 2 * bytes;
         let jumps = (1u64 << self.equal.min(20)).min(room).min(if dense { u64::MAX } else { STRIDES_MAX });
         if self.planned > jumps / 2 {

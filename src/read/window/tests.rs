@@ -10,11 +10,11 @@ use super::*;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
-const LIMITS: Limits = Limits { window_bytes_max: 64 * MIB, part_bytes_max: 8 * MIB };
+const WINDOW_MAX: u64 = 64 * MIB;
 
 /// Reads at the same instant.
 fn read(window: &mut Window, range: Range<u64>) -> Plan {
-    window.on_read(range, GIB, LIMITS, Instant::now())
+    window.on_read(range, GIB, WINDOW_MAX, Instant::now())
 }
 
 /// Bytes that a plan asks for beyond what was asked for before.
@@ -136,7 +136,7 @@ fn a_backward_scan_is_fetched_ahead_in_large_requests() {
 #[test]
 fn a_small_object_is_fetched_whole_on_its_second_read() {
     let mut window = Window::default();
-    let mut plan = |range: Range<u64>| window.on_read(range, 300 * KIB, LIMITS, Instant::now()).ranges;
+    let mut plan = |range: Range<u64>| window.on_read(range, 300 * KIB, WINDOW_MAX, Instant::now()).ranges;
     assert_eq!(plan(200 * KIB..204 * KIB), [200 * KIB..204 * KIB]);
     assert_eq!(plan(40 * KIB..44 * KIB), [0..300 * KIB]);
 }
@@ -154,7 +154,7 @@ fn simulate(first_byte: Duration, connection: f64, line: f64, reader: f64) -> (u
     let reads = 4 * GIB / READ;
     for n in 0..reads {
         let range = n * READ..(n + 1) * READ;
-        let plan = window.on_read(range.clone(), 4 * GIB, LIMITS, began + Duration::from_secs_f64(now));
+        let plan = window.on_read(range.clone(), 4 * GIB, WINDOW_MAX, began + Duration::from_secs_f64(now));
         for piece in pieces(asked_to..plan.ranges[0].end.max(asked_to), plan.piece_bytes) {
             let bytes = (piece.end - piece.start) as f64;
             let alone = bytes / connection.min(line);
@@ -203,15 +203,15 @@ proptest! {
         for (start, len) in reads {
             let start = start % object;
             let range = start..(start + len).min(object);
-            let plan = window.on_read(range.clone(), object, LIMITS, now);
+            let plan = window.on_read(range.clone(), object, WINDOW_MAX, now);
             prop_assert!(plan.ranges[0].start <= range.start && plan.ranges[0].end >= range.end);
             for ahead in &plan.ranges {
                 prop_assert!(ahead.start < ahead.end && ahead.end <= object, "{:?}", plan);
             }
-            prop_assert!(plan.ranges[0].end - range.end <= LIMITS.window_bytes_max + SLACK_BYTES_MAX);
+            prop_assert!(plan.ranges[0].end - range.end <= WINDOW_MAX + SLACK_BYTES_MAX);
             let bytes: u64 = plan.ranges[1..].iter().map(|r| r.end - r.start).sum();
             prop_assert!(bytes <= 2 * STRIDES_BYTES_MAX, "{:?}", plan);
-            prop_assert!(plan.piece_bytes <= LIMITS.part_bytes_max && plan.piece_bytes > 0);
+            prop_assert!(plan.piece_bytes <= PIECE_BYTES_MAX && plan.piece_bytes > 0);
             prop_assert!(plan.passed.end <= range.start.max(plan.passed.start));
             prop_assert!(window.runs.len() <= RUNS_MAX);
         }
