@@ -26,6 +26,8 @@ pub(super) struct Table {
     heard: LruCache<(u64, Box<str>), Heard>,
     /// Inodes of files that S3 does not have yet, or not as they are here.
     local: HashSet<u64>,
+    /// Names whose removal was acknowledged and is not in S3 yet: whatever S3 says of them is from before it.
+    leaving: HashSet<(u64, Box<str>)>,
     /// Directories that a handle lists: how many handles, and since when.
     listed: HashMap<u64, (usize, Instant)>,
 }
@@ -104,6 +106,7 @@ impl Table {
             by_name: HashMap::new(),
             heard: LruCache::new(NAMES_HEARD_MAX),
             local: HashSet::new(),
+            leaving: HashSet::new(),
             listed: HashMap::new(),
         }
     }
@@ -176,6 +179,9 @@ impl Table {
         if let Some(ino) = self.child(parent, name) {
             return self.entry(ino).map(|entry| Some(entry.node));
         }
+        if self.is_leaving(parent, name) {
+            return Some(None);
+        }
         self.heard.peek(&(parent, name.into())).map(|heard| heard.node.clone())
     }
 
@@ -183,6 +189,9 @@ impl Table {
     pub(super) fn fresh_name(&mut self, parent: u64, name: &str) -> Option<Option<Node>> {
         if let Some(ino) = self.child(parent, name) {
             return self.fresh_entry(ino).map(|entry| Some(entry.node));
+        }
+        if self.is_leaving(parent, name) {
+            return Some(None);
         }
         let heard = self.heard.get(&(parent, name.into()))?;
         let (node, when) = (heard.node.clone(), heard.when);
@@ -218,6 +227,9 @@ impl Table {
                 return Some(inode.node.clone());
             }
             self.detach(ino);
+        }
+        if self.is_leaving(dir, name) {
+            return None;
         }
         let name_key = (dir, Box::<str>::from(name));
         if let Some(known) = self.heard.peek(&name_key)
@@ -342,6 +354,31 @@ impl Table {
             self.detach(ino);
         }
         self.heard.put((parent, name.into()), Heard { node: None, when: When::now(Source::Changed) });
+    }
+
+    /// The name is gone here; in S3 it is until [`Table::left`] or [`Table::restored`].
+    pub(super) fn leave(&mut self, parent: u64, name: &str) {
+        self.remove_name(parent, name);
+        self.leaving.insert((parent, name.into()));
+    }
+
+    /// The name is gone in S3 as well. What was made in its place stays.
+    pub(super) fn left(&mut self, parent: u64, name: &str) {
+        if self.leaving.remove(&(parent, name.into())) && self.child(parent, name).is_none() {
+            self.remove_name(parent, name);
+        }
+    }
+
+    /// The name could not be removed: it is as it was, as far as one knows. What was made in its place stays.
+    pub(super) fn restored(&mut self, parent: u64, name: &str, node: Node) {
+        if self.leaving.remove(&(parent, name.into())) && self.child(parent, name).is_none() {
+            let heard = Heard { node: Some(node), when: When::now(Source::Doubted) };
+            self.heard.put((parent, name.into()), heard);
+        }
+    }
+
+    fn is_leaving(&self, parent: u64, name: &str) -> bool {
+        !self.leaving.is_empty() && self.leaving.contains(&(parent, name.into()))
     }
 
     pub(super) fn made(&mut self, parent: u64, name: &str, node: Node) {
@@ -511,6 +548,42 @@ mod tests {
             None,
             "a newer answer does"
         );
+    }
+
+    #[test]
+    fn a_name_that_is_leaving_is_hidden_from_every_answer() {
+        let mut table = table();
+        let ino = table.intern(ROOT_INO, "f", &file(1));
+        table.remember(ino);
+        table.leave(ROOT_INO, "f");
+        let later = || Instant::now() + Duration::from_millis(1);
+        assert_eq!(table.hear(ROOT_INO, "f", Some(file(1)), later(), Source::Listed), None);
+        assert_eq!((table.fresh_name(ROOT_INO, "f"), table.known(ROOT_INO, "f")), (Some(None), Some(None)));
+        let asked = Instant::now();
+        std::thread::sleep(Duration::from_millis(1));
+        table.left(ROOT_INO, "f");
+        assert_eq!(table.hear(ROOT_INO, "f", Some(file(1)), asked, Source::Listed), None, "asked before");
+        assert_eq!(table.hear(ROOT_INO, "f", Some(file(2)), later(), Source::Listed), Some(file(2)));
+    }
+
+    #[test]
+    fn a_name_that_could_not_leave_is_back_and_asked_about_anew() {
+        let mut table = table();
+        table.leave(ROOT_INO, "f");
+        table.restored(ROOT_INO, "f", file(1));
+        assert_eq!(
+            (table.fresh_name(ROOT_INO, "f"), table.known(ROOT_INO, "f")),
+            (None, Some(Some(file(1))))
+        );
+        // Made anew meanwhile, it is what it was made.
+        table.leave(ROOT_INO, "g");
+        let made = table.intern(ROOT_INO, "g", &file(7));
+        table.restored(ROOT_INO, "g", file(1));
+        assert_eq!(table.child(ROOT_INO, "g"), Some(made));
+        table.leave(ROOT_INO, "h");
+        let made = table.intern(ROOT_INO, "h", &file(8));
+        table.left(ROOT_INO, "h");
+        assert_eq!(table.child(ROOT_INO, "h"), Some(made));
     }
 
     #[test]

@@ -186,6 +186,21 @@ impl Namespace {
         self.lock().remove_name(parent, name);
     }
 
+    /// The name is gone here at once, and in S3 when [`Namespace::left`] says so: until then no answer of S3's
+    /// shows it.
+    pub fn leave(&self, parent: u64, name: &str) {
+        self.lock().leave(parent, name);
+    }
+
+    pub fn left(&self, parent: u64, name: &str) {
+        self.lock().left(parent, name);
+    }
+
+    /// The name that was leaving could not be removed: it is back, and asked about anew.
+    pub fn restored(&self, parent: u64, name: &str, node: Node) {
+        self.lock().restored(parent, name, node);
+    }
+
     /// A file was made at a name, by us and in S3.
     pub fn made_file(&self, parent: u64, name: &str, info: FileInfo) {
         self.lock().made(parent, name, Node::File(info));
