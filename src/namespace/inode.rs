@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use lru::LruCache;
 
+use super::leaving::Leaving;
 use super::{Entry, FileInfo, Kind, Node};
 use crate::key::{self, ROOT_INO};
 
@@ -26,8 +27,7 @@ pub(super) struct Table {
     heard: LruCache<(u64, Box<str>), Heard>,
     /// Inodes of files that S3 does not have yet, or not as they are here.
     local: HashSet<u64>,
-    /// Names whose removal was acknowledged and is not in S3 yet: whatever S3 says of them is from before it.
-    leaving: HashSet<(u64, Box<str>)>,
+    leaving: Leaving,
     /// Directories that a handle lists: how many handles, and since when.
     listed: HashMap<u64, (usize, Instant)>,
 }
@@ -106,7 +106,7 @@ impl Table {
             by_name: HashMap::new(),
             heard: LruCache::new(NAMES_HEARD_MAX),
             local: HashSet::new(),
-            leaving: HashSet::new(),
+            leaving: Leaving::default(),
             listed: HashMap::new(),
         }
     }
@@ -179,7 +179,7 @@ impl Table {
         if let Some(ino) = self.child(parent, name) {
             return self.entry(ino).map(|entry| Some(entry.node));
         }
-        if self.is_leaving(parent, name) {
+        if self.leaving.contains(parent, name) {
             return Some(None);
         }
         self.heard.peek(&(parent, name.into())).map(|heard| heard.node.clone())
@@ -190,7 +190,7 @@ impl Table {
         if let Some(ino) = self.child(parent, name) {
             return self.fresh_entry(ino).map(|entry| Some(entry.node));
         }
-        if self.is_leaving(parent, name) {
+        if self.leaving.contains(parent, name) {
             return Some(None);
         }
         let heard = self.heard.get(&(parent, name.into()))?;
@@ -228,7 +228,7 @@ impl Table {
             }
             self.detach(ino);
         }
-        if self.is_leaving(dir, name) {
+        if self.leaving.contains(dir, name) {
             return None;
         }
         let name_key = (dir, Box::<str>::from(name));
@@ -359,26 +359,22 @@ impl Table {
     /// The name is gone here; in S3 it is until [`Table::left`] or [`Table::restored`].
     pub(super) fn leave(&mut self, parent: u64, name: &str) {
         self.remove_name(parent, name);
-        self.leaving.insert((parent, name.into()));
+        self.leaving.insert(parent, name);
     }
 
     /// The name is gone in S3 as well. What was made in its place stays.
     pub(super) fn left(&mut self, parent: u64, name: &str) {
-        if self.leaving.remove(&(parent, name.into())) && self.child(parent, name).is_none() {
+        if self.leaving.remove(parent, name) && self.child(parent, name).is_none() {
             self.remove_name(parent, name);
         }
     }
 
     /// The name could not be removed: it is as it was, as far as one knows. What was made in its place stays.
     pub(super) fn restored(&mut self, parent: u64, name: &str, node: Node) {
-        if self.leaving.remove(&(parent, name.into())) && self.child(parent, name).is_none() {
+        if self.leaving.remove(parent, name) && self.child(parent, name).is_none() {
             let heard = Heard { node: Some(node), when: When::now(Source::Doubted) };
             self.heard.put((parent, name.into()), heard);
         }
-    }
-
-    fn is_leaving(&self, parent: u64, name: &str) -> bool {
-        !self.leaving.is_empty() && self.leaving.contains(&(parent, name.into()))
     }
 
     pub(super) fn made(&mut self, parent: u64, name: &str, node: Node) {
@@ -548,42 +544,6 @@ mod tests {
             None,
             "a newer answer does"
         );
-    }
-
-    #[test]
-    fn a_name_that_is_leaving_is_hidden_from_every_answer() {
-        let mut table = table();
-        let ino = table.intern(ROOT_INO, "f", &file(1));
-        table.remember(ino);
-        table.leave(ROOT_INO, "f");
-        let later = || Instant::now() + Duration::from_millis(1);
-        assert_eq!(table.hear(ROOT_INO, "f", Some(file(1)), later(), Source::Listed), None);
-        assert_eq!((table.fresh_name(ROOT_INO, "f"), table.known(ROOT_INO, "f")), (Some(None), Some(None)));
-        let asked = Instant::now();
-        std::thread::sleep(Duration::from_millis(1));
-        table.left(ROOT_INO, "f");
-        assert_eq!(table.hear(ROOT_INO, "f", Some(file(1)), asked, Source::Listed), None, "asked before");
-        assert_eq!(table.hear(ROOT_INO, "f", Some(file(2)), later(), Source::Listed), Some(file(2)));
-    }
-
-    #[test]
-    fn a_name_that_could_not_leave_is_back_and_asked_about_anew() {
-        let mut table = table();
-        table.leave(ROOT_INO, "f");
-        table.restored(ROOT_INO, "f", file(1));
-        assert_eq!(
-            (table.fresh_name(ROOT_INO, "f"), table.known(ROOT_INO, "f")),
-            (None, Some(Some(file(1))))
-        );
-        // Made anew meanwhile, it is what it was made.
-        table.leave(ROOT_INO, "g");
-        let made = table.intern(ROOT_INO, "g", &file(7));
-        table.restored(ROOT_INO, "g", file(1));
-        assert_eq!(table.child(ROOT_INO, "g"), Some(made));
-        table.leave(ROOT_INO, "h");
-        let made = table.intern(ROOT_INO, "h", &file(8));
-        table.left(ROOT_INO, "h");
-        assert_eq!(table.child(ROOT_INO, "h"), Some(made));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! Must never know: object bytes, handles' positions, FUSE.
 
 mod inode;
+mod leaving;
 mod listing;
 mod lookup;
 

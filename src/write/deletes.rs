@@ -101,7 +101,7 @@ impl Deletes {
         self.lock().queue.in_burst(Instant::now())
     }
 
-    /// Takes a removal in, and waits only while too many are pending.
+    /// Takes a removal in, and waits only while too many are pending; a directory's, for what goes before it.
     pub async fn remove_ahead(self: &Arc<Self>, mut doomed: Doomed) {
         loop {
             let changed = self.changed.notified();
@@ -213,13 +213,17 @@ impl Deletes {
     /// Whether nothing but its marker will be left below a directory when what is pending has gone. What was held back
     /// to keep the directory there still is: the directory's own removal takes it along.
     pub async fn empties(&self, dir: &str) -> Result<bool, Error> {
+        let gone = |queue: &mut Queue| {
+            queue.hold_on(dir, Instant::now());
+            !queue.is_going(dir)
+        };
         let mut leaving = self.lock().queue.keys_in(dir);
         if leaving.len() > KEYS_BUT_MAX {
-            self.wait_until(|queue| !queue.is_going(dir)).await;
+            self.wait_until(gone).await;
             leaving = self.lock().queue.keys_in(dir);
         }
         let failures = self.failures.load(Ordering::Acquire);
-        let gone = self.wait_until(|queue| !queue.is_going(dir));
+        let gone = self.wait_until(gone);
         let ((), mut contents) = future::join(gone, Contents::of(&self.client, dir, &leaving)).await;
         if self.failures.load(Ordering::Acquire) != failures {
             // One that was looked past may be there still.

@@ -87,17 +87,26 @@ impl Queue {
         self.going.contains_key(dir)
     }
 
+    /// The directory itself is about to be removed: what is held of it waits for that a while longer.
+    pub fn hold_on(&mut self, dir: &str, now: Instant) {
+        if let Some(held) = self.held.get_mut(dir) {
+            (held.since, held.due) = (now, false);
+        }
+    }
+
     pub fn is_held(&self, dir: &str) -> bool {
         self.held.contains_key(dir)
     }
 
-    /// Takes a removal in; gives it back while too many are pending.
+    /// Takes a removal in; gives it back while too many are pending, and while entries of the directory that it
+    /// removes are under way, one of which may be about to write its marker.
     pub fn push(&mut self, mut doomed: Doomed, now: Instant) -> Result<(), Doomed> {
-        if self.pending.len() >= PENDING_KEYS_MAX {
+        let removed = doomed.objects.last().map_or("", String::as_str);
+        if self.pending.len() >= PENDING_KEYS_MAX || self.is_going(removed) {
             return Err(doomed);
         }
         self.last = Some(now);
-        if let Some(held) = doomed.objects.last().and_then(|removed| self.held.remove(&**removed)) {
+        if let Some(held) = self.held.remove(removed) {
             doomed.absorb(held.doomed);
         }
         let dir: Arc<str> = doomed.dir.as_str().into();
