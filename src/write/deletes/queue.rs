@@ -212,3 +212,193 @@ impl Queue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn doomed(key: &str, keep: bool) -> Doomed {
+        let dir =
+            key.trim_end_matches('/').rsplit_once('/').map_or(String::new(), |(dir, _)| format!("{dir}/"));
+        Doomed { objects: vec![key.into()], dir, keep, done: Box::new(|_| {}) }
+    }
+
+    fn push(queue: &mut Queue, key: &str, keep: bool, now: Instant) {
+        assert!(queue.push(doomed(key, keep), now).is_ok(), "{key}");
+    }
+
+    fn objects(batch: Option<&Vec<Doomed>>) -> Vec<&str> {
+        batch.into_iter().flatten().flat_map(|doomed| doomed.objects.iter().map(String::as_str)).collect()
+    }
+
+    #[test]
+    fn what_gathers_while_one_is_under_way_goes_together() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        push(&mut queue, "a", false, now);
+        let first = queue.take(now).unwrap();
+        for key in ["b", "c", "d"] {
+            push(&mut queue, key, false, now);
+            assert!(queue.take(now).is_none(), "one is under way");
+        }
+        queue.answered(&first, now);
+        assert_eq!(objects(queue.take(now).as_ref()), ["b", "c", "d"]);
+    }
+
+    #[test]
+    fn nothing_lingers_for_long_or_when_somebody_waits() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        push(&mut queue, "a", false, now);
+        queue.take(now).unwrap();
+        push(&mut queue, "b", false, now);
+        assert_eq!(objects(queue.take(now + LINGER).as_ref()), ["b"]);
+        push(&mut queue, "c", false, now);
+        queue.hurry();
+        assert_eq!(objects(queue.take(now).as_ref()), ["c"]);
+        push(&mut queue, "d", false, now);
+        assert!(queue.take(now).is_none(), "the hurry is over");
+    }
+
+    #[test]
+    fn a_full_batch_does_not_wait_and_few_are_under_way() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        for n in 0..(BATCHES_IN_FLIGHT_MAX + 1) * DELETE_KEYS_MAX {
+            push(&mut queue, &n.to_string(), false, now);
+        }
+        let batches: Vec<_> = std::iter::from_fn(|| queue.take(now)).collect();
+        assert_eq!(batches.len(), BATCHES_IN_FLIGHT_MAX);
+        assert!(batches.iter().all(|batch| batch.len() == DELETE_KEYS_MAX));
+        queue.answered(&batches[0], now);
+        assert_eq!(queue.take(now).map(|batch| batch.len()), Some(DELETE_KEYS_MAX));
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        for n in 0..PENDING_KEYS_MAX {
+            push(&mut queue, &n.to_string(), false, now);
+        }
+        assert!(queue.push(doomed("one more", false), now).is_err());
+        assert_eq!(queue.pending(), PENDING_KEYS_MAX);
+        let batch = queue.take(now).unwrap();
+        queue.answered(&batch, now);
+        push(&mut queue, "one more", false, now);
+    }
+
+    #[test]
+    fn the_last_entry_of_a_directory_is_held_until_a_pause() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        for key in ["d/1", "d/2", "d/3"] {
+            push(&mut queue, key, true, now);
+        }
+        let batch = queue.take(now);
+        assert_eq!(objects(batch.as_ref()), ["d/1", "d/2"]);
+        assert!(batch.iter().flatten().all(|doomed| !doomed.keep), "d/3 keeps the directory");
+        queue.tick(now + LINGER);
+        assert!(queue.take(now + LINGER).is_none(), "the others come first");
+        queue.answered(&batch.unwrap(), now + LINGER);
+        let last = queue.take(now + LINGER).unwrap();
+        assert!(objects(Some(&last)) == ["d/3"] && last[0].keep);
+        queue.answered(&last, now + LINGER);
+        assert_eq!(queue.pending(), 0);
+    }
+
+    #[test]
+    fn a_directory_takes_along_what_was_held_of_it() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        push(&mut queue, "a/b/1", true, now);
+        push(&mut queue, "a/b/", true, now);
+        assert!(queue.take(now).is_none(), "it is the last of its own directory now");
+        assert_eq!(queue.goes_with("a/b/1").as_deref(), Some("a/"));
+        assert_eq!(queue.goes_with("a/b").as_deref(), Some("a/"));
+        push(&mut queue, "a/", false, now);
+        assert_eq!(objects(queue.take(now).as_ref()), ["a/b/1", "a/b/", "a/"], "the deepest first");
+    }
+
+    #[test]
+    fn a_directory_waits_for_its_entries_under_way() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        push(&mut queue, "d/1", true, now);
+        queue.hurry_held("d/");
+        let entry = queue.take(now).unwrap();
+        assert!(queue.push(doomed("d/", false), now).is_err(), "its marker may be on its way");
+        queue.answered(&entry, now);
+        push(&mut queue, "d/", false, now);
+    }
+
+    #[test]
+    fn a_burst_is_over_after_a_pause() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        assert!(!queue.in_burst(now));
+        push(&mut queue, "a", false, now);
+        assert!(queue.in_burst(now + 10 * BURST), "it is under way");
+        let batch = queue.take(now).unwrap();
+        queue.answered(&batch, now + BURST);
+        assert!(queue.in_burst(now + BURST + BURST / 2));
+        assert!(!queue.in_burst(now + 2 * BURST));
+    }
+
+    /// Directories `0/`, `1/`, `2/` as S3 has them.
+    #[derive(Default)]
+    struct S3 {
+        keys: HashSet<String>,
+        marked: HashSet<String>,
+    }
+
+    impl S3 {
+        fn others(&self, doomed: &Doomed) -> bool {
+            self.keys.iter().any(|key| key.starts_with(&doomed.dir) && *key != doomed.objects[0])
+        }
+
+        /// As early as it may be: what is under way with it is there still.
+        fn check(&mut self, batch: &[Doomed]) {
+            for doomed in batch.iter().filter(|doomed| doomed.keep) {
+                if !self.others(doomed) {
+                    self.marked.insert(doomed.dir.clone());
+                }
+            }
+        }
+
+        fn remove(&mut self, doomed: &Doomed) {
+            assert!(self.keys.remove(&doomed.objects[0]), "{:?} went twice", doomed.objects);
+            assert!(self.others(doomed) || self.marked.contains(&doomed.dir), "{} vanished", doomed.dir);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_goes_when_no_directory_vanishes(
+            steps in prop::collection::vec((0u8..6, 0usize..3), 1..200),
+        ) {
+            let (mut queue, mut now) = (Queue::default(), Instant::now());
+            let mut s3 = S3::default();
+            let mut under_way: VecDeque<Vec<Doomed>> = VecDeque::new();
+            let drain = (0..20).flat_map(|_| [(5, 0), (3, 0), (4, 0)]);
+            for (n, (what, dir)) in steps.into_iter().chain(drain).enumerate() {
+                match what {
+                    0..3 => {
+                        let key = format!("{dir}/{n}");
+                        s3.keys.insert(key.clone());
+                        push(&mut queue, &key, true, now);
+                    }
+                    3 => {
+                        let batch = queue.take(now);
+                        batch.iter().for_each(|batch| s3.check(batch));
+                        under_way.extend(batch);
+                    }
+                    4 => {
+                        if let Some(batch) = under_way.pop_front() {
+                            batch.iter().for_each(|doomed| s3.remove(doomed));
+                            queue.answered(&batch, now);
+                        }
+                    }
+                    _ => {
+                        now += TICK;
+                        queue.tick(now);
+                    }
+                }
+            }
+            prop_assert!(s3.keys.is_empty() && queue.pending() == 0, "{:?}", s3.keys);
+        }
+    }
+}
