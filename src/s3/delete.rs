@@ -78,6 +78,14 @@ impl S3Client {
             self.set_header(&mut call, "content-md5", &md5)?;
             set_document(&mut call, document).await;
             let told = self.deletions_refused(&call, &mut effort).await?;
+            let asked = |e: &S3Error| e.key.as_deref().is_some_and(|key| left.contains(&key));
+            if let Some(e) = told.iter().find(|e| !asked(e)) {
+                return Err(self.malformed(
+                    &call,
+                    &effort,
+                    format!("a refusal of no key that was named: {e}"),
+                ));
+            }
             let (passing, lasting): (Vec<S3Error>, Vec<S3Error>) =
                 told.into_iter().partition(|e| e.code.as_deref().is_some_and(is_transient));
             refused.extend(lasting);

@@ -232,6 +232,14 @@ async fn deletions_are_accounted_for_one_by_one() {
     assert_eq!(asked.len(), 3);
 }
 
+#[tokio::test]
+async fn a_refusal_of_a_key_that_was_not_named_is_no_answer() {
+    let told = "<DeleteResult><Error><Key>other</Key><Code>AccessDenied</Code></Error></DeleteResult>";
+    let (client, _) = scripted(HTTP, [Ok(answer(200, &[], told))]);
+    let e = client.delete_objects(&["a".into(), "b".into()]).await.unwrap_err();
+    assert_eq!(e.kind, S3ErrorKind::Malformed, "{e}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_sent_is_refused() {
     let (client, script) = scripted(HTTP, []);

@@ -102,15 +102,8 @@ impl Deletes {
     }
 
     /// Takes a removal in, and waits only while too many are pending; a directory's, for what goes before it.
-    pub async fn remove_ahead(self: &Arc<Self>, mut doomed: Doomed) {
-        loop {
-            let changed = self.changed.notified();
-            match self.push(doomed, |_| {}) {
-                Ok(()) => return,
-                Err(back) => doomed = back,
-            }
-            changed.await;
-        }
+    pub async fn remove_ahead(self: &Arc<Self>, doomed: Doomed) {
+        self.take_in(doomed, |_| {}).await;
     }
 
     /// Removes, and answers when S3 has answered.
@@ -123,18 +116,22 @@ impl Deletes {
             let _ = tell.send(outcome.result.clone());
         });
         let dir = doomed.dir.clone();
+        self.take_in(doomed, |queue| queue.hurry_held(&dir)).await;
+        told.await.unwrap_or_else(|_| Err(Error::Io("a removal was not answered for".into())))
+    }
+
+    async fn take_in(self: &Arc<Self>, mut doomed: Doomed, then: impl Fn(&mut Queue)) {
         loop {
             let changed = self.changed.notified();
-            match self.push(doomed, |queue| queue.hurry_held(&dir)) {
-                Ok(()) => break,
+            match self.push(doomed, &then) {
+                Ok(()) => return,
                 Err(back) => doomed = back,
             }
             changed.await;
         }
-        told.await.unwrap_or_else(|_| Err(Error::Io("a removal was not answered for".into())))
     }
 
-    fn push(self: &Arc<Self>, doomed: Doomed, then: impl FnOnce(&mut Queue)) -> Result<(), Doomed> {
+    fn push(self: &Arc<Self>, doomed: Doomed, then: impl Fn(&mut Queue)) -> Result<(), Doomed> {
         let mut state = self.lock();
         state.queue.push(doomed, Instant::now())?;
         then(&mut state.queue);
@@ -217,12 +214,12 @@ impl Deletes {
             queue.hold_on(dir, Instant::now());
             !queue.is_going(dir)
         };
+        let failures = self.failures.load(Ordering::Acquire);
         let mut leaving = self.lock().queue.keys_in(dir);
         if leaving.len() > KEYS_BUT_MAX {
             self.wait_until(gone).await;
             leaving = self.lock().queue.keys_in(dir);
         }
-        let failures = self.failures.load(Ordering::Acquire);
         let gone = self.wait_until(gone);
         let ((), mut contents) = future::join(gone, Contents::of(&self.client, dir, &leaving)).await;
         if self.failures.load(Ordering::Acquire) != failures {
