@@ -68,6 +68,8 @@ pub struct Config {
     pub memory_bytes_max: u64,
     /// First rung of the ladder of part sizes, in bytes.
     pub part_bytes: u64,
+    /// Every removal is answered when S3 has answered.
+    pub sync_unlink: bool,
     /// Content-Type of every new object; none: by the name's extension.
     pub content_type: Option<String>,
 }
@@ -231,6 +233,7 @@ mod tests {
             metadata_ttl: Duration::from_secs(1),
             memory_bytes_max: 512 << 20,
             part_bytes: 8 << 20,
+            sync_unlink: false,
             content_type: None,
         }
     }

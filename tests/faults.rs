@@ -500,10 +500,28 @@ async fn deletions_tell_what_was_refused_and_try_what_may_pass() {
     assert_eq!((line.fired(), failures.len()), (1, 0));
     assert!(fake.object("k0003").is_none() && fake.object("k0004").is_some());
     let failures = bounded(client.delete_objects(&names)).await.unwrap();
-    let keys: Vec<&str> = failures.iter().map(|f| f.key.as_str()).collect();
+    let keys: Vec<&str> = failures.iter().filter_map(|e| e.key.as_deref()).collect();
     assert_eq!(keys, ["k0007"]);
-    assert_eq!(failures[0].code, "AccessDenied");
+    assert_eq!((failures[0].kind, failures[0].operation), (S3ErrorKind::AccessDenied, "DeleteObjects"));
+    assert!(failures[0].request_id.is_some(), "{}", failures[0]);
     assert_eq!(fake.keys(), ["k0007"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_without_delete_objects_is_asked_once() {
+    for (status, code) in [(501, "NotImplemented"), (405, "MethodNotAllowed")] {
+        let (fake, faults, client) = setup();
+        let line = faults.plan(On::op("DeleteObjects"), Fault::Error { status, code });
+        let names: Vec<String> = (0..50).map(|n| format!("k{n}")).collect();
+        for _ in 0..2 {
+            fake.put_many(&names, "v");
+            fake.make_undeletable("k7");
+            let failures = bounded(client.delete_objects(&names)).await.unwrap();
+            assert_eq!((failures.len(), failures[0].key.as_deref()), (1, Some("k7")), "{code}");
+            assert_eq!(fake.keys(), ["k7"], "{code}");
+        }
+        assert_eq!(line.fired(), 1, "{code}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

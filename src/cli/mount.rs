@@ -117,6 +117,12 @@ pub(super) struct FileArgs {
     /// Permissions to take away from both, octal [default: 0000]
     #[arg(long, value_name = "MODE", value_parser = mode)]
     pub umask: Option<u16>,
+    /// Wait for S3 at each rm and rmdir
+    ///
+    /// Default: the first is answered when S3 has answered; those that follow within 100 ms are acknowledged at once
+    /// and sent together. If S3 refuses one of these it comes back, and fsync of its directory fails.
+    #[arg(long)]
+    pub sync_unlink: bool,
     /// Content-Type of new objects [default: by the name's extension]
     #[arg(long, value_name = "TYPE")]
     pub content_type: Option<String>,

@@ -46,6 +46,7 @@ pub(super) fn config(args: &MountArgs, env: &Env, files: &Fs) -> Result<Config, 
         metadata_ttl: resources.metadata_ttl.unwrap_or(METADATA_TTL),
         memory_bytes_max: resources.memory.unwrap_or(MEMORY_BYTES),
         part_bytes: resources.part_size.unwrap_or(PART_BYTES),
+        sync_unlink: files_args.sync_unlink,
         content_type: files_args.content_type.clone(),
     };
     config.check().map_err(Failure::new)?;

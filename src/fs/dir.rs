@@ -1,8 +1,7 @@
-//! Directories: opendir, readdir, mkdir, rmdir, unlink, rename.
+//! Directories: opendir, readdir, mkdir, rename.
 //!
-//! Owns: the rule that a directory does not vanish with its last entry (its marker is written where it
-//! was missing), and the cookies of directory streams.
-//! Invariant: a name is shown as gone or moved only after S3 has answered.
+//! Owns: the cookies of directory streams.
+//! Invariant: a name is shown as made or moved only after S3 has answered.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -13,10 +12,10 @@ use super::handles::DirHandle;
 use super::{Attr, Filesystem, new_name, old_name};
 use crate::config::COPY_BYTES_MAX;
 use crate::error::Error;
-use crate::key::{self, ROOT_INO};
+use crate::key;
 use crate::namespace::{DirStream, FileInfo, Kind, Listed, Node};
 use crate::s3::{CopySource, ObjectHead, ObjectHeaders, Precondition};
-use crate::write::{Writer, upload};
+use crate::write::{Writer, markers, upload};
 
 /// One entry of a directory, as the kernel takes it.
 pub struct DirItem<'a> {
@@ -180,86 +179,10 @@ impl Filesystem {
         if self.namespace.find(parent, name).await?.is_some() {
             return Err(Error::Exists);
         }
-        self.put_marker(&key).await?;
+        // What had this name may be on its way out.
+        self.deletes.settled(key.trim_end_matches('/')).await;
+        markers::put(&self.client, &key).await?;
         Ok(self.attr(&self.namespace.made_directory(parent, name)))
-    }
-
-    async fn put_marker(&self, key: &str) -> Result<(), Error> {
-        let headers = ObjectHeaders {
-            content_type: Some("application/x-directory".into()),
-            ..ObjectHeaders::default()
-        };
-        self.client.put_object(key, Vec::new(), &headers, &Precondition::None).await?;
-        Ok(())
-    }
-
-    /// Before the last entry `leaving` of a directory goes: the directory's marker is there.
-    async fn keep_directory(&self, dir: u64, leaving: &str) -> Result<(), Error> {
-        if dir == ROOT_INO || self.namespace.has_marker(dir) {
-            return Ok(());
-        }
-        let key = self.namespace.dir_key(dir)?;
-        let (others, marker) = self.namespace.contents_of(&key, Some(leaving)).await?;
-        if !marker && !others {
-            self.put_marker(&key).await?;
-        }
-        if marker || !others {
-            self.namespace.set_marker(dir);
-        }
-        Ok(())
-    }
-
-    /// Errors: [`Error::NotEmpty`], [`Error::NotDirectory`], [`Error::NotFound`].
-    pub async fn rmdir(&self, parent: u64, name: &OsStr) -> Result<(), Error> {
-        self.check_writable()?;
-        let name = old_name(name)?;
-        match self.namespace.find(parent, name).await? {
-            Some(Node::Directory) => {}
-            Some(Node::File(_)) => return Err(Error::NotDirectory),
-            None => return Err(Error::NotFound),
-        }
-        let key = key::dir_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
-        let ino = self.namespace.ino_of(parent, name);
-        if ino.is_some_and(|ino| !self.namespace.local_names(ino).is_empty()) {
-            return Err(Error::NotEmpty);
-        }
-        let (others, marker) = self.namespace.contents_of(&key, None).await?;
-        if others {
-            return Err(Error::NotEmpty);
-        }
-        self.keep_directory(parent, &key).await?;
-        if marker {
-            self.client.delete_object(&key).await?;
-        }
-        self.namespace.removed(parent, name);
-        Ok(())
-    }
-
-    /// Errors: [`Error::IsDirectory`], [`Error::NotFound`].
-    pub async fn unlink(&self, parent: u64, name: &OsStr) -> Result<(), Error> {
-        self.check_writable()?;
-        let name = old_name(name)?;
-        let info = self.file_at(parent, name).await?;
-        // Only a file that is being written may be one that S3 has never seen.
-        let in_s3 = match self.writer_at(parent, name) {
-            Some(writer) => writer.unlink().await || !info.etag.is_empty(),
-            None => true,
-        };
-        if in_s3 {
-            let key = key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
-            self.keep_directory(parent, &key).await?;
-            self.client.delete_object(&key).await?;
-        }
-        self.namespace.removed(parent, name);
-        Ok(())
-    }
-
-    async fn file_at(&self, parent: u64, name: &str) -> Result<FileInfo, Error> {
-        match self.namespace.find(parent, name).await? {
-            Some(Node::File(info)) => Ok(info),
-            Some(Node::Directory) => Err(Error::IsDirectory),
-            None => Err(Error::NotFound),
-        }
     }
 
     /// `renameat2(2)` of a file: a copy on the server's side, then the deletion of the old name.
@@ -299,9 +222,9 @@ impl Filesystem {
         }
         let head = self.client.head_object(&source).await?;
         let (source_etag, size) = (head.etag.clone(), head.size);
+        self.deletes.settled(&target).await;
         let etag = self.copy(&source, head, &target).await?;
-        self.keep_directory(parent, &source).await?;
-        self.client.delete_object(&source).await?;
+        self.deletes.remove(self.doomed(parent, source)?).await?;
         // A handle that has written may be open still, all of it flushed.
         if let Some(replaced) = self.writer_at(new_parent, new) {
             replaced.unlink().await;
@@ -314,7 +237,7 @@ impl Filesystem {
         Ok(())
     }
 
-    fn writer_at(&self, parent: u64, name: &str) -> Option<Arc<Writer>> {
+    pub(super) fn writer_at(&self, parent: u64, name: &str) -> Option<Arc<Writer>> {
         self.namespace.ino_of(parent, name).and_then(|ino| self.handles.writer(ino))
     }
 
@@ -346,12 +269,5 @@ impl Filesystem {
                 .await?
         };
         Ok(copied.etag)
-    }
-
-    /// `fsync(2)` of a directory: commits under way have ended. Names change in S3 before they change here.
-    pub async fn fsyncdir(&self, ino: u64) -> Result<(), Error> {
-        self.namespace.dir_key(ino)?;
-        self.flush_all().await;
-        Ok(())
     }
 }

@@ -351,6 +351,10 @@ impl Filesystem {
     }
 
     pub(super) async fn commit(&self, ino: u64, writer: &Writer) -> Result<(), Error> {
+        // What had this name before may be on its way out, and must not take the new object along.
+        if let Ok(key) = self.namespace.key(ino) {
+            self.deletes.settled(&key).await;
+        }
         if let Some(Published { now: Committed { etag, size }, from }) = writer.commit().await? {
             self.versions.made(ino, from.as_deref(), &etag);
             self.namespace.publish(ino, FileInfo { size, mtime: SystemTime::now(), etag });

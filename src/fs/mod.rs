@@ -8,6 +8,7 @@ mod dir;
 mod file;
 mod handles;
 mod meta;
+mod unlink;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -24,12 +25,14 @@ use crate::namespace::{Entry, Kind, Namespace, Node};
 use crate::read::Reads;
 use crate::s3::{ListObjectsV2, S3Client};
 use crate::write::Writes;
+use crate::write::deletes::Deletes;
 
 pub use dir::DirItem;
 pub use file::Opened;
 use file::Versions;
 use handles::Handles;
 pub use meta::SetAttr;
+use unlink::Failed;
 
 /// What `stat` shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +60,8 @@ pub struct Filesystem {
     cache: Arc<PartCache>,
     reads: Arc<Reads>,
     writes: Arc<Writes>,
+    deletes: Arc<Deletes>,
+    failed_removals: Failed,
     handles: Handles,
     versions: Versions,
     /// Directories have no time in S3; they show the mount's.
@@ -70,8 +75,10 @@ impl Filesystem {
         let writes = Writes::new(client.clone(), cache.clone(), runtime.clone(), config.part_bytes);
         Arc::new(Filesystem {
             namespace: Arc::new(Namespace::new(client.clone(), &config.prefix, config.metadata_ttl)),
-            reads: Reads::new(client.clone(), cache.clone(), runtime),
+            reads: Reads::new(client.clone(), cache.clone(), runtime.clone()),
             writes: Arc::new(writes),
+            deletes: Deletes::new(client.clone(), runtime),
+            failed_removals: Failed::new(),
             cache,
             handles: Handles::default(),
             versions: Versions::new(),
@@ -102,8 +109,14 @@ impl Filesystem {
         Ok(())
     }
 
-    /// Waits for commits under way; names the files that are still open and not published.
+    /// Waits for commits and removals under way; names the files that are still open and not published.
     pub async fn flush_all(&self) -> Vec<String> {
+        self.deletes.settle_all().await;
+        self.files_to_publish().await
+    }
+
+    /// Waits for commits under way; names the files that are still open and not published.
+    async fn files_to_publish(&self) -> Vec<String> {
         let mut open = Vec::new();
         for (ino, writer) in self.handles.writers() {
             if writer.is_dirty().await {
@@ -126,13 +139,14 @@ impl Filesystem {
         self.cache.budget().bytes_peak()
     }
 
-    /// Inodes, names without inodes, handles and object bytes held now.
+    /// Inodes, names without inodes, handles, object bytes and removals held now.
     pub fn held(&self) -> Held {
         Held {
             inodes: self.namespace.inodes(),
             names: self.namespace.names_heard(),
             handles: self.handles.len(),
             object_bytes: self.cache.budget().bytes_held(),
+            removals: self.deletes.pending(),
         }
     }
 
@@ -165,6 +179,8 @@ pub struct Held {
     pub names: usize,
     pub handles: usize,
     pub object_bytes: u64,
+    /// Keys acknowledged as removed that S3 may still have.
+    pub removals: usize,
 }
 
 /// A name that is to be made: what no key holds is an error.

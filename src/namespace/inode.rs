@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use lru::LruCache;
 
+use super::leaving::Leaving;
 use super::{Entry, FileInfo, Kind, Node};
 use crate::key::{self, ROOT_INO};
 
@@ -26,6 +27,7 @@ pub(super) struct Table {
     heard: LruCache<(u64, Box<str>), Heard>,
     /// Inodes of files that S3 does not have yet, or not as they are here.
     local: HashSet<u64>,
+    leaving: Leaving,
     /// Directories that a handle lists: how many handles, and since when.
     listed: HashMap<u64, (usize, Instant)>,
 }
@@ -104,6 +106,7 @@ impl Table {
             by_name: HashMap::new(),
             heard: LruCache::new(NAMES_HEARD_MAX),
             local: HashSet::new(),
+            leaving: Leaving::default(),
             listed: HashMap::new(),
         }
     }
@@ -176,6 +179,9 @@ impl Table {
         if let Some(ino) = self.child(parent, name) {
             return self.entry(ino).map(|entry| Some(entry.node));
         }
+        if self.leaving.contains(parent, name) {
+            return Some(None);
+        }
         self.heard.peek(&(parent, name.into())).map(|heard| heard.node.clone())
     }
 
@@ -183,6 +189,9 @@ impl Table {
     pub(super) fn fresh_name(&mut self, parent: u64, name: &str) -> Option<Option<Node>> {
         if let Some(ino) = self.child(parent, name) {
             return self.fresh_entry(ino).map(|entry| Some(entry.node));
+        }
+        if self.leaving.contains(parent, name) {
+            return Some(None);
         }
         let heard = self.heard.get(&(parent, name.into()))?;
         let (node, when) = (heard.node.clone(), heard.when);
@@ -218,6 +227,9 @@ impl Table {
                 return Some(inode.node.clone());
             }
             self.detach(ino);
+        }
+        if self.leaving.contains(dir, name) {
+            return None;
         }
         let name_key = (dir, Box::<str>::from(name));
         if let Some(known) = self.heard.peek(&name_key)
@@ -342,6 +354,27 @@ impl Table {
             self.detach(ino);
         }
         self.heard.put((parent, name.into()), Heard { node: None, when: When::now(Source::Changed) });
+    }
+
+    /// The name is gone here; in S3 it is until [`Table::left`] or [`Table::restored`].
+    pub(super) fn leave(&mut self, parent: u64, name: &str) {
+        self.remove_name(parent, name);
+        self.leaving.insert(parent, name);
+    }
+
+    /// The name is gone in S3 as well. What was made in its place stays.
+    pub(super) fn left(&mut self, parent: u64, name: &str) {
+        if self.leaving.remove(parent, name) && self.child(parent, name).is_none() {
+            self.remove_name(parent, name);
+        }
+    }
+
+    /// The name could not be removed: it is as it was, as far as one knows. What was made in its place stays.
+    pub(super) fn restored(&mut self, parent: u64, name: &str, node: Node) {
+        if self.leaving.remove(parent, name) && self.child(parent, name).is_none() {
+            let heard = Heard { node: Some(node), when: When::now(Source::Doubted) };
+            self.heard.put((parent, name.into()), heard);
+        }
     }
 
     pub(super) fn made(&mut self, parent: u64, name: &str, node: Node) {

@@ -98,16 +98,6 @@ impl Namespace {
         Ok(!page.contents.is_empty() || page.undecodable > 0)
     }
 
-    /// Whether any key but the marker itself lies below a directory, and whether the marker is there.
-    pub async fn contents_of(&self, dir_key: &str, but: Option<&str>) -> Result<(bool, bool), S3Error> {
-        let query = ListObjectsV2 { prefix: dir_key.into(), max_keys: Some(3), ..Default::default() };
-        let page = self.client.list_objects_v2(&query).await?;
-        let marker = page.contents.iter().any(|object| object.key == dir_key);
-        let other = page.undecodable > 0
-            || page.contents.iter().any(|object| object.key != dir_key && Some(object.key.as_str()) != but);
-        Ok((other, marker))
-    }
-
     /// What is known of an inode, however old.
     pub fn entry(&self, ino: u64) -> Result<Entry, Error> {
         self.lock().entry(ino).ok_or(Error::NotFound)

@@ -7,6 +7,7 @@
 //! Must never know: object bytes, handles' positions, FUSE.
 
 mod inode;
+mod leaving;
 mod listing;
 mod lookup;
 
@@ -184,6 +185,21 @@ impl Namespace {
     /// The name is gone; the inode stays for those who hold it.
     pub fn removed(&self, parent: u64, name: &str) {
         self.lock().remove_name(parent, name);
+    }
+
+    /// The name is gone here at once, and in S3 when [`Namespace::left`] says so: until then no answer of S3's
+    /// shows it.
+    pub fn leave(&self, parent: u64, name: &str) {
+        self.lock().leave(parent, name);
+    }
+
+    pub fn left(&self, parent: u64, name: &str) {
+        self.lock().left(parent, name);
+    }
+
+    /// The name that was leaving could not be removed: it is back, and asked about anew.
+    pub fn restored(&self, parent: u64, name: &str, node: Node) {
+        self.lock().restored(parent, name, node);
     }
 
     /// A file was made at a name, by us and in S3.

@@ -1,21 +1,24 @@
 //! DeleteObject, DeleteObjects.
 //!
-//! Owns: which keys can be named in one request, and what becomes of those that cannot.
+//! Owns: which keys can be named in one request, and what becomes of those that cannot; servers that do not
+//! know DeleteObjects.
 //! Invariant: every key is either gone or answered as a failure.
 //! Must never know: directories.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 
 use futures_util::{StreamExt, stream};
 use http::Method;
 
 use super::object::is_gone;
-use super::{DeleteFailure, R, S3Client, call, payload, set_document, xml};
+use super::{R, S3Client, call, error, payload, set_document, xml};
 use crate::aws::endpoint::check_key;
 use crate::aws::retry::{Call, Effort, Failure, is_transient};
 use crate::error::{S3Error, S3ErrorKind};
 
-const KEYS_MAX: usize = 1000;
+/// Keys that one DeleteObjects takes, at most.
+pub const DELETE_KEYS_MAX: usize = 1000;
 /// Of those that must go one by one.
 const PARALLEL_MAX: usize = 8;
 
@@ -29,30 +32,43 @@ impl S3Client {
         }
     }
 
-    /// At most 1,000 keys; answers the refusals. Keys that XML cannot carry go one by one. Failures that
-    /// may pass are tried again.
+    /// At most 1,000 keys; answers the refusals, each with its key. Keys that XML cannot carry go one by one,
+    /// and so do all where the server does not know DeleteObjects. Failures that may pass are tried again.
     ///
     /// # Errors
     /// If the request as a whole failed; then any of the keys may be gone.
-    pub async fn delete_objects(&self, keys: &[String]) -> R<Vec<DeleteFailure>> {
-        if keys.len() > KEYS_MAX {
+    pub async fn delete_objects(&self, keys: &[String]) -> R<Vec<S3Error>> {
+        if keys.len() > DELETE_KEYS_MAX {
             let call = call("DeleteObjects", Method::POST, None);
-            return Err(self.refused(&call, format!("{} keys, S3 takes {KEYS_MAX}", keys.len())));
+            return Err(self.refused(&call, format!("{} keys, S3 takes {DELETE_KEYS_MAX}", keys.len())));
+        }
+        if self.inner.batches_refused.load(Ordering::Relaxed) {
+            return Ok(self.delete_singly(keys.iter().map(String::as_str).collect()).await);
         }
         let (together, single): (Vec<&str>, Vec<&str>) =
             keys.iter().map(String::as_str).partition(|key| xml::is_safe_text(key) && check_key(key).is_ok());
-        let mut failures = self.delete_together(together).await?;
-        let singly = stream::iter(single)
-            .map(|key| async move { self.delete_object(key).await.err() })
-            .buffer_unordered(PARALLEL_MAX);
-        let refused: Vec<Option<S3Error>> = singly.collect().await;
-        failures.extend(refused.into_iter().flatten().map(failure_of));
-        Ok(failures)
+        let mut refused = match self.delete_together(&together).await {
+            Err(e) if e.kind == S3ErrorKind::NotImplemented => {
+                if !self.inner.batches_refused.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(reason = %e, "the server does not know DeleteObjects; deleting one by one");
+                }
+                self.delete_singly(together).await
+            }
+            told => told?,
+        };
+        refused.extend(self.delete_singly(single).await);
+        Ok(refused)
     }
 
-    async fn delete_together(&self, keys: Vec<&str>) -> R<Vec<DeleteFailure>> {
-        let mut left = keys;
-        let mut failures = Vec::new();
+    async fn delete_singly(&self, keys: Vec<&str>) -> Vec<S3Error> {
+        let each: Vec<_> =
+            keys.into_iter().map(|key| async move { self.delete_object(key).await.err() }).collect();
+        stream::iter(each).buffer_unordered(PARALLEL_MAX).filter_map(std::future::ready).collect().await
+    }
+
+    async fn delete_together(&self, keys: &[&str]) -> R<Vec<S3Error>> {
+        let mut left = keys.to_vec();
+        let mut refused = Vec::new();
         let mut effort = self.wire().effort();
         while !left.is_empty() {
             let mut call = call("DeleteObjects", Method::POST, None);
@@ -62,40 +78,44 @@ impl S3Client {
             self.set_header(&mut call, "content-md5", &md5)?;
             set_document(&mut call, document).await;
             let told = self.deletions_refused(&call, &mut effort).await?;
-            let (passing, lasting): (Vec<DeleteFailure>, Vec<DeleteFailure>) =
-                told.into_iter().partition(|f| is_transient(&f.code));
-            failures.extend(lasting);
+            let asked = |e: &S3Error| e.key.as_deref().is_some_and(|key| left.contains(&key));
+            if let Some(e) = told.iter().find(|e| !asked(e)) {
+                return Err(self.malformed(
+                    &call,
+                    &effort,
+                    format!("a refusal of no key that was named: {e}"),
+                ));
+            }
+            let (passing, lasting): (Vec<S3Error>, Vec<S3Error>) =
+                told.into_iter().partition(|e| e.code.as_deref().is_some_and(is_transient));
+            refused.extend(lasting);
             let Some(first) = passing.first() else {
                 break;
             };
             let reason = Failure {
-                code: Some(first.code.clone()),
+                code: first.code.clone(),
                 ..Failure::local(S3ErrorKind::Unavailable, first.message.clone())
             };
             if self.wire().pause(&call, &mut effort, reason).await.is_err() {
-                failures.extend(passing);
+                refused.extend(passing);
                 break;
             }
-            let again: HashMap<&str, ()> = passing.iter().map(|f| (f.key.as_str(), ())).collect();
-            left.retain(|key| again.contains_key(key));
+            let again: HashSet<&str> = passing.iter().filter_map(|e| e.key.as_deref()).collect();
+            left.retain(|key| again.contains(key));
         }
-        Ok(failures)
+        Ok(refused)
     }
 
-    async fn deletions_refused(&self, call: &Call<'_>, effort: &mut Effort) -> R<Vec<DeleteFailure>> {
+    async fn deletions_refused(&self, call: &Call<'_>, effort: &mut Effort) -> R<Vec<S3Error>> {
         let answer = self.wire().send(call, effort).await?;
         let told = xml::parse_root(&answer.body, "DeleteResult")
             .map_err(|e| self.malformed(call, effort, e.to_string()))?;
-        let text = |e: &xml::Element, name| e.text_of(name).unwrap_or("").to_string();
-        Ok(told
-            .children("Error")
-            .map(|e| DeleteFailure {
-                key: text(e, "Key"),
-                code: text(e, "Code"),
-                message: text(e, "Message"),
-            })
-            .filter(|f| f.code != "NoSuchKey")
-            .collect())
+        let refusals = told.children("Error").map(|element| {
+            let failure = error::within_success(element, &answer.headers);
+            let key = element.text_of("Key").map(String::from);
+            S3Error { key, ..self.wire().error(call, effort, failure) }
+        });
+        Ok(refusals.filter(|e| !is_gone(e)).collect())
     }
 }
 
@@ -111,12 +131,4 @@ fn document(keys: &[&str]) -> String {
     }
     out.push_str("</Delete>");
     out
-}
-
-fn failure_of(e: S3Error) -> DeleteFailure {
-    DeleteFailure {
-        code: e.code.unwrap_or_else(|| format!("{:?}", e.kind)),
-        key: e.key.unwrap_or_default(),
-        message: e.message,
-    }
 }

@@ -41,6 +41,17 @@ pub fn judge(status: u16, headers: &HeaderMap, body: &[u8]) -> Option<Failure> {
     })
 }
 
+/// A failure that stands within a success: one `Error` of many in the document.
+pub fn within_success(told: &Element, headers: &HeaderMap) -> Failure {
+    let code = told.text_of("Code").unwrap_or("");
+    Failure {
+        code: Some(code.to_string()),
+        request_id: header_text(headers, "x-amz-request-id"),
+        host_id: header_text(headers, "x-amz-id-2"),
+        ..Failure::local(kind_of(200, code), told.text_of("Message").unwrap_or(""))
+    }
+}
+
 /// A header's text, if it is ASCII.
 pub fn header_text(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(headers.get(name)?.to_str().ok()?.to_string())
@@ -77,7 +88,8 @@ fn kind_of(status: u16, code: &str) -> S3ErrorKind {
         "InvalidObjectState" => return Kind::Archived,
         "InvalidRange" => return Kind::InvalidRange,
         "EntityTooLarge" => return Kind::TooLarge,
-        "NotImplemented" => return Kind::NotImplemented,
+        "NotImplemented" | "MethodNotAllowed" => return Kind::NotImplemented,
+        "AccessDenied" => return Kind::AccessDenied,
         "BucketNotEmpty" => return Kind::BucketNotEmpty,
         "BucketAlreadyExists" | "BucketAlreadyOwnedByYou" => return Kind::BucketExists,
         "PreconditionFailed" | "ConditionalRequestConflict" => return Kind::PreconditionFailed,
@@ -99,7 +111,7 @@ fn kind_of(status: u16, code: &str) -> S3ErrorKind {
         412 => Kind::PreconditionFailed,
         413 => Kind::TooLarge,
         416 => Kind::InvalidRange,
-        501 => Kind::NotImplemented,
+        405 | 501 => Kind::NotImplemented,
         500.. => Kind::Unavailable,
         _ => Kind::Refused,
     }
@@ -138,6 +150,8 @@ mod tests {
             (400, "MalformedXML", Kind::Refused),
             (503, "SlowDown", Kind::Unavailable),
             (501, "NotImplemented", Kind::NotImplemented),
+            (405, "MethodNotAllowed", Kind::NotImplemented),
+            (200, "AccessDenied", Kind::AccessDenied),
             (200, "InternalError", Kind::Unavailable),
             (200, "Odd", Kind::Refused),
         ] {

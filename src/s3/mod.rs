@@ -45,6 +45,7 @@ use crate::aws::sign::{EMPTY_SHA256, UNSIGNED_PAYLOAD};
 use crate::aws::transport::{HttpTransport, Transport};
 use crate::config::{PayloadSigning, S3Config};
 use crate::error::{S3Error, S3ErrorKind};
+pub use delete::DELETE_KEYS_MAX;
 pub use get::{GetObject, ObjectBody};
 pub use types::*;
 
@@ -63,6 +64,8 @@ struct Inner {
     list_page_keys: u32,
     /// The server refused a checksum header and took the same request without.
     checksums_refused: AtomicBool,
+    /// The server does not know DeleteObjects.
+    batches_refused: AtomicBool,
 }
 
 impl S3Client {
@@ -129,6 +132,7 @@ impl S3Client {
                 payload_signing: config.payload_signing,
                 list_page_keys: config.list_page_keys,
                 checksums_refused: AtomicBool::new(false),
+                batches_refused: AtomicBool::new(false),
             }),
         }
     }

@@ -195,13 +195,18 @@ async fn head_bucket_learns_the_region_and_says_what_is_wrong() {
 async fn deletions_are_accounted_for_one_by_one() {
     let first = "<DeleteResult><Error><Key>a</Key><Code>InternalError</Code></Error>\
                  <Error><Key>b</Key><Code>AccessDenied</Code><Message>no</Message></Error></DeleteResult>";
-    let steps =
-        [Ok(answer(200, &[], first)), Ok(answer(200, &[], "<DeleteResult/>")), Ok(answer(204, &[], ""))];
+    let steps = [
+        Ok(answer(200, &[("x-amz-request-id", "R")], first)),
+        Ok(answer(200, &[], "<DeleteResult/>")),
+        Ok(answer(204, &[], "")),
+    ];
     let (client, script) = scripted(HTTP, steps);
     let keys = ["a", "b", "c<&>", "d\x01", "x/../y"].map(String::from);
     let failures = client.delete_objects(&keys).await.unwrap();
-    let told: Vec<_> = failures.iter().map(|f| (f.key.as_str(), f.code.as_str())).collect();
-    assert_eq!(told, [("b", "AccessDenied"), ("x/../y", "Refused")]);
+    let told: Vec<_> = failures.iter().map(|e| (e.key.as_deref().unwrap(), e.kind)).collect();
+    assert_eq!(told, [("b", S3ErrorKind::AccessDenied), ("x/../y", S3ErrorKind::Refused)]);
+    let line = "DeleteObjects s3://bucket/b: no (code AccessDenied, request id R, tries 1)";
+    assert_eq!(failures[0].to_string(), line, "all that is known");
     let asked = script.asked();
     let body = |at: usize| String::from_utf8(asked[at].body.concat()).unwrap();
     assert!(body(0).contains("<Key>c&lt;&amp;&gt;</Key>") && body(0).contains("<Key>b</Key>"));
@@ -209,6 +214,14 @@ async fn deletions_are_accounted_for_one_by_one() {
     assert!(script.header(0, "content-md5").is_some());
     assert!(asked[2].url.ends_with("/bucket/d%01"));
     assert_eq!(asked.len(), 3);
+}
+
+#[tokio::test]
+async fn a_refusal_of_a_key_that_was_not_named_is_no_answer() {
+    let told = "<DeleteResult><Error><Key>other</Key><Code>AccessDenied</Code></Error></DeleteResult>";
+    let (client, _) = scripted(HTTP, [Ok(answer(200, &[], told))]);
+    let e = client.delete_objects(&["a".into(), "b".into()]).await.unwrap_err();
+    assert_eq!(e.kind, S3ErrorKind::Malformed, "{e}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -123,14 +123,6 @@ pub struct Written {
     pub version_id: Option<String>,
 }
 
-/// One refusal within DeleteObjects.
-#[derive(Debug, Clone)]
-pub struct DeleteFailure {
-    pub key: String,
-    pub code: String,
-    pub message: String,
-}
-
 /// A page of ListParts.
 #[derive(Debug, Clone, Default)]
 pub struct ListPartsPage {

@@ -20,6 +20,8 @@
 //! Invariants: an object appears whole or not at all; every buffered byte has a permit.
 //! Must never know: inodes, paths, FUSE.
 
+pub mod deletes;
+pub mod markers;
 pub mod plan;
 pub mod upload;
 

@@ -44,6 +44,7 @@ pub fn config_of(fake: &FakeS3) -> Config {
         metadata_ttl: Duration::from_secs(3600),
         memory_bytes_max: 64 << 20,
         part_bytes: 5 << 20,
+        sync_unlink: false,
         content_type: None,
     }
 }
@@ -287,6 +288,20 @@ impl House {
         self.leave(from_dir.ino);
         self.leave(to_dir.ino);
         moved
+    }
+
+    /// `fsync(2)` of a directory.
+    pub async fn fsyncdir(&self, path: &str) -> Result<(), Error> {
+        let dir = self.enter(path).await?;
+        let done = self.fs.fsyncdir(dir.ino).await;
+        self.leave(dir.ino);
+        done
+    }
+
+    /// What was removed is gone from S3; its keys now.
+    pub async fn keys_settled(&self) -> Vec<String> {
+        self.fs.flush_all().await;
+        self.fake.keys()
     }
 
     /// `truncate(2)`.

@@ -1,0 +1,168 @@
+//! Removing names: unlink, rmdir, and what fsync of a directory tells of them.
+//!
+//! Owns: which removals are acknowledged before S3 has them, and what becomes of those that fail.
+//! Invariant: a name whose removal was acknowledged is in no local view until S3 has answered; if S3 refused it is
+//! back, the log says why, and so does the next fsync of its directory.
+
+use std::ffi::OsStr;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use lru::LruCache;
+
+use super::{Filesystem, old_name};
+use crate::error::Error;
+use crate::key::{self, ROOT_INO};
+use crate::namespace::{FileInfo, Node};
+use crate::write::deletes::Doomed;
+
+/// Directories whose failures are remembered until their fsync, at most; the log has them all.
+const FAILED_MAX: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+
+/// By directory: the first removal that failed after it was acknowledged, until fsync tells it.
+#[derive(Clone)]
+pub(super) struct Failed {
+    /// Held for an instant only; no other lock is taken under it.
+    by_dir: Arc<Mutex<LruCache<u64, Error>>>,
+}
+
+impl Failed {
+    pub fn new() -> Failed {
+        Failed { by_dir: Arc::new(Mutex::new(LruCache::new(FAILED_MAX))) }
+    }
+
+    fn note(&self, dir: u64, e: &Error) {
+        self.lock().get_or_insert(dir, || e.clone());
+    }
+
+    fn take(&self, dir: u64) -> Result<(), Error> {
+        self.lock().pop(&dir).map_or(Ok(()), Err)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LruCache<u64, Error>> {
+        self.by_dir.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Filesystem {
+    /// Errors: [`Error::IsDirectory`], [`Error::NotFound`].
+    pub async fn unlink(&self, parent: u64, name: &OsStr) -> Result<(), Error> {
+        self.check_writable()?;
+        let name = old_name(name)?;
+        let info = self.file_at(parent, name).await?;
+        // Only a file that is being written may be one that S3 has never seen.
+        let in_s3 = match self.writer_at(parent, name) {
+            Some(writer) => writer.unlink().await || !info.etag.is_empty(),
+            None => true,
+        };
+        if !in_s3 {
+            self.namespace.removed(parent, name);
+            return Ok(());
+        }
+        let key = key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
+        self.remove(parent, name, Node::File(info), key).await
+    }
+
+    pub(super) async fn file_at(&self, parent: u64, name: &str) -> Result<FileInfo, Error> {
+        match self.namespace.find(parent, name).await? {
+            Some(Node::File(info)) => Ok(info),
+            Some(Node::Directory) => Err(Error::IsDirectory),
+            None => Err(Error::NotFound),
+        }
+    }
+
+    /// Errors: [`Error::NotEmpty`], [`Error::NotDirectory`], [`Error::NotFound`].
+    pub async fn rmdir(&self, parent: u64, name: &OsStr) -> Result<(), Error> {
+        self.check_writable()?;
+        let name = old_name(name)?;
+        match self.namespace.find(parent, name).await? {
+            Some(Node::Directory) => {}
+            Some(Node::File(_)) => return Err(Error::NotDirectory),
+            None => return Err(Error::NotFound),
+        }
+        let key = key::dir_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
+        let ino = self.namespace.ino_of(parent, name);
+        if ino.is_some_and(|ino| !self.namespace.local_names(ino).is_empty()) {
+            return Err(Error::NotEmpty);
+        }
+        if !self.deletes.empties(&key).await? {
+            return Err(Error::NotEmpty);
+        }
+        self.remove(parent, name, Node::Directory, key).await
+    }
+
+    /// Removes what stands at a name. The first of a burst is answered when S3 has answered; what follows is hidden,
+    /// acknowledged and sent together.
+    async fn remove(&self, parent: u64, name: &str, node: Node, key: String) -> Result<(), Error> {
+        let doomed = self.doomed(parent, key)?;
+        if self.config.sync_unlink || !self.deletes.in_burst() {
+            self.deletes.remove(doomed).await?;
+            self.namespace.removed(parent, name);
+            return Ok(());
+        }
+        let (namespace, failed) = (self.namespace.clone(), self.failed_removals.clone());
+        let (name, then) = (name.to_owned(), doomed.done);
+        self.namespace.leave(parent, &name);
+        let done = Box::new(move |outcome: &_| {
+            then(outcome);
+            match &outcome.result {
+                Ok(()) => namespace.left(parent, &name),
+                Err(e) => {
+                    tracing::error!("{} was removed here and is back: {e}", name.escape_debug());
+                    failed.note(parent, e);
+                    namespace.restored(parent, &name, node);
+                }
+            }
+        });
+        self.deletes.remove_ahead(Doomed { done, ..doomed }).await;
+        Ok(())
+    }
+
+    /// The removal of an entry's object, or of a directory's marker.
+    pub(super) fn doomed(&self, parent: u64, key: String) -> Result<Doomed, Error> {
+        let namespace = self.namespace.clone();
+        Ok(Doomed {
+            objects: vec![key],
+            dir: self.namespace.dir_key(parent)?,
+            keep: parent != ROOT_INO && !self.namespace.has_marker(parent),
+            done: Box::new(move |outcome| {
+                if outcome.marker {
+                    namespace.set_marker(parent);
+                }
+            }),
+        })
+    }
+
+    /// `fsync(2)` of a directory: commits under way have ended, and what was removed from it is gone from S3.
+    ///
+    /// Errors: what a removal failed with that had been acknowledged, once.
+    pub async fn fsyncdir(&self, ino: u64) -> Result<(), Error> {
+        let dir = self.namespace.dir_key(ino)?;
+        self.files_to_publish().await;
+        self.deletes.settle(&dir).await;
+        self.failed_removals.take(ino)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_failure_of_a_directory_is_told_once() {
+        let failed = Failed::new();
+        failed.note(5, &Error::Stale);
+        failed.note(5, &Error::ReadOnly);
+        assert_eq!(failed.take(5).map_err(|e| e.errno()), Err(libc::ESTALE));
+        assert!(failed.take(5).is_ok());
+    }
+
+    #[test]
+    fn failures_remembered_are_capped() {
+        let failed = Failed::new();
+        for dir in 0..FAILED_MAX.get() as u64 + 10 {
+            failed.note(dir, &Error::Stale);
+        }
+        assert_eq!(failed.lock().len(), FAILED_MAX.get());
+    }
+}
