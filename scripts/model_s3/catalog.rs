@@ -176,21 +176,14 @@ impl Cursor<'_> {
         Some((head.key.as_deref()?, head.tree.size()))
     }
 
-    /// Takes the next key.
-    pub fn advance(&mut self) {
-        let Some(key) = self.peek().map(|(key, _)| key.to_string()) else { return };
+    /// Takes the next key, from all trees that hold it.
+    pub fn advance(&mut self) -> Option<(String, u64)> {
+        let (key, size) = self.peek()?;
+        let key = key.to_string();
         for head in self.heads.iter_mut().filter(|head| head.key.as_deref() == Some(&key)) {
             *head = Head::at(head.tree, head.number + 1);
         }
-    }
-
-    /// Goes on at the first key that is not before `bound`.
-    pub fn skip_to(&mut self, bound: &str) {
-        for head in &mut self.heads {
-            if head.key.as_ref().is_some_and(|key| key.as_str() < bound) {
-                *head = Head::at(head.tree, head.tree.rank(bound));
-            }
-        }
+        Some((key, size))
     }
 }
 

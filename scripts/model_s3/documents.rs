@@ -88,23 +88,26 @@ pub fn list_result(echo: &ListEcho<'_>, page: &ListPage) -> String {
     } else {
         add(format_args!("<Marker>{}</Marker>", name(echo.marker)));
         if let (Some(last), true) = (page.entries.last(), truncated) {
-            let (Listed::Object { key: last, .. } | Listed::Prefix(last)) = last;
-            add(format_args!("<NextMarker>{}</NextMarker>", name(last)));
+            add(format_args!("<NextMarker>{}</NextMarker>", name(&last.0)));
         }
     }
-    for entry in &page.entries {
-        match entry {
-            Listed::Object { key, size, etag, modified } => add(format_args!(
-                "<Contents><Key>{}</Key><LastModified>{}</LastModified><ETag>{}</ETag><Size>{size}</Size>\
-                 <StorageClass>STANDARD</StorageClass></Contents>",
-                name(key),
-                timestamp(*modified),
-                escape(etag.as_str()),
-            )),
-            Listed::Prefix(prefix) => {
-                add(format_args!("<CommonPrefixes><Prefix>{}</Prefix></CommonPrefixes>", name(prefix)));
-            }
+    // Many of a page have one date, and dates are slow to write.
+    let mut date = (SystemTime::UNIX_EPOCH, timestamp(SystemTime::UNIX_EPOCH));
+    for (key, entry) in &page.entries {
+        let key = name(key);
+        let Listed::Object { size, etag, modified } = entry else {
+            add(format_args!("<CommonPrefixes><Prefix>{key}</Prefix></CommonPrefixes>"));
+            continue;
+        };
+        if date.0 != *modified {
+            date = (*modified, timestamp(*modified));
         }
+        add(format_args!(
+            "<Contents><Key>{key}</Key><LastModified>{}</LastModified><ETag>{}</ETag><Size>{size}</Size>\
+             <StorageClass>STANDARD</StorageClass></Contents>",
+            date.1,
+            escape(etag.as_str()),
+        ));
     }
     document("ListBucketResult", &out)
 }
@@ -218,7 +221,7 @@ mod tests {
     fn names_are_encoded_when_asked_for() {
         let key = "a b+&ü/<".to_string();
         let modified = SystemTime::UNIX_EPOCH;
-        let entries = vec![Listed::Object { key, size: 7, etag: "\"e\"".into(), modified }];
+        let entries = vec![(key, Listed::Object { size: 7, etag: "\"e\"".into(), modified })];
         let page = ListPage { entries, next: Some("n".into()) };
         let plain = list_result(&ListEcho { v2: true, ..ListEcho::default() }, &page);
         assert!(
