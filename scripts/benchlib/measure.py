@@ -12,6 +12,7 @@ from pathlib import Path
 from benchlib import programs, rows
 from benchlib.model import Model, write_content
 
+CHECK_SECONDS_MAX = 60
 # How programs and kernels say that they do not do this at all.
 REFUSALS = ["not supported", "not permitted", "not implemented", "Invalid argument", "Read-only"]
 
@@ -78,8 +79,9 @@ def run_scenario(name, scenario, delays, setting, check):
                 if (results[step.id].failure or "").startswith("over"):
                     break
             else:
-                if check and not same_bytes(scenario, mount, setting):
-                    results[scenario.steps[-1].id] = Result("wrong bytes")
+                differs = compare(scenario, mount, setting) if check else None
+                if differs:
+                    results[scenario.steps[-1].id] = Result(differs)
         finally:
             mount.umount()
     finally:
@@ -87,14 +89,22 @@ def run_scenario(name, scenario, delays, setting, check):
     return {step.id: results.get(step.id, Result("not reached")) for step in scenario.steps}
 
 
-def same_bytes(scenario, mount, setting):
+def compare(scenario, mount, setting):
+    """What a cell says if the files do not hold what they must."""
     for path, key in scenario.checks:
         command = [setting.model_program, "check", mount.directory / path, "--key", key]
-        said = subprocess.run(command, capture_output=True, text=True, timeout=setting.timeout)
-        if said.returncode != 0:
-            print(f"{path}: {said.stderr.strip()}", file=sys.stderr)
-            return False
-    return True
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            _, complaint = process.communicate(timeout=CHECK_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            mount.abandon()
+            process.kill()
+            process.communicate()
+            return "not compared"
+        if process.returncode != 0:
+            print(f"{path}: {complaint.strip()}", file=sys.stderr)
+            return "wrong bytes"
+    return None
 
 
 def run_step(step, mount, model, setting):

@@ -112,15 +112,13 @@ class Mount:
         return kib / 1024
 
     def umount(self):
-        for _ in range(50):
-            if subprocess.run(["umount", self.directory], stderr=subprocess.DEVNULL).returncode == 0:
-                break
-            time.sleep(0.1)
-        else:
-            self.abandon()
-            return
+        """Waits for what is still being sent."""
+        until = time.monotonic() + 20
+        while os.path.ismount(self.directory) and time.monotonic() < until:
+            if subprocess.run(["umount", self.directory], stderr=subprocess.DEVNULL).returncode != 0:
+                time.sleep(0.1)
         try:
-            self.daemon.wait(20)
+            self.daemon.wait(max(until - time.monotonic(), 0.1))
         except subprocess.TimeoutExpired:
             self.abandon()
 
