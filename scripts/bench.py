@@ -1,157 +1,138 @@
-"""Measures pailfs and its peers side by side on one S3 server. Started by scripts/bench.
+"""Measures pailfs and its peers side by side on a model of S3. Started by scripts/bench.
 
-Every round takes each program in turn on a fresh mount with cold caches; the table shows medians and,
-for the peers, the ratio to pailfs. Figures depend on the machine: compare ratios, not seconds.
+Every round takes each program in turn; each scenario has a fresh server, a fresh mount and cold caches. The
+tables show medians. Figures depend on the machine: compare ratios, not seconds.
 """
 
 import argparse
+import dataclasses
+import itertools
 import os
+import platform
+import shlex
 import shutil
-import statistics
 import subprocess
+import sys
+import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import boto3
-from botocore.config import Config
+from benchlib import model, programs, report, rows
+from benchlib.measure import Result, Setting, prepare_sources, run_scenario
 
-BUCKET = "bench"
-MIB = 1 << 20
-
-
-class Peer:
-    """One program that mounts: how it is started, and what is known of its process."""
-
-    def __init__(self, name, command):
-        self.name = name
-        self.command = command
-        self.daemon = None
-
-    def mount(self, directory):
-        directory.mkdir(exist_ok=True)
-        # rclone refuses to start with a CA bundle from the environment; the server here speaks plain HTTP.
-        env = {name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"}
-        command = self.command(directory)
-        self.daemon = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        until = time.monotonic() + 30
-        while not os.path.ismount(directory):
-            if self.daemon.poll() is not None or time.monotonic() > until:
-                raise SystemExit(f"{self.name} does not mount: {self.daemon.stderr.read().decode()}")
-            time.sleep(0.02)
-
-    def umount(self, directory):
-        subprocess.run(["sync"], check=True)
-        for _ in range(50):
-            if subprocess.run(["umount", directory], stderr=subprocess.DEVNULL).returncode == 0:
-                break
-            time.sleep(0.1)
-        self.daemon.wait(30)
-
-    def cpu_seconds(self):
-        fields = Path(f"/proc/{self.daemon.pid}/stat").read_text().rsplit(") ", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def peak_mib(self):
-        for line in Path(f"/proc/{self.daemon.pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-        raise RuntimeError("no VmHWM in /proc")
+ROOT = Path(__file__).resolve().parent.parent
+RELEASE = ROOT / "target/release"
+# Of --quick: of a row, and of all until peers are left out of what remains.
+QUICK_ROW_SECONDS_MAX = 5
+QUICK_PEERS_UNTIL_SECONDS = 120
+TABLES = [
+    ("With latency: 20 ms to the first byte, 40 ms a LIST, 30 ms a write, 90 MB/s a connection", rows.WITH_LATENCY, model.LATENCY),
+    ("Without latency", rows.WITHOUT_LATENCY, model.NO_LATENCY),
+]
 
 
-def peers(args):
-    """pailfs, and those of its peers that are on PATH, each with its own defaults."""
-
-    def pailfs(directory):
-        return [args.pailfs, "mount", "--foreground", "--endpoint-url", args.endpoint, "--log-level", "error", BUCKET, directory]
-
-    def s3fs(directory):
-        passwd = args.work / "passwd-s3fs"
-        passwd.write_text(f"{os.environ['AWS_ACCESS_KEY_ID']}:{os.environ['AWS_SECRET_ACCESS_KEY']}\n")
-        passwd.chmod(0o600)
-        return ["s3fs", BUCKET, directory, "-f", "-o", f"url={args.endpoint},use_path_request_style,passwd_file={passwd}"]
-
-    def rclone(directory):
-        remote = f":s3,provider=Other,env_auth=true,endpoint='{args.endpoint}':{BUCKET}"
-        return ["rclone", "mount", remote, directory, "--vfs-cache-mode", "writes"]
-
-    yield Peer("pailfs", pailfs)
-    for name, command in (("s3fs", s3fs), ("rclone", rclone)):
-        if shutil.which(name):
-            yield Peer(name, command)
+def arguments():
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ids = [step.id for _, scenarios, _ in TABLES for scenario in scenarios for step in scenario.steps]
+    parser.add_argument("--rounds", type=int, default=3, help="medians are shown (default 3; with --quick 1)")
+    parser.add_argument("--quick", action="store_true", help=f"the most telling rows, one round, at most {QUICK_ROW_SECONDS_MAX} s a row: under three minutes")
+    parser.add_argument("--only", action="append", metavar="ROW", choices=ids, help=f"this row and those before it on its mount; may be repeated: {', '.join(ids)}")
+    parser.add_argument("--peers", help=f"separated by commas, `none` for pailfs alone (default: those on PATH of {', '.join(programs.PEERS)})")
+    parser.add_argument("--pailfs", default=RELEASE / "pailfs", help="the binary to measure (default: the one just built)")
+    parser.add_argument("--pailfs-option", action="append", default=[], metavar="NAME=VALUE", help="given to `pailfs mount -o`; may be repeated")
+    parser.add_argument("--timeout", type=float, default=60, help="seconds a row may take (default 60)")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/PERFORMANCE.md")
+    args = parser.parse_args()
+    if args.quick:
+        args.rounds, args.timeout = 1, QUICK_ROW_SECONDS_MAX
+    return args
 
 
-def run(command):
-    started = time.monotonic()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.monotonic() - started
+def chosen(scenarios, args):
+    """The scenarios to run, each cut off after the last row that was asked for."""
+    for scenario in scenarios:
+        steps = scenario.steps
+        if args.only:
+            last = max((at for at, step in enumerate(steps) if step.id in args.only), default=-1)
+            steps = steps[:last + 1]
+        elif args.quick and not scenario.quick:
+            steps = []
+        if steps:
+            yield dataclasses.replace(scenario, steps=steps)
 
 
-def drop_caches():
-    if os.geteuid() == 0:
-        subprocess.run(["sync"], check=True)
-        Path("/proc/sys/vm/drop_caches").write_text("1\n")
+def once_more(scenario, name, found):
+    """The scenario without what would only use up its time again."""
+    def hopeless(step):
+        return any((r.failure or "").startswith(("over", "not reached", "does not")) for r in found.get((step.id, name), []))
+    return dataclasses.replace(scenario, steps=list(itertools.takewhile(lambda step: not hopeless(step), scenario.steps)))
 
 
-def one_round(peer, args, round_number):
-    """{row: value} of one peer in one round."""
-    directory = args.work / f"mount-{peer.name}"
-    results = {}
-
-    def measure(row, command, mib=None):
-        drop_caches()
-        peer.mount(directory)
-        before = peer.cpu_seconds()
-        seconds = run(command)
-        if mib is None:
-            results[f"{row}, s"] = seconds
-        else:
-            results[f"{row}, MB/s"] = mib * MIB / 1e6 / seconds
-            results[f"{row}, daemon's CPU s/GiB"] = (peer.cpu_seconds() - before) / (mib / 1024)
-            results[f"{row}, daemon's peak MiB"] = peer.peak_mib()
-        peer.umount(directory)
-
-    measure("sequential read", ["dd", f"if={directory}/large", "of=/dev/null", "bs=1M"], args.mib)
-    target = f"{directory}/written-{peer.name}-{round_number}"
-    measure("sequential write", ["dd", "if=/dev/zero", f"of={target}", "bs=1M", f"count={args.mib}"], args.mib)
-    measure(f"ls of {args.files} files", ["ls", f"{directory}/many"])
-    return results
+def measure(scenarios, names, delays, args, setting, begun):
+    """{(step id, program): Cell}."""
+    found = {}
+    for scenario in scenarios:
+        prepare_sources(scenario, setting)
+        for number in range(args.rounds):
+            for name in names:
+                again = once_more(scenario, name, found)
+                if not again.steps:
+                    continue
+                late = args.quick and name != "pailfs" and time.monotonic() - begun > QUICK_PEERS_UNTIL_SECONDS
+                if late:
+                    results = {step.id: Result("no time") for step in again.steps}
+                else:
+                    results = run_scenario(name, again, delays, setting, check=number == 0 and not args.quick)
+                for step_id, result in results.items():
+                    found.setdefault((step_id, name), []).append(result)
+                    told = result.failure or f"{result.seconds:.2f} s"
+                    print(f"{step_id:12} {name:10} {told}", file=sys.stderr)
+    steps = {step.id: step for scenario in scenarios for step in scenario.steps}
+    return {(step_id, name): report.Cell(steps[step_id], results) for (step_id, name), results in found.items()}
 
 
-def fill(args):
-    s3 = boto3.client("s3", endpoint_url=args.endpoint, config=Config(max_pool_connections=32))
-    s3.create_bucket(Bucket=BUCKET)
-    large = args.work / "large"
-    with open(large, "wb") as f:
-        for _ in range(args.mib):
-            f.write(os.urandom(MIB))
-    s3.upload_file(str(large), BUCKET, "large")
-    large.unlink()
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda n: s3.put_object(Bucket=BUCKET, Key=f"many/{n:06}", Body=b"x"), range(args.files)))
+def machine(names, args):
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
+    commit = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    versions = [programs.version(name, args.pailfs) for name in names]
+    return (f"{time.strftime('%Y-%m-%d')}, {len(os.sched_getaffinity(0))} cores, {memory_gib:.0f} GiB, kernel "
+            f"{platform.release()}, server and client on the same machine; commit {commit or '?'}; {'; '.join(versions)}. "
+            f"Medians of {args.rounds}.")
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds; medians are shown (default 5)")
-    parser.add_argument("--mib", type=int, default=1024, help="size of the file read and written (default 1024)")
-    parser.add_argument("--files", type=int, default=10_000, help="files listed (default 10000)")
-    parser.add_argument("--endpoint", help=argparse.SUPPRESS)
-    parser.add_argument("--pailfs", help=argparse.SUPPRESS)
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    fill(args)
-    programs = list(peers(args))
-    rounds = {peer.name: [] for peer in programs}
-    for number in range(args.rounds):
-        for peer in programs:
-            rounds[peer.name].append(one_round(peer, args, number))
-    print("| |" + "|".join(f" {peer.name} " for peer in programs) + "|")
-    print("| --- |" + " --- |" * len(programs))
-    for row in rounds["pailfs"][0]:
-        medians = [statistics.median(r[row] for r in rounds[peer.name]) for peer in programs]
-        cells = [f" {value:.2f} ({value / medians[0]:.2f}x) " for value in medians]
-        print(f"| {row} |" + "|".join(cells) + "|")
+    args = arguments()
+    wanted = programs.PEERS if args.peers is None else [p for p in args.peers.split(",") if p not in ("", "none")]
+    missing = [name for name in wanted if not programs.installed(name)]
+    names = ["pailfs"] + [name for name in wanted if name not in missing and name != "pailfs"]
+    begun = time.monotonic()
+    # In memory where there is room: what is copied in must not come from a disk.
+    shm = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    work = Path(tempfile.mkdtemp(prefix="pailfs-bench.", dir=shm))
+    setting = Setting(str(RELEASE / "examples/model_s3"), str(args.pailfs), args.pailfs_option, work, args.timeout)
+    shown = ["scripts/bench", *sys.argv[1:]]
+    out = [f"`{shlex.join(word for word in shown if word != '--write')}`, {machine(names, args)}"]
+    if missing:
+        out.append(f"Not on PATH, so not measured: {', '.join(missing)}.")
+    try:
+        for title, scenarios, delays in TABLES:
+            scenarios = list(chosen(scenarios, args))
+            if not scenarios:
+                continue
+            cells = measure(scenarios, names, delays, args, setting, begun)
+            steps = [step for scenario in scenarios for step in scenario.steps]
+            out += [f"\n### {title}\n", *report.table(steps, names, cells)]
+            out += ["\nEvery figure:\n", *report.details(steps, names, cells)]
+    finally:
+        # Never through a mount that could not be ended.
+        if not os.path.ismount(work / "mount"):
+            shutil.rmtree(work, ignore_errors=True)
+    text = "\n".join(out)
+    print(text)
+    print(f"{time.monotonic() - begun:.0f} s", file=sys.stderr)
+    if args.write:
+        document = ROOT / "docs/PERFORMANCE.md"
+        document.write_text(report.rewrite(document.read_text(), text))
 
 
 main()
