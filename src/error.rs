@@ -54,7 +54,7 @@ pub struct S3Error {
     pub status: Option<u16>,
     /// S3's `Code`.
     pub code: Option<String>,
-    /// S3's `Message`, or our own words where there was none.
+    /// S3's `Message`; our own words where there was none, and before one that does not say what is to be done.
     pub message: String,
     pub request_id: Option<String>,
     pub host_id: Option<String>,

@@ -1,5 +1,7 @@
 //! The command line as a person or mount(8) meets it, where no server is needed.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -111,6 +113,39 @@ fn help_of_mount_names_every_option_and_its_sources() {
     ] {
         assert!(help.contains(word), "no {word} in the help:\n{help}");
     }
+}
+
+#[test]
+fn requests_go_through_the_proxy_of_the_environment() {
+    let proxy = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", proxy.local_addr().expect("its address"));
+    let answering = std::thread::spawn(move || {
+        let (socket, _) = proxy.accept().expect("a connection");
+        let mut head = BufReader::new(socket);
+        let mut asked = String::new();
+        head.read_line(&mut asked).expect("a request");
+        let mut line = String::from("more");
+        while !line.trim().is_empty() {
+            line.clear();
+            head.read_line(&mut line).expect("a header");
+        }
+        let answer = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        head.into_inner().write_all(answer).expect("an answer");
+        asked
+    });
+    let dir = tempfile::tempdir().expect("a directory");
+    let endpoint = "http://storage.invalid:9000";
+    let output = Command::new(PROGRAM)
+        .args(["mount", "--no-sign-request", "--endpoint-url", endpoint, "--region", "us-east-1", "bucket"])
+        .arg(dir.path())
+        .env_remove("NO_PROXY")
+        .env_remove("no_proxy")
+        .env("http_proxy", &url)
+        .output()
+        .expect("the program starts");
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let asked = answering.join().expect("the proxy");
+    assert!(asked.contains(" http://storage.invalid:9000/bucket"), "{asked}");
 }
 
 #[test]

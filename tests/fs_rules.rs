@@ -249,3 +249,37 @@ async fn a_read_only_mount_refuses_every_change() {
     assert_eq!(house.cat("d/file").await.unwrap(), b"x");
     assert_eq!(house.fake.keys(), ["d/file"]);
 }
+
+#[tokio::test]
+async fn an_archived_object_is_refused_at_once() {
+    for class in ["GLACIER", "DEEP_ARCHIVE"] {
+        let house = House::new();
+        let headers = [("x-amz-storage-class", class)];
+        house.fake.put_with("old", pattern(1, MIB), &headers);
+        assert_eq!(house.enter("old").await.unwrap().size, MIB as u64, "its attributes are there");
+        house.fake.forget_calls();
+        let error = house.cat("old").await.unwrap_err();
+        assert_eq!(error.errno(), libc::EACCES);
+        assert!(error.to_string().contains("archived and must be restored"), "{error}");
+        assert_eq!(house.fake.count("GetObject"), 1, "{class}");
+        // Neither can it be copied, so it keeps its name.
+        assert_eq!(errno(house.rename("old", "new", 0).await), libc::EACCES);
+        assert_eq!(house.fake.count("CopyObject"), 1);
+        assert_eq!(house.names("").await, ["old"]);
+
+        // Of a large one what was fetched ahead is refused as well: nothing is asked for twice.
+        house.fake.put_with("large", pattern(1, 10 * MIB), &headers);
+        house.fake.forget_calls();
+        assert_eq!(errno(house.cat("large").await), libc::EACCES);
+        let gets = house.fake.calls().into_iter().filter(|c| c.call.op == "GetObject");
+        let mut ranges: Vec<String> = gets.map(|c| format!("{:?}", c.headers["range"])).collect();
+        let count = ranges.len();
+        ranges.sort();
+        ranges.dedup();
+        assert_eq!((ranges.len(), count <= 2), (count, true), "{ranges:?}");
+
+        let restored = [("x-amz-storage-class", class), ("x-amz-restore", "ongoing-request=\"false\"")];
+        house.fake.put_with("back", "bytes", &restored);
+        assert_eq!(house.cat("back").await.unwrap(), b"bytes");
+    }
+}

@@ -10,7 +10,7 @@ use std::os::unix::fs::symlink;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::aws::{clean_environment, with_credentials};
+use support::aws::{clean_environment, s3api_ok, with_credentials};
 use support::bytes::{assert_same_bytes, pattern};
 use support::mount::{Mount, Options, Said, daemon_of, is_mounted, is_our_daemon, pailfs, run, wait_until};
 use support::servers::{Kind, REGION, Server, shared};
@@ -268,5 +268,30 @@ fn a_read_only_mount_is_erofs() {
     }
     assert_eq!(fs::read(&file).expect("a read"), b"hello");
     assert_eq!(server.boto().keys(&bucket, ""), ["d/file"]);
+    mount.umount();
+}
+
+#[test]
+fn an_archived_object_is_eacces_at_once() {
+    let server = shared(Kind::Moto);
+    let bucket = server.bucket("archived");
+    let local = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(local.path(), pattern(1, 100_000)).expect("a local file");
+    let body = local.path().to_str().expect("text");
+    let put =
+        ["put-object", "--bucket", &bucket, "--key", "old", "--body", body, "--storage-class", "GLACIER"];
+    s3api_ok(&server.endpoint, &put);
+    let mount = Mount::of(server, &bucket);
+    let path = mount.path("old");
+    assert_eq!(fs::metadata(&path).expect("its attributes").len(), 100_000);
+    let (refused, took) = bounded("a read of an archived object", move || {
+        let begun = Instant::now();
+        (fs::read(path), begun.elapsed())
+    });
+    assert_eq!(refused.expect_err("it is archived").raw_os_error(), Some(libc::EACCES));
+    assert!(took < Duration::from_secs(10), "EACCES after {took:?}");
+    let log = mount.log_text();
+    assert!(log.contains("archived and must be restored"), "{log}");
+    assert!(log.contains("tries 1)"), "{log}");
     mount.umount();
 }

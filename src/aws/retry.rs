@@ -10,9 +10,13 @@
 //! silently leaves time for another. One that writes may use all of it: servers may take long to copy or to
 //! put parts together, and a second request would only add to their load. While its body goes out it may
 //! use more, see [`Effort`].
+//!
+//! A GET whose answer is slow to begin, measured by those before, is sent a second time beside the first, within
+//! a small allowance ([`Hedges`]).
 
 mod classify;
 mod effort;
+mod hedge;
 
 use std::borrow::Cow;
 use std::pin::pin;
@@ -22,6 +26,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
+use futures_util::future::{Either, select};
 use http::{HeaderMap, HeaderValue, Method};
 use tokio::time::{Instant, timeout_at};
 
@@ -29,6 +34,8 @@ pub use self::classify::{Failure, is_transient, retry_after, server_date};
 use self::classify::{Remedy, remedy};
 pub use self::effort::Effort;
 use self::effort::RetryTokens;
+pub use self::hedge::HedgeCounts;
+use self::hedge::{Hedge, Hedges};
 use crate::aws::credentials::{Credentials, Keys};
 use crate::aws::endpoint::Endpoint;
 use crate::aws::sign::{self, Scope, SigningKeys, Target};
@@ -84,6 +91,7 @@ pub struct Wire {
     judge: Judge,
     request_timeout: Duration,
     tokens: RetryTokens,
+    hedges: Hedges,
     /// Where requests go. std's lock: never held across an await.
     region: RwLock<Arc<str>>,
     /// The server's clock minus ours, in seconds.
@@ -121,6 +129,7 @@ impl Wire {
             judge,
             request_timeout,
             tokens: RetryTokens::default(),
+            hedges: Hedges::default(),
             region: RwLock::new(Arc::from(region.unwrap_or(REGION_UNKNOWN))),
             skew_seconds: AtomicI64::new(0),
         }
@@ -148,7 +157,13 @@ impl Wire {
         }
     }
 
+    /// GETs that were sent a second time because their answer was slow.
+    pub fn hedge_counts(&self) -> HedgeCounts {
+        self.hedges.counts()
+    }
+
     /// Sends until there is an answer; its body is still to come, and a break in it is the caller's.
+    /// Only for requests that change nothing: one that is slow is sent twice.
     pub async fn open(&self, call: &Call<'_>, effort: &mut Effort) -> Result<Response, S3Error> {
         match self.send_until_judged(call, effort, true).await? {
             Outcome::Stream(response) => Ok(response),
@@ -207,7 +222,12 @@ impl Wire {
                 Ok(prepared) => prepared,
                 Err(failure) => return Err(self.error(call, effort, failure)),
             };
-            match self.try_once(request, effort, stream).await {
+            let tried = if stream {
+                self.try_hedged(call, request, &used, effort).await
+            } else {
+                self.try_once(request, effort, false).await
+            };
+            match tried {
                 Ok(outcome) => {
                     self.tokens.regain();
                     return Ok(outcome);
@@ -278,6 +298,63 @@ impl Wire {
         match (self.judge)(status, &headers, &body) {
             None => Ok(Outcome::Whole(Answer { status, headers, body })),
             Some(failure) => Err(failure),
+        }
+    }
+
+    /// One try, and if it is slow to answer a second one like it: whichever succeeds first is taken, the other
+    /// dropped. The second can only help: what it fails with is not told, and while the first may succeed, or
+    /// fails with what may pass, the other is waited for.
+    async fn try_hedged(
+        &self,
+        call: &Call<'_>,
+        request: Request,
+        used: &Used,
+        effort: &mut Effort,
+    ) -> Result<Outcome, Failure> {
+        let asked = Instant::now();
+        let spare = effort.clone();
+        let (outcome, tries) = {
+            let mut first = pin!(self.try_once(request, effort, true));
+            tokio::select! {
+                biased;
+                outcome = &mut first => (outcome, 0),
+                hedge = self.hedges.due() => {
+                    let second = pin!(self.try_second(call, spare, hedge));
+                    let outcome = match select(first, second).await {
+                        Either::Left((Err(failure), second)) if may_pass(&failure, call, used) => {
+                            second.await.ok_or(failure)
+                        }
+                        Either::Left((outcome, _)) => outcome,
+                        Either::Right((Some(outcome), _)) => Ok(outcome),
+                        Either::Right((None, first)) => first.await,
+                    };
+                    (outcome, 1)
+                }
+            }
+        };
+        effort.tries += tries;
+        if outcome.is_ok() {
+            self.hedges.answered(asked.elapsed());
+        }
+        outcome
+    }
+
+    /// The same request, with a date and a signature of its own.
+    async fn try_second(&self, call: &Call<'_>, mut effort: Effort, hedge: Hedge<'_>) -> Option<Outcome> {
+        let outcome = match self.prepare(call).await {
+            Ok((request, _)) => self.try_once(request, &mut effort, true).await,
+            Err(failure) => Err(failure),
+        };
+        match outcome {
+            Ok(outcome) => {
+                hedge.won();
+                Some(outcome)
+            }
+            Err(failure) => {
+                let reason = failure.message;
+                tracing::debug!(op = call.operation, key = call.key, reason, "the second request failed");
+                None
+            }
         }
     }
 
@@ -384,6 +461,10 @@ impl Wire {
         );
         true
     }
+}
+
+fn may_pass(failure: &Failure, call: &Call<'_>, used: &Used) -> bool {
+    remedy(failure, &call.method, &used.region, used.clock) == Remedy::Wait
 }
 
 fn encoded_query(pairs: &[(&'static str, Cow<'_, str>)]) -> String {

@@ -22,6 +22,8 @@ use futures_util::stream::BoxStream;
 use http::{HeaderMap, Method};
 use http_body::{Body, Frame, SizeHint};
 
+use super::resolve::Resolver;
+
 /// A request whose body can be sent again: chunks are shared, not copied.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -106,11 +108,21 @@ impl HttpTransport {
         ca_bundle: Option<&Path>,
         request_timeout: Duration,
     ) -> Result<HttpTransport, SetupError> {
+        HttpTransport::resolving(tls, ca_bundle, request_timeout, Resolver::system())
+    }
+
+    fn resolving(
+        tls: bool,
+        ca_bundle: Option<&Path>,
+        request_timeout: Duration,
+        resolver: Resolver,
+    ) -> Result<HttpTransport, SetupError> {
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("pailfs/", env!("CARGO_PKG_VERSION")))
             .http1_only()
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
+            .dns_resolver(resolver)
             .tcp_nodelay(true)
             .tcp_keepalive(Duration::from_secs(15))
             .connect_timeout((request_timeout / 3).min(CONNECT_WAIT_MAX))
@@ -246,6 +258,7 @@ impl Body for Chunks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
 
@@ -272,6 +285,35 @@ mod tests {
             }
             assert!(n > 0, "closed early: {text}");
         }
+    }
+
+    #[tokio::test]
+    async fn connections_spread_over_all_addresses_of_the_server() {
+        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // All six are open before one is answered, so none is used again.
+        let server = tokio::spawn(async move {
+            let mut sockets = Vec::new();
+            while sockets.len() < 6 {
+                sockets.push(listener.accept().await.unwrap().0);
+            }
+            for socket in &mut sockets {
+                receive(socket, 0).await;
+                socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            }
+            sockets.iter().map(|socket| socket.local_addr().unwrap().ip()).collect::<Vec<_>>()
+        });
+        let addresses = [1, 2, 3].map(|n| std::net::SocketAddr::from(([127, 0, 0, n], 0)));
+        let lookup = move |_| async move { Ok(addresses.to_vec()) }.boxed();
+        let resolver = Resolver::over(Box::new(lookup));
+        let transport = HttpTransport::resolving(false, None, Duration::from_secs(5), resolver).unwrap();
+        let get = || transport.send(request(Method::GET, format!("http://s3.test:{port}/k"), Vec::new()));
+        for answer in futures_util::future::join_all((0..6).map(|_| get())).await {
+            assert_eq!(answer.unwrap().status, 200);
+        }
+        let mut seen = server.await.unwrap();
+        seen.sort();
+        assert_eq!(seen, [0, 0, 1, 1, 2, 2].map(|n: usize| addresses[n].ip()));
     }
 
     #[tokio::test]

@@ -28,7 +28,10 @@ pub fn judge(status: u16, headers: &HeaderMap, body: &[u8]) -> Option<Failure> {
     let header = |name| header_text(headers, name);
     let code = text("Code");
     let kind = kind_of(status, code.as_deref().unwrap_or(""));
-    let message = text("Message").unwrap_or_else(|| described(status, headers));
+    let mut message = text("Message").unwrap_or_else(|| described(status, headers));
+    if kind == S3ErrorKind::Archived {
+        message.insert_str(0, "the object is archived and must be restored first: ");
+    }
     Some(Failure {
         status: Some(status),
         request_id: header("x-amz-request-id").or_else(|| text("RequestId")),
@@ -157,6 +160,8 @@ mod tests {
         ] {
             assert_eq!(kind(status, code), expected, "{status} {code}");
         }
+        let archived = judge(403, &HeaderMap::new(), xml("InvalidObjectState").as_bytes()).unwrap();
+        assert_eq!(archived.message, "the object is archived and must be restored first: m");
     }
 
     #[test]

@@ -129,9 +129,12 @@ impl ObjectBody {
     pub async fn frame(&mut self) -> Result<Option<Bytes>, S3Error> {
         loop {
             if self.left.is_empty() {
-                // Polled to its end, the connection is free for others.
+                // Polled to its end, the connection is free for others. A task of the pool's takes it back, and
+                // needs a turn before the next request looks for one, or that opens another.
                 if let Some(mut stream) = self.stream.take() {
                     let _ = stream.next().now_or_never();
+                    drop(stream);
+                    tokio::task::yield_now().await;
                 }
                 return Ok(None);
             }

@@ -40,7 +40,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use self::payload::Protection;
 use crate::aws::credentials::Credentials;
 use crate::aws::endpoint::Endpoint;
-use crate::aws::retry::{Answer, Call, Effort, Failure, Wire};
+use crate::aws::retry::{Answer, Call, Effort, Failure, HedgeCounts, Wire};
 use crate::aws::sign::{EMPTY_SHA256, UNSIGNED_PAYLOAD};
 use crate::aws::transport::{HttpTransport, Transport};
 use crate::config::{PayloadSigning, S3Config};
@@ -139,6 +139,11 @@ impl S3Client {
 
     pub fn bucket(&self) -> &str {
         self.inner.wire.endpoint().bucket()
+    }
+
+    /// GETs that were sent a second time because their answer was slow.
+    pub fn hedge_counts(&self) -> HedgeCounts {
+        self.wire().hedge_counts()
     }
 
     fn wire(&self) -> &Wire {

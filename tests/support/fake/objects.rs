@@ -99,6 +99,9 @@ pub fn get_object(state: &mut State, call: &Call, incoming: &Incoming) -> Result
     {
         return Err(Refusal::new(304, "NotModified", "Not Modified"));
     }
+    if call.op == "GetObject" {
+        refuse_archived(&object)?;
+    }
     let size = object.data.len();
     let range = incoming.header("range").map(|text| parse_range(text, size));
     let mut answer = match range {
@@ -125,6 +128,21 @@ pub fn get_object(state: &mut State, call: &Call, incoming: &Incoming) -> Result
     }
     describe(&mut answer, &object);
     Ok(answer)
+}
+
+/// Archived contents cannot be had, unless a copy was restored.
+/// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html>
+fn refuse_archived(object: &Object) -> Result<(), Refusal> {
+    let class = object.headers.get("x-amz-storage-class").map_or("STANDARD", String::as_str);
+    let restored =
+        object.headers.get("x-amz-restore").is_some_and(|r| r.contains("ongoing-request=\"false\""));
+    if !matches!(class, "GLACIER" | "DEEP_ARCHIVE") || restored {
+        return Ok(());
+    }
+    let text = "The operation is not valid for the object's storage class";
+    let mut refusal = Refusal::new(403, "InvalidObjectState", text);
+    refusal.extra = leaf("StorageClass", class);
+    Err(refusal)
 }
 
 fn describe(answer: &mut Answer, object: &Object) {
@@ -218,6 +236,7 @@ pub fn copy_source(state: &State, incoming: &Incoming) -> Result<(String, Vec<u8
     {
         return Err(Refusal::precondition("x-amz-copy-source-If-Match"));
     }
+    refuse_archived(object)?;
     Ok((name, key, object.clone()))
 }
 
