@@ -9,6 +9,7 @@
 mod inode;
 mod listing;
 mod lookup;
+mod predict;
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
