@@ -9,6 +9,7 @@
 mod inode;
 mod listing;
 mod lookup;
+mod pages;
 mod predict;
 
 use std::sync::{Mutex, MutexGuard};
