@@ -1,9 +1,10 @@
 //! Directory streams: paginated listings turned into names, each once, as the pages arrive.
 //!
-//! Owns: [`DirStream`] (one open directory handle's way through the listing, the next page asked for
-//! while the last one is read) and [`Merge`] (pages to entries: pure).
+//! Owns: [`DirStream`] (one open directory handle's way through the listing) and [`Merge`] (pages to entries:
+//! pure).
 //! Invariants: no name comes twice, whatever the page boundaries and the server's order; memory is
-//! bounded by two pages, the names that may still turn out to be directories, and eight bytes a name.
+//! bounded by the pages asked for ahead, the names that may still turn out to be directories, and eight bytes
+//! a name.
 //!
 //! In key order `a` comes before `a-0` and only then `a/…`, so a file `a` is held back until the
 //! listing has passed `a/`: at most one name is held for each byte of the last key. A server that does
@@ -216,9 +217,9 @@ impl DirStream {
 /// How the pages of a directory are asked for.
 fn ask(namespace: &Namespace, dir: &str) -> Ask {
     let (client, prefix) = (namespace.client.clone(), dir.to_string());
-    Box::new(move |from| {
+    Box::new(move |begin| {
         let mut query = ListObjectsV2 { prefix: prefix.clone(), delimiter: true, ..Default::default() };
-        match from {
+        match begin {
             Begin::Start => {}
             Begin::Token(token) => query.continuation_token = Some(token),
             Begin::Key(key) => query.start_after = Some(key),
