@@ -20,7 +20,7 @@
 //! that of bytes. Where it is another, the items up to the last one differ from those given, or are the same
 //! after all; the comparison sees all of them. That no item comes twice follows from all items being greater
 //! than the last one given; a page in which they are not shows a server without S3's order, and from there on
-//! one token follows the other.
+//! one token follows the other (were one to come twice all the same, the merge of pages leaves it out).
 //!
 //! Guesses therefore aim a little before where the last page should end. If one falls behind its end, the page
 //! in between is asked for by token, and the guessed page is joined to that; if one falls too far before, it is

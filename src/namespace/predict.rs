@@ -157,7 +157,7 @@ impl Seen {
                     place.begun += usize::from(at > shared && seen.names > 0);
                 }
             }
-            if seen.names % MARK_EVERY == 0 {
+            if seen.names.is_multiple_of(MARK_EVERY) {
                 seen.marks.push((name.to_string(), seen.names));
             }
             seen.names += 1;
