@@ -1,9 +1,10 @@
 //! Directory streams: paginated listings turned into names, each once, as the pages arrive.
 //!
-//! Owns: [`DirStream`] (one open directory handle's way through the listing, the next page asked for
-//! while the last one is read) and [`Merge`] (pages to entries: pure).
+//! Owns: [`DirStream`] (one open directory handle's way through the listing) and [`Merge`] (pages to entries:
+//! pure).
 //! Invariants: no name comes twice, whatever the page boundaries and the server's order; memory is
-//! bounded by two pages, the names that may still turn out to be directories, and eight bytes a name.
+//! bounded by the pages asked for ahead, the names that may still turn out to be directories, and eight bytes
+//! a name.
 //!
 //! In key order `a` comes before `a-0` and only then `a/…`, so a file `a` is held back until the
 //! listing has passed `a/`: at most one name is held for each byte of the last key. A server that does
@@ -15,11 +16,10 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::task::JoinHandle;
-
 use super::inode::Source;
+use super::pages::{Ask, Begin, Pages};
 use super::{FileInfo, Namespace, Node};
-use crate::error::{Error, S3Error};
+use crate::error::Error;
 use crate::key;
 use crate::s3::{ListObjectsV2, ListPage};
 
@@ -135,24 +135,16 @@ impl Merge {
     }
 }
 
-/// A page, and when it was asked for.
-type Page = (Result<ListPage, S3Error>, Instant);
-
 pub struct DirStream {
     namespace: Arc<Namespace>,
     dir: u64,
     merge: Merge,
     /// When the page was asked for from which `merge.ready` comes.
     asked: Instant,
-    state: Ahead,
+    /// None: nothing was asked for yet.
+    pages: Option<Pages>,
     /// Names that only this mount knew when the stream began, given first.
     local: VecDeque<(u64, String)>,
-}
-
-enum Ahead {
-    NotBegun,
-    Asked(JoinHandle<Page>),
-    End,
 }
 
 impl DirStream {
@@ -162,7 +154,7 @@ impl DirStream {
         for (_, name) in &local {
             merge.given.insert(merge.hasher.hash_one(name));
         }
-        DirStream { namespace, dir, merge, asked: Instant::now(), state: Ahead::NotBegun, local }
+        DirStream { namespace, dir, merge, asked: Instant::now(), pages: None, local }
     }
 
     /// The next entry; none at the end. Its attributes are taken note of.
@@ -200,29 +192,18 @@ impl DirStream {
 
     /// Takes in the next page. False at the end of the listing.
     async fn fetch(&mut self) -> Result<bool, Error> {
-        let (answer, asked) = match &mut self.state {
-            Ahead::End => return Ok(false),
-            Ahead::NotBegun => {
+        let pages = match &mut self.pages {
+            Some(pages) => pages,
+            None => {
                 self.merge.dir = self.namespace.dir_key(self.dir)?;
                 self.namespace.lock().listing_began(self.dir);
-                self.ask(None).await
-            }
-            Ahead::Asked(page) => page.await.map_err(|e| Error::Io(format!("listing: {e}")))?,
-        };
-        let page = match answer {
-            Ok(page) => page,
-            Err(e) => {
-                self.state = Ahead::End;
-                return Err(e.into());
+                self.pages.insert(Pages::new(&self.merge.dir, ask(&self.namespace, &self.merge.dir)))
             }
         };
+        let Some((page, asked)) = pages.next().await? else { return Ok(false) };
         self.asked = asked;
-        self.state = match page.next_continuation_token.clone() {
-            Some(token) => Ahead::Asked(tokio::spawn(self.ask(Some(token)))),
-            None => Ahead::End,
-        };
         self.merge.page(page);
-        if matches!(self.state, Ahead::End) {
+        if pages.at_end() {
             self.merge.release_all();
             if self.merge.hidden > 0 {
                 let (dir, hidden) = (&self.merge.dir, self.merge.hidden);
@@ -231,28 +212,26 @@ impl DirStream {
         }
         Ok(true)
     }
+}
 
-    fn ask(&self, token: Option<String>) -> impl Future<Output = Page> + use<> {
-        let client = self.namespace.client.clone();
-        let query = ListObjectsV2 {
-            prefix: self.merge.dir.clone(),
-            delimiter: true,
-            continuation_token: token,
-            ..Default::default()
-        };
-        async move {
-            let asked = Instant::now();
-            (client.list_objects_v2(&query).await, asked)
+/// How the pages of a directory are asked for.
+fn ask(namespace: &Namespace, dir: &str) -> Ask {
+    let (client, prefix) = (namespace.client.clone(), dir.to_string());
+    Box::new(move |begin| {
+        let mut query = ListObjectsV2 { prefix: prefix.clone(), delimiter: true, ..Default::default() };
+        match begin {
+            Begin::Start => {}
+            Begin::Token(token) => query.continuation_token = Some(token),
+            Begin::Key(key) => query.start_after = Some(key),
         }
-    }
+        let client = client.clone();
+        Box::pin(async move { client.list_objects_v2(&query).await })
+    })
 }
 
 impl Drop for DirStream {
     fn drop(&mut self) {
-        if let Ahead::Asked(page) = &self.state {
-            page.abort();
-        }
-        if !matches!(self.state, Ahead::NotBegun) {
+        if self.pages.is_some() {
             self.namespace.lock().listing_ended(self.dir);
         }
     }

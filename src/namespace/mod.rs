@@ -10,6 +10,8 @@ mod inode;
 mod leaving;
 mod listing;
 mod lookup;
+mod pages;
+mod predict;
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};

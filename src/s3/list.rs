@@ -9,7 +9,7 @@ use percent_encoding::percent_decode;
 
 use super::object::{parse_timestamp, storage_class};
 use super::payload::quoted_etag;
-use super::xml::{self, Element};
+use super::xml::{self, Element, Step};
 use super::{ListObjectsV2, ListPage, ListedObject, R, S3Client, call};
 
 impl S3Client {
@@ -40,44 +40,179 @@ impl S3Client {
 
 /// `sent`: the token this page was asked for with.
 fn read_page(document: &[u8], sent: Option<&str>) -> Result<ListPage, String> {
-    let root = xml::parse_root(document, "ListBucketResult").map_err(|e| e.to_string())?;
-    let keys = Keys::of(&root);
-    let mut page = ListPage::default();
-    for entry in root.children("Contents") {
-        match keys.decode(entry.text_of("Key").ok_or("an entry without Key")?) {
-            Some(key) => page.contents.push(read_entry(entry, key)?),
-            None => page.undecodable += 1,
-        }
-    }
-    for entry in root.children("CommonPrefixes") {
-        match keys.decode(entry.text_of("Prefix").ok_or("a common prefix without Prefix")?) {
-            Some(prefix) => page.common_prefixes.push(prefix),
-            None => page.undecodable += 1,
-        }
-    }
-    if root.text_of("IsTruncated") == Some("true") {
-        let token = root
-            .text_of("NextContinuationToken")
-            .filter(|token| !token.is_empty())
-            .ok_or("there is more, but no token to ask for it")?;
-        if sent == Some(token) {
-            return Err("the page leads to itself".to_string());
-        }
-        page.next_continuation_token = Some(token.to_string());
-    }
-    Ok(page)
+    let mut reader = PageReader::default();
+    xml::walk(document, |step| reader.take(step)).map_err(|e| e.to_string())?;
+    reader.page(sent)
 }
 
-fn read_entry(entry: &Element, key: String) -> Result<ListedObject, String> {
-    let size = entry.text_of("Size").and_then(|text| text.trim().parse().ok());
-    let modified = entry.text_of("LastModified").and_then(parse_timestamp);
-    Ok(ListedObject {
-        size: size.ok_or_else(|| format!("{key:?} without Size"))?,
-        last_modified: modified.ok_or_else(|| format!("{key:?} without LastModified"))?,
-        etag: quoted_etag(entry.text_of("ETag").unwrap_or("")),
-        storage_class: storage_class(entry.text_of("StorageClass").map(String::from)),
-        key,
-    })
+/// A page as its elements go by: no tree is made of it, for a page has thousands. Of elements that S3 does
+/// not repeat, the first counts.
+#[derive(Default)]
+struct PageReader {
+    root: String,
+    /// How many elements are open.
+    depth: usize,
+    /// The list whose entry is open.
+    list: List,
+    /// Where the text of the element that is open goes.
+    field: Option<Field>,
+    text: String,
+    /// Of the entry that is open, or was last.
+    entry: Entry,
+    /// Keys are as they stand in the document until all was read, for how they are written is said at any place.
+    contents: Vec<ListedObject>,
+    common_prefixes: Vec<String>,
+    encoding: Option<String>,
+    truncated: Option<String>,
+    token: Option<String>,
+    /// The first thing that is wrong.
+    wrong: Option<String>,
+}
+
+#[derive(Default, Clone, Copy, PartialEq)]
+enum List {
+    #[default]
+    None,
+    Contents,
+    CommonPrefixes,
+}
+
+#[derive(Clone, Copy)]
+enum Field {
+    Encoding,
+    Truncated,
+    Token,
+    Key,
+    Size,
+    LastModified,
+    ETag,
+    StorageClass,
+}
+
+#[derive(Default)]
+struct Entry {
+    key: Option<String>,
+    size: Option<String>,
+    last_modified: Option<String>,
+    etag: Option<String>,
+    storage_class: Option<String>,
+}
+
+impl PageReader {
+    fn take(&mut self, step: Step<'_>) {
+        match step {
+            Step::Open(name) => {
+                self.depth += 1;
+                self.text.clear();
+                self.field = self.open(name);
+            }
+            Step::Text(text) if self.field.is_some() => self.text.push_str(text),
+            Step::Text(_) => {}
+            Step::Close => {
+                self.depth -= 1;
+                match self.field.take() {
+                    Some(field) => self.keep(field),
+                    None if self.depth == 1 => self.entry_ends(),
+                    None => {}
+                }
+            }
+        }
+    }
+
+    /// The field whose text begins here.
+    fn open(&mut self, name: &str) -> Option<Field> {
+        match (self.depth, name) {
+            (1, _) => self.root.push_str(name),
+            (2, "Contents") => self.list = List::Contents,
+            (2, "CommonPrefixes") => self.list = List::CommonPrefixes,
+            (2, "EncodingType") => return Some(Field::Encoding),
+            (2, "IsTruncated") => return Some(Field::Truncated),
+            (2, "NextContinuationToken") => return Some(Field::Token),
+            (3, "Key") if self.list == List::Contents => return Some(Field::Key),
+            (3, "Prefix") if self.list == List::CommonPrefixes => return Some(Field::Key),
+            (3, "Size") => return Some(Field::Size),
+            (3, "LastModified") => return Some(Field::LastModified),
+            (3, "ETag") => return Some(Field::ETag),
+            (3, "StorageClass") => return Some(Field::StorageClass),
+            _ => {}
+        }
+        None
+    }
+
+    fn keep(&mut self, field: Field) {
+        let place = match field {
+            Field::Encoding => &mut self.encoding,
+            Field::Truncated => &mut self.truncated,
+            Field::Token => &mut self.token,
+            Field::Key => &mut self.entry.key,
+            Field::Size => &mut self.entry.size,
+            Field::LastModified => &mut self.entry.last_modified,
+            Field::ETag => &mut self.entry.etag,
+            Field::StorageClass => &mut self.entry.storage_class,
+        };
+        if place.is_none() {
+            *place = Some(std::mem::take(&mut self.text));
+        }
+    }
+
+    fn entry_ends(&mut self) {
+        let (list, entry) = (std::mem::take(&mut self.list), std::mem::take(&mut self.entry));
+        let result = match list {
+            List::None => return,
+            List::Contents => entry.object().map(|object| self.contents.push(object)),
+            List::CommonPrefixes => entry
+                .key
+                .ok_or_else(|| "a common prefix without Prefix".to_string())
+                .map(|prefix| self.common_prefixes.push(prefix)),
+        };
+        if let Err(why) = result {
+            self.wrong.get_or_insert(why);
+        }
+    }
+
+    fn page(self, sent: Option<&str>) -> Result<ListPage, String> {
+        if self.root != "ListBucketResult" {
+            return Err(format!("expected ListBucketResult, found {}", self.root));
+        }
+        if let Some(wrong) = self.wrong {
+            return Err(wrong);
+        }
+        let keys = Keys { encoded: self.encoding.as_deref() == Some("url") };
+        let (contents, common_prefixes) = (self.contents, self.common_prefixes);
+        let entries = contents.len() + common_prefixes.len();
+        let decode = |object: ListedObject| Some(ListedObject { key: keys.decode(object.key)?, ..object });
+        let contents: Vec<_> = contents.into_iter().filter_map(decode).collect();
+        let common_prefixes: Vec<_> =
+            common_prefixes.into_iter().filter_map(|prefix| keys.decode(prefix)).collect();
+        let undecodable = (entries - contents.len() - common_prefixes.len()) as u64;
+        let mut page = ListPage { contents, common_prefixes, undecodable, next_continuation_token: None };
+        if self.truncated.as_deref() == Some("true") {
+            let token = self
+                .token
+                .filter(|token| !token.is_empty())
+                .ok_or("there is more, but no token to ask for it")?;
+            if sent == Some(token.as_str()) {
+                return Err("the page leads to itself".to_string());
+            }
+            page.next_continuation_token = Some(token);
+        }
+        Ok(page)
+    }
+}
+
+impl Entry {
+    fn object(self) -> Result<ListedObject, String> {
+        let key = self.key.ok_or("an entry without Key")?;
+        let size = self.size.and_then(|text| text.trim().parse().ok());
+        let modified = self.last_modified.as_deref().and_then(parse_timestamp);
+        Ok(ListedObject {
+            size: size.ok_or_else(|| format!("{key:?} without Size"))?,
+            last_modified: modified.ok_or_else(|| format!("{key:?} without LastModified"))?,
+            etag: quoted_etag(self.etag.as_deref().unwrap_or("")),
+            storage_class: storage_class(self.storage_class),
+            key,
+        })
+    }
 }
 
 /// How an answer writes its keys.
@@ -92,9 +227,9 @@ impl Keys {
     }
 
     /// None: not UTF-8. A `+` is a space here: S3 writes a plus as `%2B`.
-    pub(super) fn decode(&self, text: &str) -> Option<String> {
-        if !self.encoded {
-            return Some(text.to_string());
+    pub(super) fn decode(&self, text: String) -> Option<String> {
+        if !self.encoded || !text.bytes().any(|b| matches!(b, b'+' | b'%')) {
+            return Some(text);
         }
         let spaced = text.replace('+', " ");
         let bytes: Vec<u8> = percent_decode(spaced.as_bytes()).collect();

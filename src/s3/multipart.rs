@@ -225,7 +225,7 @@ fn read_uploads(root: &Element, after: Option<(&str, &str)>) -> Result<ListUploa
     let mut page = ListUploadsPage::default();
     for upload in root.children("Upload") {
         // An upload whose key is not UTF-8 is not one of ours.
-        let Some(key) = keys.decode(upload.text_of("Key").ok_or("an upload without Key")?) else {
+        let Some(key) = keys.decode(upload.text_of("Key").ok_or("an upload without Key")?.to_string()) else {
             continue;
         };
         page.uploads.push(ListedUpload {
@@ -240,7 +240,7 @@ fn read_uploads(root: &Element, after: Option<(&str, &str)>) -> Result<ListUploa
     if root.text_of("IsTruncated") == Some("true") {
         let key = root
             .text_of("NextKeyMarker")
-            .and_then(|text| keys.decode(text))
+            .and_then(|text| keys.decode(text.to_string()))
             .filter(|key| !key.is_empty())
             .ok_or("there are more uploads, but no marker that leads to them")?;
         let upload_id = root.text_of("NextUploadIdMarker").unwrap_or("").to_string();

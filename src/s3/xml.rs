@@ -1,6 +1,7 @@
 //! XML as S3 speaks it: small documents in, small documents out.
 //!
-//! Owns: [`parse`], which turns an answer into [`Element`]s; escaping for what we send.
+//! Owns: [`walk`], which reads an answer step by step; [`parse`], which makes [`Element`]s of one; escaping
+//! for what we send.
 //! Invariants: no entity is expanded but the five predefined ones and character references, a DOCTYPE is an
 //! error; depth and number of elements are bounded; no input panics.
 //! Must never know: what the elements mean.
@@ -42,55 +43,80 @@ impl Element {
     }
 }
 
-/// The document's root.
-pub fn parse(document: &[u8]) -> Result<Element, XmlError> {
+/// What [`walk`] meets, in the document's order.
+#[derive(Debug, Clone, Copy)]
+pub enum Step<'a> {
+    /// An element begins. Its name is without prefix.
+    Open(&'a str),
+    /// A piece of the text of the element that is open.
+    Text(&'a str),
+    /// The element that is open ends.
+    Close,
+}
+
+/// Goes through the document once, keeping nothing of it.
+pub fn walk(document: &[u8], mut take: impl FnMut(Step<'_>)) -> Result<(), XmlError> {
     let bad = |why: &dyn std::fmt::Display| XmlError(why.to_string());
     let text = std::str::from_utf8(document).map_err(|e| bad(&e))?;
     let mut reader = Reader::from_str(text.trim_start_matches('\u{feff}').trim_start());
-    // The elements open now, the outermost first.
-    let mut open: Vec<Element> = Vec::new();
-    let mut root = None;
-    let mut elements = 0;
+    let (mut depth, mut elements) = (0, 0);
     loop {
         let event = reader.read_event().map_err(|e| bad(&e))?;
-        let closed = match event {
+        match event {
             Event::Start(ref start) | Event::Empty(ref start) => {
+                let second_root = depth == 0 && elements > 0;
                 elements += 1;
-                if root.is_some() || open.len() >= DEPTH_MAX || elements > ELEMENTS_MAX {
+                if second_root || depth >= DEPTH_MAX || elements > ELEMENTS_MAX {
                     return Err(bad(&"several roots, too deep or too many elements"));
                 }
-                open.push(Element { name: start.local_name().as_ref().to_string(), ..Element::default() });
-                matches!(event, Event::Empty(_))
+                take(Step::Open(start.local_name().as_ref()));
+                if matches!(event, Event::Empty(_)) {
+                    take(Step::Close);
+                } else {
+                    depth += 1;
+                }
             }
-            Event::End(_) => true,
-            Event::Text(text) => {
-                add_text(&mut open, &text.xml10_content())?;
-                false
+            Event::End(_) => {
+                depth = usize::checked_sub(depth, 1).ok_or_else(|| bad(&"an end without a start"))?;
+                take(Step::Close);
             }
-            Event::CData(text) => {
-                add_text(&mut open, &text.xml10_content())?;
-                false
-            }
-            Event::GeneralRef(reference) => {
-                add_text(&mut open, &resolve(&reference)?)?;
-                false
-            }
+            Event::Text(text) => within(depth, &text.xml10_content(), &mut take)?,
+            Event::CData(text) => within(depth, &text.xml10_content(), &mut take)?,
+            Event::GeneralRef(reference) => resolve(&reference, |text| within(depth, text, &mut take))?,
             Event::DocType(_) => return Err(bad(&"a DOCTYPE")),
-            Event::Comment(_) | Event::Decl(_) | Event::PI(_) => false,
-            Event::Eof => break,
-        };
-        if closed {
-            let element = open.pop().ok_or_else(|| bad(&"an end without a start"))?;
-            match open.last_mut() {
-                Some(parent) => parent.children.push(element),
-                None => root = Some(element),
-            }
+            Event::Comment(_) | Event::Decl(_) | Event::PI(_) => {}
+            Event::Eof if depth == 0 && elements > 0 => return Ok(()),
+            Event::Eof => return Err(bad(&"it ends too early")),
         }
     }
-    match root {
-        Some(root) if open.is_empty() => Ok(root),
-        _ => Err(bad(&"it ends too early")),
+}
+
+fn within(depth: usize, text: &str, take: &mut impl FnMut(Step<'_>)) -> Result<(), XmlError> {
+    if depth > 0 {
+        take(Step::Text(text));
+    } else if !text.trim().is_empty() {
+        return Err(XmlError("text outside of the root".to_string()));
     }
+    Ok(())
+}
+
+/// The document's root.
+pub fn parse(document: &[u8]) -> Result<Element, XmlError> {
+    // The elements open now, the outermost first.
+    let mut open: Vec<Element> = Vec::new();
+    let mut root = Element::default();
+    walk(document, |step| match step {
+        Step::Open(name) => open.push(Element { name: name.to_string(), ..Element::default() }),
+        Step::Text(text) => open.last_mut().expect("text stands within").text.push_str(text),
+        Step::Close => {
+            let element = open.pop().expect("what is closed was opened");
+            match open.last_mut() {
+                Some(parent) => parent.children.push(element),
+                None => root = element,
+            }
+        }
+    })?;
+    Ok(root)
 }
 
 /// [`parse`], and the root must have this name.
@@ -99,22 +125,17 @@ pub fn parse_root(document: &[u8], name: &str) -> Result<Element, XmlError> {
     if root.name == name { Ok(root) } else { Err(XmlError(format!("expected {name}, found {}", root.name))) }
 }
 
-fn add_text(open: &mut [Element], text: &str) -> Result<(), XmlError> {
-    match open.last_mut() {
-        Some(element) => element.text.push_str(text),
-        None if text.trim().is_empty() => {}
-        None => return Err(XmlError("text outside of the root".to_string())),
-    }
-    Ok(())
-}
-
-fn resolve(reference: &BytesRef<'_>) -> Result<String, XmlError> {
+/// What a reference stands for.
+fn resolve<T>(
+    reference: &BytesRef<'_>,
+    take: impl FnOnce(&str) -> Result<T, XmlError>,
+) -> Result<T, XmlError> {
     let character = reference.resolve_char_ref().map_err(|e| XmlError(e.to_string()))?;
     if let Some(character) = character {
-        return Ok(character.to_string());
+        return take(character.encode_utf8(&mut [0; 4]));
     }
     let name = reference.xml10_content();
-    resolve_predefined_entity(&name).map(String::from).ok_or_else(|| XmlError(format!("an entity: {name}")))
+    take(resolve_predefined_entity(&name).ok_or_else(|| XmlError(format!("an entity: {name}")))?)
 }
 
 /// The name of the root, looked at without reading the document.
