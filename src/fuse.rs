@@ -27,7 +27,7 @@ use fuser::{
     BsdFileFlags, Config as FuseConfig, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation,
     INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, MountOption, Notifier, OpenFlags, RenameFlags,
     ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite, Request, Session, SessionACL, TimeOrNow, WriteFlags,
+    ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
@@ -133,6 +133,8 @@ fn refuse(fs: &Filesystem, op: &'static str, ino: INodeNo, name: Option<&OsStr>,
     let errno = error.errno();
     let file = || fs.describe(ino.0, name);
     match errno {
+        // Programs ask for labels and lists of attributes that no file here has, of every file.
+        _ if op == "getxattr" => tracing::debug!(op, file = file(), errno, "{error}"),
         libc::ENOENT | libc::EEXIST | libc::ENOTEMPTY | libc::EXDEV | libc::EROFS | libc::EPERM => {
             tracing::debug!(op, file = file(), errno, "{error}");
         }
@@ -215,8 +217,18 @@ fn reply_attr(reply: ReplyAttr, result: Result<Attr, Errno>) {
     }
 }
 
-/// What is not here fuser answers with ENOSYS, and the kernel then helps itself or stops asking: extended
-/// attributes, fallocate, lseek, copy_file_range, access (the mount has `default_permissions`).
+/// `size` is the room that the program has; without any it asks how much it needs.
+fn reply_xattr(reply: ReplyXattr, size: u32, value: &[u8]) {
+    let needed = u32::try_from(value.len()).unwrap_or(u32::MAX);
+    match size {
+        0 => reply.size(needed),
+        room if room < needed => reply.error(Errno::ERANGE),
+        _ => reply.data(value),
+    }
+}
+
+/// What is not here fuser answers with ENOSYS, and the kernel then helps itself or stops asking: setting
+/// and listing extended attributes, fallocate, lseek, copy_file_range, access (the mount has `default_permissions`).
 impl fuser::Filesystem for Door {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let wanted = [
@@ -534,6 +546,19 @@ impl fuser::Filesystem for Door {
         const BLOCKS: u64 = (1 << 60) / BLOCK_BYTES as u64;
         const INODES: u64 = 1 << 50;
         reply.statfs(BLOCKS, BLOCKS, BLOCKS, INODES, INODES, BLOCK_BYTES, 255, BLOCK_BYTES);
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if !self.fs.has_xattrs() {
+            return reply.error(Errno::ENOSYS); // the kernel asks no more
+        }
+        let (fs, name) = (self.fs(), name.to_owned());
+        self.run(async move {
+            match fs.getxattr(ino.0, &name).await {
+                Ok(value) => reply_xattr(reply, size, &value),
+                Err(e) => reply.error(refuse(&fs, "getxattr", ino, None, &e)),
+            }
+        });
     }
 
     fn ioctl(

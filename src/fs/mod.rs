@@ -8,6 +8,7 @@ mod dir;
 mod file;
 mod handles;
 mod meta;
+mod xattr;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -16,6 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
 
+use crate::cache::disk::DiskCache;
 use crate::cache::{Budget, PartCache};
 use crate::config::Config;
 use crate::error::Error;
@@ -55,6 +57,7 @@ pub struct Filesystem {
     client: S3Client,
     namespace: Arc<Namespace>,
     cache: Arc<PartCache>,
+    disk: Option<Arc<DiskCache>>,
     reads: Arc<Reads>,
     writes: Arc<Writes>,
     handles: Handles,
@@ -65,7 +68,12 @@ pub struct Filesystem {
 }
 
 impl Filesystem {
-    pub fn new(config: Config, client: S3Client, runtime: Handle) -> Arc<Filesystem> {
+    pub fn new(
+        config: Config,
+        client: S3Client,
+        disk: Option<Arc<DiskCache>>,
+        runtime: Handle,
+    ) -> Arc<Filesystem> {
         let cache = Arc::new(PartCache::new(Budget::new(config.memory_bytes_max), config.s3.request_timeout));
         let writes = Writes::new(client.clone(), cache.clone(), runtime.clone(), config.part_bytes);
         Arc::new(Filesystem {
@@ -73,6 +81,7 @@ impl Filesystem {
             reads: Reads::new(client.clone(), cache.clone(), runtime),
             writes: Arc::new(writes),
             cache,
+            disk,
             handles: Handles::default(),
             versions: Versions::new(),
             mounted: SystemTime::now(),
