@@ -32,6 +32,7 @@ pub use file::Opened;
 use file::Versions;
 use handles::Handles;
 pub use meta::SetAttr;
+pub use xattr::CACHED;
 
 /// What `stat` shows.
 #[derive(Debug, Clone, PartialEq, Eq)]

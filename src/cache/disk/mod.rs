@@ -84,13 +84,16 @@ pub struct DiskStats {
     pub bytes_used: u64,
 }
 
+/// Nanoseconds since 1970.
+type Now = dyn Fn() -> u64 + Send + Sync;
+/// Bytes that may still be written to a directory's file system.
+type Free = dyn Fn(&Path) -> io::Result<u64> + Send + Sync;
+
 /// What the cache asks of the machine. Tests have one of their own.
 #[derive(Clone)]
 struct Machine {
-    /// Nanoseconds since 1970.
-    now: Arc<dyn Fn() -> u64 + Send + Sync>,
-    /// Bytes that may still be written to a directory's file system.
-    free: Arc<dyn Fn(&Path) -> io::Result<u64> + Send + Sync>,
+    now: Arc<Now>,
+    free: Arc<Free>,
 }
 
 impl Machine {

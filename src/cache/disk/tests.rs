@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use proptest::prelude::*;
 
@@ -58,10 +59,16 @@ fn id(key: &str) -> VersionId {
     VersionId::new(key, "etag")
 }
 
-/// What an object's block holds; every object's bytes are its own.
+/// What an object's block holds: every block begins in its own way, and all are no pattern.
 fn bytes(key: &str, size: u64, block: u64) -> Vec<u8> {
-    let seed = key.bytes().fold(block, |sum, b| sum.wrapping_mul(31) + u64::from(b));
-    (0..block_len(size, block) as u64).map(|n| ((n ^ seed).wrapping_mul(0x9e37_79b9) >> 7) as u8).collect()
+    static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let words = (1..=BLOCK_BYTES / 8).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        words.flat_map(u64::to_be_bytes).collect()
+    });
+    let seed = key.bytes().fold(block + 1, |sum, b| sum.wrapping_mul(31) + u64::from(b));
+    let mut bytes = NOISE[..block_len(size, block)].to_vec();
+    bytes.iter_mut().zip(seed.to_le_bytes()).for_each(|(byte, seed)| *byte = seed);
+    bytes
 }
 
 impl DiskCache {
@@ -176,7 +183,9 @@ async fn files_that_were_cut_off_are_absent_and_heal() {
     cache.put_all("k", size).await;
     let sums = File::options().write(true).open(cache.sums("k", size)).unwrap();
     sums.set_len(16 + 5).unwrap();
-    assert!(cache.has("k", size, 0).await && !cache.has("k", size, 1).await && !cache.has("k", size, 2).await);
+    assert!(
+        cache.has("k", size, 0).await && !cache.has("k", size, 1).await && !cache.has("k", size, 2).await
+    );
     assert_eq!(cache.cached("k", size).await, MIB);
     cache.put_all("k", size).await;
     assert_eq!(cache.cached("k", size).await, size);
