@@ -218,16 +218,6 @@ fn reply_attr(reply: ReplyAttr, result: Result<Attr, Errno>) {
     }
 }
 
-/// `size` is the room that the program has; without any it asks how much it needs.
-fn reply_xattr(reply: ReplyXattr, size: u32, value: &[u8]) {
-    let needed = u32::try_from(value.len()).unwrap_or(u32::MAX);
-    match size {
-        0 => reply.size(needed),
-        room if room < needed => reply.error(Errno::ERANGE),
-        _ => reply.data(value),
-    }
-}
-
 /// What is not here fuser answers with ENOSYS, and the kernel then helps itself or stops asking: setting
 /// and listing extended attributes, fallocate, lseek, copy_file_range, access (the mount has `default_permissions`).
 impl fuser::Filesystem for Door {
@@ -556,7 +546,9 @@ impl fuser::Filesystem for Door {
         let (fs, name) = (self.fs(), name.to_owned());
         self.run(async move {
             match fs.getxattr(ino.0, &name).await {
-                Ok(value) => reply_xattr(reply, size, &value),
+                Ok(value) if size == 0 => reply.size(value.len() as u32), // how much room it takes
+                Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
+                Ok(value) => reply.data(&value),
                 Err(e) => reply.error(refuse(&fs, "getxattr", ino, None, &e)),
             }
         });

@@ -205,7 +205,7 @@ fn read_until_cached(files: &impl Files, path: &Path, progress: &dyn Fn(u64)) ->
             let Cached { bytes, of } = now;
             return Err(io::Error::other(format!(
                 "only {bytes} of {of} bytes are cached: --cache-size is too small for it, or the cache's disk is \
-                 full or slow (the mount's log says which)"
+                 full, slow or failing"
             )));
         }
         before = now;
@@ -280,6 +280,7 @@ impl Tally {
         self.files_found.fetch_add(1, Ordering::Relaxed);
         self.bytes_found.fetch_add(bytes, Ordering::Relaxed);
         self.bar.inc_length(bytes);
+        self.bar.set_message(self.files());
     }
 
     fn read(&self, bytes: u64) {
@@ -291,9 +292,7 @@ impl Tally {
         self.files_done.fetch_add(1, Ordering::Relaxed);
         self.files_read.fetch_add(read.into(), Ordering::Relaxed);
         self.bar.dec_length(left);
-        if self.show == Show::Bar {
-            self.bar.set_message(self.files());
-        }
+        self.bar.set_message(self.files());
     }
 
     fn failed(&self, why: &dyn std::fmt::Display) {
@@ -326,7 +325,7 @@ impl Tally {
             let known = found.saturating_sub(files_read).saturating_sub(failures.count);
             let time = HumanDuration(self.begun.elapsed());
             eprintln!(
-                "pailfs: {files_read} files read ({}) in {time}, {known} were cached already",
+                "pailfs: {files_read} files were cached ({} read) in {time}, {known} already before",
                 BinaryBytes(read)
             );
         }

@@ -39,7 +39,7 @@ fn the_attribute_and_warm_as_programs_meet_them() {
     }
     let said = warm(&mount.path("empty"));
     assert!(said.status.success(), "{said:?}");
-    assert!(said.stderr.contains("1 were cached already"), "{said:?}");
+    assert!(said.stderr.contains("1 already before"), "{said:?}");
     mount.umount();
     assert!(cache.join("pailfs-cache").is_file());
 

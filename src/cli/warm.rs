@@ -20,8 +20,8 @@ const JOBS: usize = 8;
 /// cached already is not read: after an interruption the same command goes on.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The mount must have been made with --cache, and --cache-size should be larger than what is to be warmed: what
-was not used for the longest time gives way, also to what is being warmed.
+The mount must have been made with --cache, and --cache-size should be larger than what is to be
+warmed: what was not used for the longest time gives way, also to what is being warmed.
 
 How much of a file is cached, in bytes, and its size:
   getfattr -n pailfs.cached FILE

@@ -63,7 +63,6 @@ struct Counters {
     errors: AtomicU64,
     evictions: Arc<AtomicU64>,
     bytes_used: AtomicU64,
-    complained: AtomicU64,
 }
 
 /// [`DiskCache::stats`].

@@ -102,8 +102,8 @@ impl Files {
         let (Some(sums), Some(data)) = (open(name.sums(dir))?, open(name.data(dir))?) else {
             return Ok(None);
         };
-        let whole = data.metadata()?.len() == size;
-        Ok(whole.then_some(Files { data, sums, name, size }))
+        let files = Files { data, sums, name, size };
+        Ok(files.is_whole()?.then_some(files))
     }
 
     /// Makes what is missing of them, all blocks absent.
@@ -121,6 +121,11 @@ impl Files {
             data.set_len(size)?;
         }
         Ok(Files { data, sums, name, size })
+    }
+
+    /// The data file has the object's length: nobody has begun to remove it.
+    pub fn is_whole(&self) -> io::Result<bool> {
+        Ok(self.data.metadata()?.len() == self.size)
     }
 
     pub fn blocks(&self) -> u64 {

@@ -31,6 +31,8 @@ pub(super) struct Reader {
     pub objects: PathBuf,
     machine: Machine,
     counters: Arc<Counters>,
+    /// When a failure was logged last, in nanoseconds since 1970; 0: never.
+    complained: AtomicU64,
     /// The time of the last use, in nanoseconds since 1970: no two are the same.
     used: AtomicU64,
     pub turns: Semaphore,
@@ -46,6 +48,7 @@ impl Reader {
             objects: objects.to_owned(),
             machine,
             counters,
+            complained: AtomicU64::new(0),
             used: AtomicU64::new(0),
             turns: Semaphore::new(READS_MAX),
             checking: AtomicBool::new(false),
@@ -76,7 +79,7 @@ impl Reader {
     }
 
     /// False where the block is absent, also because it did not verify and was dropped.
-    fn check_block(&self, files: &Files, block: u64, bytes: &mut [u8]) -> io::Result<bool> {
+    pub fn check_block(&self, files: &Files, block: u64, bytes: &mut [u8]) -> io::Result<bool> {
         // Twice: between entry and bytes the block may have gone and come again.
         for _ in 0..2 {
             let entry = files.entry(block)?;
@@ -87,6 +90,9 @@ impl Reader {
                 Ok(true) => return Ok(true),
                 Ok(false) => {}
                 Err(e) => self.complain("has an unreadable block, which is fetched anew", &e),
+            }
+            if !files.is_whole()? {
+                return Ok(false); // it is being removed
             }
         }
         self.counters.corrupt.fetch_add(1, Ordering::Relaxed);
@@ -159,8 +165,7 @@ impl Reader {
         self.counters.errors.fetch_add(1, Ordering::Relaxed);
         let now = (self.machine.now)();
         let due = |last: u64| (last == 0 || now > last + COMPLAINT_NANOS).then_some(now);
-        let complained = &self.counters.complained;
-        if complained.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok() {
+        if self.complained.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok() {
             tracing::warn!("the disk cache {what}: {e}");
         }
     }

@@ -154,7 +154,12 @@ impl Room {
         let mut newest_first = BinaryHeap::new();
         let mut held = 0;
         for shard in std::fs::read_dir(&self.objects)? {
-            for (name, found) in scan_shard(&shard?.path())? {
+            let shard = shard?;
+            if !shard.file_type()?.is_dir() {
+                tracing::warn!("not of the disk cache: {}", shard.path().display());
+                continue;
+            }
+            for (name, found) in scan_shard(&shard.path())? {
                 held += found.charge;
                 let used = if found.whole() { found.used } else { 0 };
                 newest_first.push(Candidate { used, name });
@@ -216,7 +221,7 @@ fn scan_shard(shard: &Path) -> io::Result<HashMap<Name, Found>> {
         let file = entry.file_name();
         let parts = file.to_str().and_then(|file| file.split_once('.'));
         let Some((name, kind)) = parts.and_then(|(hex, kind)| Some((Name::parse(hex)?, kind))) else {
-            tracing::warn!("not a file of the disk cache: {}", entry.path().display());
+            tracing::warn!("not of the disk cache: {}", entry.path().display());
             continue;
         };
         let Some(meta) = metadata(&entry.path())? else { continue };

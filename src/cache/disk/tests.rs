@@ -51,7 +51,7 @@ impl Scene {
 /// What the files take of the disk, in bytes.
 fn taken(objects: &Path) -> u64 {
     let shards = std::fs::read_dir(objects).unwrap().map(|shard| shard.unwrap().path());
-    let files = shards.flat_map(|shard| std::fs::read_dir(shard).unwrap());
+    let files = shards.filter(|shard| shard.is_dir()).flat_map(|shard| std::fs::read_dir(shard).unwrap());
     files.map(|file| file.unwrap().metadata().map_or(0, |meta| meta.blocks() * 512)).sum()
 }
 
@@ -208,6 +208,8 @@ async fn what_a_crash_left_is_counted_and_goes_first() {
     cache.put("a", MIB, 0).await;
     cache.put("b", MIB, 0).await;
     std::fs::remove_file(cache.sums("b", MIB)).unwrap();
+    std::fs::write(scene.dir().join("objects/stray"), "somebody's").unwrap();
+    std::fs::write(cache.data("b", MIB).with_file_name("stray"), "somebody's").unwrap();
     let lost = cache.data("b", MIB);
     drop(cache);
     // The number as a crash may leave it after power was lost.
@@ -329,6 +331,19 @@ async fn a_cache_full_of_open_files_takes_no_more_and_rests() {
     scene.pass(11);
     cache.put("c", MIB, 0).await;
     assert!(cache.has("c", MIB, 0).await && cache.has("b", MIB, 0).await && !cache.has("a", MIB, 0).await);
+}
+
+#[tokio::test]
+async fn a_block_that_is_evicted_while_it_is_read_is_a_miss_and_not_corrupt() {
+    let scene = Scene::new();
+    let cache = scene.open(8 * MIB);
+    cache.put("k", 100, 0).await;
+    let (objects, name) = (&cache.reader.objects, Name::new(&cache.bucket, id("k"), 100));
+    let files = object::Files::open(objects, name, 100).unwrap().unwrap();
+    assert!(cache.reader.check_block(&files, 0, &mut [0; 100]).unwrap());
+    assert!(object::remove(objects, name).unwrap());
+    assert!(!cache.reader.check_block(&files, 0, &mut [0; 100]).unwrap());
+    assert_eq!(cache.stats().corrupt, 0);
 }
 
 #[tokio::test]
