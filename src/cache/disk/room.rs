@@ -174,28 +174,26 @@ impl Room {
     }
 }
 
-/// Frees at least `bytes` of the blocks that were not used for the longest time; nothing where that is not
-/// possible, for then the object goes whole or not at all.
-fn punch(files: &Files, bytes: u64, charge: u64) -> io::Result<u64> {
+/// Frees a stride of the blocks that were not used for the longest time; nothing where there are no more than that, or
+/// they cannot be freed, for then the object goes whole or not at all. Counted in blocks, for a hole may cost the file
+/// system's map of the file a little of what it frees.
+fn punch(files: &Files, stride: u64, charge: u64) -> io::Result<u64> {
     if !files.lock_alone()? {
         return Ok(0);
     }
     let mut present = files.present()?;
     present.sort_by_key(|(_, entry)| entry.used);
-    if (present.len() as u64).saturating_mul(BLOCK_BYTES) <= bytes {
+    let blocks = usize::try_from(stride / BLOCK_BYTES).unwrap_or(usize::MAX);
+    if present.len() <= blocks {
         return Ok(0);
     }
-    for (block, _) in present {
+    for (block, _) in present.into_iter().take(blocks) {
         match files.punch(block) {
             Err(e) if e.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => return Ok(0),
             punched => punched?,
         }
-        let freed = charge.saturating_sub(files.charge()?);
-        if freed >= bytes {
-            return Ok(freed);
-        }
     }
-    Ok(0)
+    Ok(charge.saturating_sub(files.charge()?))
 }
 
 /// What a scan finds of one object.
