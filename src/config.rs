@@ -72,6 +72,19 @@ pub struct Config {
     pub sync_unlink: bool,
     /// Content-Type of every new object; none: by the name's extension.
     pub content_type: Option<String>,
+    /// None: nothing is kept on the local disk.
+    pub disk_cache: Option<DiskCacheConfig>,
+}
+
+/// The cache on the local disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskCacheConfig {
+    /// Absolute.
+    pub dir: PathBuf,
+    /// Cap on what it takes of the disk, in bytes.
+    pub bytes_max: u64,
+    /// What it leaves free on its file system, in bytes.
+    pub free_bytes_min: u64,
 }
 
 /// S3's limits: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>.
@@ -84,6 +97,8 @@ pub const KEY_BYTES_MAX: usize = 1024;
 pub const LIST_PAGE_KEYS_MAX: u32 = 1000;
 /// Below this a sequential reader and a writer could not both make progress.
 pub const MEMORY_BYTES_MIN: u64 = 64 << 20;
+/// Below this most objects would push each other out before they are whole.
+pub const DISK_CACHE_BYTES_MIN: u64 = 64 << 20;
 /// The longest key that may stand before every name of a mount: one byte is left for a name.
 const PREFIX_BYTES_MAX: usize = KEY_BYTES_MAX - 1;
 
@@ -120,6 +135,14 @@ impl Config {
         }
         if self.part_bytes > self.memory_bytes_max / 4 {
             return bad("--part-size", "must be at most a fourth of --memory");
+        }
+        if let Some(cache) = &self.disk_cache {
+            if !cache.dir.is_absolute() {
+                return bad("--cache", "must be an absolute path");
+            }
+            if cache.bytes_max < DISK_CACHE_BYTES_MIN {
+                return bad("--cache-size", "must be 64MiB or more");
+            }
         }
         Ok(())
     }
@@ -235,7 +258,12 @@ mod tests {
             part_bytes: 8 << 20,
             sync_unlink: false,
             content_type: None,
+            disk_cache: None,
         }
+    }
+
+    fn disk_cache(dir: &str, bytes_max: u64) -> Option<DiskCacheConfig> {
+        Some(DiskCacheConfig { dir: dir.into(), bytes_max, free_bytes_min: 0 })
     }
 
     fn refused(change: impl FnOnce(&mut Config)) -> &'static str {
@@ -257,6 +285,9 @@ mod tests {
         assert_eq!(refused(|c| c.s3.request_timeout = Duration::ZERO), "--request-timeout");
         assert_eq!(refused(|c| c.s3.list_page_keys = 0), "list page");
         assert_eq!(refused(|c| c.s3.region = Some("a/b".into())), "--region");
+        assert_eq!(refused(|c| c.disk_cache = disk_cache("/c", 64 << 20)), "nothing");
+        assert_eq!(refused(|c| c.disk_cache = disk_cache("/c", 1 << 20)), "--cache-size");
+        assert_eq!(refused(|c| c.disk_cache = disk_cache("c", 64 << 20)), "--cache");
     }
 
     #[test]

@@ -83,6 +83,10 @@ impl VersionId {
         let digest = hash.finalize();
         VersionId(digest.iter().take(16).fold(0u128, |n, &b| n << 8 | u128::from(b)))
     }
+
+    pub fn to_be_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
 }
 
 #[cfg(test)]

@@ -5,12 +5,12 @@
 //! ```text
 //! 0 words          error key config              no I/O, no async
 //! 1 the wire       aws/   transport retry sign credentials endpoint
-//! 1 local memory   cache/                        budget, LRU of object parts, a writer's chunks
+//! 1 local memory   cache/                        budget, LRU of object parts, a writer's chunks; disk/
 //! 2 services       s3/                           one typed method an S3 operation
 //! 3 siblings       namespace/ read/ write/       strangers to each other
 //! 4 file system    fs/                           one async method a POSIX operation
 //! 5 door           fuse/                         the only directory that names fuser
-//! 6 process        cli/ mount/ daemon mountpoint logging failure   what a person starts
+//! 6 process        cli/ mount/ warm daemon mountpoint logging failure   what a person starts
 //! ```
 
 #![deny(unsafe_code)]
@@ -31,4 +31,5 @@ pub mod mountpoint;
 pub mod namespace;
 pub mod read;
 pub mod s3;
+pub mod warm;
 pub mod write;

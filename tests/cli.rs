@@ -99,6 +99,9 @@ fn help_of_mount_names_every_option_and_its_sources() {
         "--request-timeout",
         "--ca-bundle",
         "--content-type",
+        "--cache",
+        "--cache-size",
+        "--cache-min-free",
         "--foreground",
         "--log-level",
         "--log-file",
@@ -154,6 +157,10 @@ fn wrong_usage_says_what_was_expected() {
     misused(&["frobnicate"], &["frobnicate"]);
     misused(&["unmount", "/mnt"], &["umount"]);
     misused(&["umount"], &["<DIR>"]);
+    misused(&["warm"], &["<PATH>"]);
+    misused(&["warm", "/mnt", "--jobs", "0"], &["--jobs", "1..=64"]);
+    misused(&["mount", "data", "/mnt", "--cache-size", "1GiB"], &["--cache <DIR>"]);
+    misused(&["mount", "data", "/mnt", "-o", "cache=/c,cache_size=big"], &["--cache-size", "8MiB"]);
     misused(&["mount", "data", "/mnt", "--endpoint", "x"], &["--endpoint-url"]);
     misused(&["mount", "data", "/mnt", "--memory", "lots"], &["--memory", "8MiB"]);
     misused(&["mount", "data", "/mnt", "--part-size=1 parsec"], &["8MiB"]);
@@ -179,6 +186,7 @@ fn settings_that_cannot_work_fail() {
     fails(&["mount", "data/x", "/mnt"], &["s3://name/prefix/"]);
     fails(&["mount", "data", "/mnt", "--part-size", "1MiB"], &["--part-size", "5MiB"]);
     fails(&["mount", "data", "/mnt", "--memory", "1MiB"], &["--memory", "64MiB"]);
+    fails(&["mount", "data", "/mnt", "--cache=/c", "--cache-size=1MiB"], &["--cache-size", "64MiB"]);
     fails(&["mount", "data", "/mnt", "--endpoint-url", "nowhere"], &["--endpoint-url", "http"]);
     fails(&["mount", "data", "/mnt", "--profile", "nobody"], &["`nobody`", "AWS config"]);
     fails(&["mount", "data", "/mnt", "--ca-bundle", "/no/such.pem"], &["/no/such.pem"]);
@@ -271,4 +279,21 @@ fn umount_of_what_is_no_pailfs_mount_fails() {
     fails(&["umount", path], &[path, "not a mount point"]);
     fails(&["umount", "/proc"], &["not a pailfs mount", "proc"]);
     fails(&["umount", "/no/such/dir"], &["/no/such/dir"]);
+}
+
+#[test]
+fn a_cache_within_the_mount_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    let within = dir.path().join("new/cache");
+    fails(&["mount", "data", path, "--cache", within.to_str().unwrap()], &["lies within", "elsewhere"]);
+    fails(&["mount", "data", path, "--cache", path], &["lies within", "elsewhere"]);
+}
+
+#[test]
+fn warm_of_what_is_no_pailfs_mount_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    fails(&["warm", path], &[path, "not on a pailfs mount", "findmnt"]);
+    fails(&["warm", "/no/such/file"], &["/no/such/file"]);
 }

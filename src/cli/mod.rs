@@ -9,6 +9,7 @@ mod mount;
 mod options;
 mod resolve;
 mod umount;
+mod warm;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -30,12 +31,14 @@ struct Cli {
 enum Command {
     Mount(Box<mount::MountArgs>),
     Umount(umount::UmountArgs),
+    Warm(warm::WarmArgs),
 }
 
 const EXAMPLES: &str = "\
 Examples:
   pailfs mount my-bucket /mnt/data       mount a bucket of AWS
   pailfs umount /mnt/data                send what is not sent yet, then unmount
+  pailfs warm /mnt/data/models           fill the disk cache of a mount
   pailfs mount --help                    every option, and more examples";
 
 /// Runs the command that `args` (with the program's name first) ask for.
@@ -89,6 +92,7 @@ fn run_command(args: &[OsString]) -> Result<(), Ending> {
             Ok(mount::run(&args, &more)?)
         }
         Command::Umount(args) => Ok(umount::run(&args)?),
+        Command::Warm(args) => Ok(warm::run(&args)?),
     }
 }
 
@@ -103,7 +107,7 @@ fn is_mount_helper(args: &[OsString]) -> bool {
     let Some(first) = rest.first().map(|a| a.to_string_lossy()) else {
         return false;
     };
-    let commands = ["mount", "umount", "help"];
+    let commands = ["mount", "umount", "warm", "help"];
     if commands.contains(&first.as_ref()) {
         return false;
     }
@@ -112,9 +116,9 @@ fn is_mount_helper(args: &[OsString]) -> bool {
     }
     // Two words without -o are a bucket and a directory, unless the first looks like a command mistyped.
     let words = rest.iter().filter(|a| !a.as_encoded_bytes().starts_with(b"-"));
-    let mistyped = ["mount", "umount", "unmount"]
+    let mistyped = [("mount", 2), ("umount", 2), ("unmount", 2), ("warm", 1)]
         .iter()
-        .any(|command| strsim::damerau_levenshtein(command, &first) <= 2);
+        .any(|(command, slips)| strsim::damerau_levenshtein(command, &first) <= *slips);
     !first.starts_with('-') && words.count() >= 2 && !mistyped
 }
 
@@ -141,6 +145,7 @@ mod tests {
             "pailfs -o ro b /mnt",
             "pailfs s3://mount /mnt",
             "pailfs my-bucket /mnt",
+            "pailfs farms /mnt",
         ] {
             assert!(helper(line), "{line}");
         }
@@ -152,8 +157,10 @@ mod tests {
             "pailfs umount /mnt",
             "pailfs unmount /mnt",
             "pailfs help mount",
+            "pailfs warm /mnt/a /mnt/b",
             "pailfs bucket",
             "pailfs mont b /mnt",
+            "pailfs wram /mnt/a /mnt/b",
         ] {
             assert!(!helper(line), "{line}");
         }

@@ -37,6 +37,8 @@ pub(super) struct MountArgs {
     #[command(flatten)]
     pub resources: ResourceArgs,
     #[command(flatten)]
+    pub cache: CacheArgs,
+    #[command(flatten)]
     pub process: ProcessArgs,
     /// Any option above without its dashes, as in fstab: `-o ro,endpoint_url=URL`
     ///
@@ -149,6 +151,27 @@ pub(super) struct ResourceArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Cache on the local disk")]
+pub(super) struct CacheArgs {
+    /// Keep what was read in this directory, also when the mount has ended
+    ///
+    /// It is made with mode 0700 if it is missing; an existing one must be yours, and empty or a cache of pailfs.
+    /// Several mounts may share it, also of different buckets. What is in it is checked whenever it is
+    /// read. `pailfs warm` fills it; while nothing is mounted it may be deleted.
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// The most it may take of the disk, at least 64MiB [default: 10GiB]
+    ///
+    /// What was not used for the longest time gives way. Of mounts that share a directory, each keeps all of it
+    /// below its own limit when it writes.
+    #[arg(long, value_name = "SIZE", value_parser = size, requires = "cache")]
+    pub cache_size: Option<u64>,
+    /// What it must leave free on its file system [default: 1GiB]
+    #[arg(long, value_name = "SIZE", value_parser = size, requires = "cache")]
+    pub cache_min_free: Option<u64>,
+}
+
+#[derive(Debug, Args)]
 #[command(next_help_heading = "The process and its log")]
 pub(super) struct ProcessArgs {
     /// Stay in the foreground, and log to stderr
@@ -198,6 +221,7 @@ Examples:
   pailfs mount data /mnt/data --endpoint-url http://127.0.0.1:8333 --region us-east-1
   pailfs mount public-data /mnt/public --no-sign-request --region us-west-2
   pailfs mount data /srv/data --allow-other --uid 1000 --gid 1000 --umask 0027
+  pailfs mount data /mnt/data --cache /var/cache/pailfs --cache-size 100GiB
 
 In /etc/fstab:
   s3://my-bucket/  /mnt/data  pailfs  _netdev,nofail,allow_other,profile=work  0  0

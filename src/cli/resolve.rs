@@ -13,15 +13,19 @@ use aws_runtime::env_config::file::EnvConfigFiles;
 use aws_runtime::env_config::section::EnvConfigSections;
 use aws_types::os_shim_internal::{Env, Fs};
 
-use crate::config::{Addressing, Config, LIST_PAGE_KEYS_MAX, PayloadSigning, S3Config};
+use crate::config::{Addressing, Config, DiskCacheConfig, LIST_PAGE_KEYS_MAX, PayloadSigning, S3Config};
 use crate::failure::Failure;
 
-use super::mount::{MountArgs, S3Args};
+use super::mount::{CacheArgs, MountArgs, S3Args};
 
 const METADATA_TTL: Duration = Duration::from_secs(1);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const MEMORY_BYTES: u64 = 512 << 20;
 const PART_BYTES: u64 = 8 << 20;
+/// Room for a few large files or many small ones, on most disks without being missed.
+const DISK_CACHE_BYTES: u64 = 10 << 30;
+/// Enough for a system whose root file system it is to go on: logs, updates, logins.
+const DISK_CACHE_FREE_BYTES: u64 = 1 << 30;
 const FILE_MODE: u16 = 0o644;
 const DIR_MODE: u16 = 0o755;
 
@@ -48,9 +52,19 @@ pub(super) fn config(args: &MountArgs, env: &Env, files: &Fs) -> Result<Config, 
         part_bytes: resources.part_size.unwrap_or(PART_BYTES),
         sync_unlink: files_args.sync_unlink,
         content_type: files_args.content_type.clone(),
+        disk_cache: disk_cache(&args.cache)?,
     };
     config.check().map_err(Failure::new)?;
     Ok(config)
+}
+
+fn disk_cache(args: &CacheArgs) -> Result<Option<DiskCacheConfig>, Failure> {
+    let Some(dir) = &args.cache else { return Ok(None) };
+    Ok(Some(DiskCacheConfig {
+        dir: absolute(dir)?,
+        bytes_max: args.cache_size.unwrap_or(DISK_CACHE_BYTES),
+        free_bytes_min: args.cache_min_free.unwrap_or(DISK_CACHE_FREE_BYTES),
+    }))
 }
 
 /// `name`, `s3://name`, `s3://name/prefix` (which gets its last slash).

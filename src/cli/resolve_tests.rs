@@ -185,3 +185,24 @@ fn forms_of_a_bucket() {
         assert!(e.contains("s3://name/prefix/"), "{wrong}: {e}");
     }
 }
+
+#[test]
+fn the_disk_cache_is_one_setting() {
+    let scene = scene();
+    let vars = [("AWS_CA_BUNDLE", scene.path.as_str())];
+    let resolve = |options: &[&str]| scene.resolve(options, &vars).map(|config| config.disk_cache);
+    assert_eq!(resolve(&[]).unwrap(), None);
+    let cache = resolve(&["--cache", "/c"]).unwrap().unwrap();
+    let defaults = DiskCacheConfig { dir: "/c".into(), bytes_max: 10 << 30, free_bytes_min: 1 << 30 };
+    assert_eq!(cache, defaults);
+    let options = ["--cache", "here", "--cache-size", "64MiB", "--cache-min-free", "0"];
+    let cache = resolve(&options).unwrap().unwrap();
+    assert!(cache.dir.is_absolute() && cache.dir.ends_with("here"), "{}", cache.dir.display());
+    assert_eq!((cache.bytes_max, cache.free_bytes_min), (64 << 20, 0));
+    let e = resolve(&["--cache", "/c", "--cache-size", "63MiB"]).unwrap_err().to_string();
+    assert!(e.contains("--cache-size") && e.contains("64MiB"), "{e}");
+    for alone in [["--cache-size", "1GiB"], ["--cache-min-free", "1GiB"]] {
+        let line = ["pailfs", "data", "/mnt"].iter().chain(&alone);
+        assert!(HelperArgs::try_parse_from(line).unwrap_err().to_string().contains("--cache <DIR>"));
+    }
+}

@@ -9,6 +9,7 @@ mod file;
 mod handles;
 mod meta;
 mod unlink;
+mod xattr;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -17,6 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
 
+use crate::cache::disk::DiskCache;
 use crate::cache::{Budget, PartCache};
 use crate::config::Config;
 use crate::error::Error;
@@ -33,6 +35,7 @@ use file::Versions;
 use handles::Handles;
 pub use meta::SetAttr;
 use unlink::Failed;
+pub use xattr::CACHED;
 
 /// What `stat` shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +61,7 @@ pub struct Filesystem {
     client: S3Client,
     namespace: Arc<Namespace>,
     cache: Arc<PartCache>,
+    disk: Option<Arc<DiskCache>>,
     reads: Arc<Reads>,
     writes: Arc<Writes>,
     deletes: Arc<Deletes>,
@@ -70,7 +74,12 @@ pub struct Filesystem {
 }
 
 impl Filesystem {
-    pub fn new(config: Config, client: S3Client, runtime: Handle) -> Arc<Filesystem> {
+    pub fn new(
+        config: Config,
+        client: S3Client,
+        disk: Option<Arc<DiskCache>>,
+        runtime: Handle,
+    ) -> Arc<Filesystem> {
         let cache = Arc::new(PartCache::new(Budget::new(config.memory_bytes_max), config.s3.request_timeout));
         let writes = Writes::new(client.clone(), cache.clone(), runtime.clone(), config.part_bytes);
         Arc::new(Filesystem {
@@ -80,6 +89,7 @@ impl Filesystem {
             deletes: Deletes::new(client.clone(), runtime),
             failed_removals: Failed::new(),
             cache,
+            disk,
             handles: Handles::default(),
             versions: Versions::new(),
             mounted: SystemTime::now(),

@@ -21,7 +21,8 @@ use std::time::SystemTime;
 use fuser::{
     BsdFileFlags, Errno, FileHandle, FopenFlags, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner,
     OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 use tokio::runtime::Handle;
 
@@ -29,7 +30,7 @@ use crate::error::Error;
 use crate::fs::{DirItem, Filesystem, SetAttr};
 use reply::{
     GENERATION, add_plus, file_attr, file_type, open_flags, refuse, reply_attr, reply_empty, reply_entry,
-    reply_frames,
+    reply_frames, reply_xattr,
 };
 
 pub use mount::FuseMount;
@@ -63,8 +64,8 @@ impl Door {
     }
 }
 
-/// What is not here fuser answers with ENOSYS, and the kernel then helps itself or stops asking: extended
-/// attributes, fallocate, lseek, copy_file_range, access (the mount has `default_permissions`).
+/// What is not here fuser answers with ENOSYS, and the kernel then helps itself or stops asking: setting
+/// and listing extended attributes, fallocate, lseek, copy_file_range, access (the mount has `default_permissions`).
 impl fuser::Filesystem for Door {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let wanted = [
@@ -382,6 +383,34 @@ impl fuser::Filesystem for Door {
         const BLOCKS: u64 = (1 << 60) / BLOCK_BYTES as u64;
         const INODES: u64 = 1 << 50;
         reply.statfs(BLOCKS, BLOCKS, BLOCKS, INODES, INODES, BLOCK_BYTES, 255, BLOCK_BYTES);
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if !self.fs.has_xattrs() {
+            return reply.error(Errno::ENOSYS); // the kernel asks no more
+        }
+        let (fs, name) = (self.fs(), name.to_owned());
+        self.run(async move {
+            match fs.getxattr(ino.0, &name).await {
+                Ok(value) if size == 0 => reply.size(value.len() as u32), // how much room it takes
+                Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
+                Ok(value) => reply.data(&value),
+                Err(e) => reply.error(refuse(&fs, "getxattr", ino, None, &e)),
+            }
+        });
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if !self.fs.has_xattrs() {
+            return reply.error(Errno::ENOSYS); // the kernel asks no more
+        }
+        let (fs, name) = (self.fs(), name.to_owned());
+        self.run(async move {
+            match fs.getxattr(ino.0, &name).await {
+                Ok(value) => reply_xattr(reply, size, &value),
+                Err(e) => reply.error(refuse(&fs, "getxattr", ino, None, &e)),
+            }
+        });
     }
 
     fn ioctl(

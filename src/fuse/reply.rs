@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use fuser::{
     Errno, FileAttr, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyData, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry,
+    ReplyEmpty, ReplyEntry, ReplyXattr,
 };
 
 use super::REQUEST_BYTES_MAX;
@@ -29,6 +29,8 @@ pub(super) fn refuse(
     let errno = error.errno();
     let file = || fs.describe(ino.0, name);
     match errno {
+        // Programs ask for labels and lists of attributes that no file here has, of every file.
+        _ if op == "getxattr" => tracing::debug!(op, file = file(), errno, "{error}"),
         libc::ENOENT | libc::EEXIST | libc::ENOTEMPTY | libc::EXDEV | libc::EROFS | libc::EPERM => {
             tracing::debug!(op, file = file(), errno, "{error}");
         }
@@ -108,6 +110,16 @@ pub(super) fn reply_attr(reply: ReplyAttr, result: Result<Attr, Errno>) {
     match result {
         Ok(attr) => reply.attr(&attr.ttl, &file_attr(&attr)),
         Err(errno) => reply.error(errno),
+    }
+}
+
+/// `size` is the room that the program has; without any it asks how much it needs.
+pub(super) fn reply_xattr(reply: ReplyXattr, size: u32, value: &[u8]) {
+    let needed = u32::try_from(value.len()).unwrap_or(u32::MAX);
+    match size {
+        0 => reply.size(needed),
+        room if room < needed => reply.error(Errno::ERANGE),
+        _ => reply.data(value),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Before a mount: is the directory fit, can FUSE be used at all?
 //!
-//! Owns: [`directory`], [`fuse_usable`]; after it: [`answers`].
+//! Owns: [`directory`], [`cache_beside`], [`fuse_usable`]; after it: [`answers`].
 //! Invariant: every refusal says what to do. Runs before the fork, so no threads but [`answers`]'s.
 //! Must never know: S3.
 
@@ -73,6 +73,20 @@ fn in_the_way(table: &[Mount], dir: &Path) -> Option<String> {
         "{shown} has a mount inside it, at {inside}, which would be hidden; \
          unmount that first or choose another directory"
     ))
+}
+
+/// A disk cache within the mount would be written through the mount itself.
+pub fn cache_beside(cache: &Path, dir: &Path) -> Result<(), Failure> {
+    // It need not exist yet: what counts is where it will be made.
+    let real = cache.ancestors().find_map(|above| above.canonicalize().ok());
+    if real.is_some_and(|real| real.starts_with(dir)) {
+        return Err(Failure::new(format_args!(
+            "--cache: {} lies within {}, where the bucket is to be mounted; name a directory elsewhere",
+            cache.display(),
+            dir.display()
+        )));
+    }
+    Ok(())
 }
 
 /// Is there a FUSE to mount with? `allow_other`: may this user share the mount?

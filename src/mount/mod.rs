@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tracing::level_filters::LevelFilter;
 
+use crate::cache::disk::DiskCache;
 use crate::config::Config;
 use crate::daemon::{self, Ready, Role};
 use crate::error::Error;
@@ -67,6 +68,9 @@ impl Plan {
 /// as soon as the mount answers, and the daemon (which returns too, much later) when it has ended.
 pub fn run(mut plan: Plan) -> Result<(), Failure> {
     plan.dir = check::directory(&plan.dir)?;
+    if let Some(cache) = &plan.config.disk_cache {
+        check::cache_beside(&cache.dir, &plan.dir)?;
+    }
     check::fuse_usable(plan.config.allow_other)?;
     if plan.fake {
         return Ok(());
@@ -145,9 +149,16 @@ async fn prepare(plan: &Plan, handle: tokio::runtime::Handle) -> Result<Arc<File
     let config = &plan.config;
     let refused = |e: Error| explain::explain(&e, &config.s3);
     let client = S3Client::connect(&config.s3).await.map_err(|e| refused(e.into()))?;
-    let fs = Filesystem::new(config.clone(), client, handle);
+    let disk = open_disk_cache(config)?;
+    let fs = Filesystem::new(config.clone(), client, disk, handle);
     fs.probe().await.map_err(refused)?;
     Ok(fs)
+}
+
+fn open_disk_cache(config: &Config) -> Result<Option<Arc<DiskCache>>, Failure> {
+    let Some(cache) = &config.disk_cache else { return Ok(None) };
+    let disk = DiskCache::open(cache, config.s3.endpoint_url.as_deref(), &config.s3.bucket);
+    Ok(Some(Arc::new(disk.map_err(Failure::new)?)))
 }
 
 /// The mount is made: finish it, prove it, tell it.

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pailfs::cache::disk::DiskCache;
 use pailfs::config::Config;
 use pailfs::error::Error;
 use pailfs::fs::{Attr, Filesystem};
@@ -18,6 +19,8 @@ pub struct House {
     pub fake: FakeS3,
     pub faults: Faults,
     pub fs: Arc<Filesystem>,
+    /// Where `disk_cache` was set.
+    pub disk: Option<Arc<DiskCache>>,
 }
 
 /// An entry as a directory stream gave it.
@@ -46,6 +49,7 @@ pub fn config_of(fake: &FakeS3) -> Config {
         part_bytes: 5 << 20,
         sync_unlink: false,
         content_type: None,
+        disk_cache: None,
     }
 }
 
@@ -78,8 +82,12 @@ impl House {
         change(&mut config);
         config.check().expect("settings that can work");
         let client = client_over(faults.transport(), &config.s3);
-        let fs = Filesystem::new(config, client, tokio::runtime::Handle::current());
-        House { fake, faults, fs }
+        let disk = config.disk_cache.as_ref().map(|cache| {
+            let (url, bucket) = (config.s3.endpoint_url.as_deref(), &config.s3.bucket);
+            Arc::new(DiskCache::open(cache, url, bucket).expect("a directory for the cache"))
+        });
+        let fs = Filesystem::new(config, client, disk.clone(), tokio::runtime::Handle::current());
+        House { fake, faults, fs, disk }
     }
 
     /// What stands at a path, with one reference to it.
