@@ -30,7 +30,7 @@ use crate::error::Error;
 use crate::fs::{DirItem, Filesystem, SetAttr};
 use reply::{
     GENERATION, add_plus, file_attr, file_type, open_flags, refuse, reply_attr, reply_empty, reply_entry,
-    reply_frames, reply_xattr,
+    reply_frames,
 };
 
 pub use mount::FuseMount;
@@ -395,19 +395,6 @@ impl fuser::Filesystem for Door {
                 Ok(value) if size == 0 => reply.size(value.len() as u32), // how much room it takes
                 Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
                 Ok(value) => reply.data(&value),
-                Err(e) => reply.error(refuse(&fs, "getxattr", ino, None, &e)),
-            }
-        });
-    }
-
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        if !self.fs.has_xattrs() {
-            return reply.error(Errno::ENOSYS); // the kernel asks no more
-        }
-        let (fs, name) = (self.fs(), name.to_owned());
-        self.run(async move {
-            match fs.getxattr(ino.0, &name).await {
-                Ok(value) => reply_xattr(reply, size, &value),
                 Err(e) => reply.error(refuse(&fs, "getxattr", ino, None, &e)),
             }
         });

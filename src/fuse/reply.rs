@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use fuser::{
     Errno, FileAttr, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyData, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyXattr,
+    ReplyEmpty, ReplyEntry,
 };
 
 use super::REQUEST_BYTES_MAX;
@@ -110,16 +110,6 @@ pub(super) fn reply_attr(reply: ReplyAttr, result: Result<Attr, Errno>) {
     match result {
         Ok(attr) => reply.attr(&attr.ttl, &file_attr(&attr)),
         Err(errno) => reply.error(errno),
-    }
-}
-
-/// `size` is the room that the program has; without any it asks how much it needs.
-pub(super) fn reply_xattr(reply: ReplyXattr, size: u32, value: &[u8]) {
-    let needed = u32::try_from(value.len()).unwrap_or(u32::MAX);
-    match size {
-        0 => reply.size(needed),
-        room if room < needed => reply.error(Errno::ERANGE),
-        _ => reply.data(value),
     }
 }
 
