@@ -72,9 +72,9 @@ async fn there_is_no_other_attribute_and_without_a_cache_none() {
     let house = with_cache(&home);
     house.fake.put("file", "bytes");
     assert_eq!(errno(xattr(&house, "file", "user.mine").await), libc::EOPNOTSUPP);
-    assert!(house.fs.has_xattrs());
+    assert!(house.fs.has_disk_cache());
     let house = House::new();
     house.fake.put("file", "bytes");
     assert_eq!(errno(xattr(&house, "file", CACHED).await), libc::EOPNOTSUPP);
-    assert!(!house.fs.has_xattrs());
+    assert!(!house.fs.has_disk_cache());
 }

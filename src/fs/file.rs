@@ -6,6 +6,7 @@
 //! present one, and never holds what S3 does not have; an error reaches close.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,10 +15,11 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use lru::LruCache;
 
+use super::backing::Backing;
 use super::handles::FileHandle;
 use super::{Attr, Filesystem, new_name};
 use crate::error::{Error, S3ErrorKind};
-use crate::key;
+use crate::key::{self, VersionId};
 use crate::namespace::{Entry, FileInfo, Node};
 use crate::read::{Reader, Version};
 use crate::s3::ObjectHeaders;
@@ -27,7 +29,7 @@ use crate::write::{Committed, Published, Source, Start, Writer};
 const VERSIONS_MAX: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
 
 /// What was answered to an open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Opened {
     pub fh: u64,
     /// The kernel may keep the pages it has of this file.
@@ -35,6 +37,8 @@ pub struct Opened {
     /// The kernel must ask for every read, and pass every write on as it is: for handles that write, whose
     /// pages might never reach S3, and for handles whose version is not the one others read.
     pub direct_io: bool,
+    /// The kernel is to be given this file; without `direct_io` it reads it by itself.
+    pub backing: Option<Arc<Backing>>,
 }
 
 /// By inode: the ETag the kernel's pages are of, and the last one this mount made.
@@ -104,42 +108,46 @@ impl Filesystem {
         if writable || truncate {
             self.check_writable()?;
         }
-        let (fh, handle) = self.handles.add_file(FileHandle::new(ino, writable))?;
+        let (fh, handle) = self.handles.add_file(FileHandle::new(ino, flags))?;
         self.namespace.pin(ino);
-        let opened = self.begin(&handle, &entry, info, truncate).await;
-        match opened {
-            Ok((keep_cache, direct_io)) => Ok(Opened { fh, keep_cache, direct_io }),
-            Err(e) => {
-                self.release(fh).await;
-                Err(e)
-            }
+        if truncate && let Err(e) = self.begin_anew(&handle).await {
+            self.release(fh).await;
+            return Err(e);
         }
-    }
-
-    /// What the kernel is to do with the pages of a handle just made: keep them, go past them.
-    async fn begin(
-        &self,
-        handle: &FileHandle,
-        entry: &Entry,
-        info: &FileInfo,
-        truncate: bool,
-    ) -> Result<(bool, bool), Error> {
-        let ino = handle.ino;
-        if truncate {
-            self.begin_anew(handle).await?;
+        let ours = writable || truncate || self.namespace.is_local(ino);
+        let whole = if ours || handle.fills_disk { None } else { self.whole_on_disk(ino, info).await };
+        if let Some((backing, same)) = handle.enter(&self.backings, whole) {
+            return Ok(Opened { fh, keep_cache: false, direct_io: !same, backing: Some(backing) });
         }
         let others_read =
             || !self.versions.is_cached(ino, &info.etag) && self.handles.others_read(ino, &info.etag);
-        if handle.writable || truncate || self.namespace.is_local(ino) || others_read() {
-            return Ok((false, true));
+        if ours || others_read() {
+            return Ok(Opened { fh, keep_cache: false, direct_io: true, backing: None });
         }
         let keep_cache = self.versions.opened(ino, &info.etag);
-        if keep_cache {
-            // The program may read pages of this version before the first read comes here.
-            self.reader(handle, entry)?;
-            handle.answered.store(true, Ordering::Release);
+        // The program may read pages of this version before the first read comes here.
+        if keep_cache && let Err(e) = self.reader(&handle, &entry) {
+            self.release(fh).await;
+            return Err(e);
         }
-        Ok((keep_cache, false))
+        handle.answered.store(keep_cache, Ordering::Release);
+        Ok(Opened { fh, keep_cache, direct_io: false, backing: None })
+    }
+
+    /// The file on the local disk that holds this version whole, where the kernel may read it by itself.
+    async fn whole_on_disk(&self, ino: u64, info: &FileInfo) -> Option<(VersionId, File)> {
+        let disk = self.disk.as_ref().filter(|_| info.size > 0 && self.backings.are_possible())?;
+        let version = VersionId::new(&self.namespace.key(ino).ok()?, &info.etag);
+        Some((version, disk.open_whole(version, info.size).await?))
+    }
+
+    /// The kernel did not take the file that the handle was to be passed through: no other will be offered. The
+    /// handle's reads come here.
+    pub fn refuse_backing(&self, opened: Opened) -> Opened {
+        if let Ok(handle) = self.handles.file(opened.fh) {
+            self.backings.forget(handle.ino);
+        }
+        Opened { direct_io: true, backing: None, ..opened }
     }
 
     /// O_TRUNC: the file is empty, and closing it makes it so in S3.
@@ -185,8 +193,7 @@ impl Filesystem {
         let name = new_name(name)?;
         let key = key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
         let entry = self.namespace.create(parent, name);
-        let writable = flags & libc::O_ACCMODE != libc::O_RDONLY;
-        let added = self.handles.add_file(FileHandle::new(entry.ino, writable));
+        let added = self.handles.add_file(FileHandle::new(entry.ino, flags));
         let (fh, handle) = added.inspect_err(|_| {
             self.namespace.removed(parent, name);
             self.namespace.forget(entry.ino, 1);
@@ -194,7 +201,8 @@ impl Filesystem {
         self.namespace.pin(entry.ino);
         let exclusive = flags & libc::O_EXCL != 0;
         self.handles.writer_for(&handle, || self.new_writer(key, Start::New { exclusive }));
-        Ok((self.attr(&entry), Opened { fh, keep_cache: false, direct_io: true }))
+        let backing = handle.enter(&self.backings, None).map(|(backing, _)| backing);
+        Ok((self.attr(&entry), Opened { fh, keep_cache: false, direct_io: true, backing }))
     }
 
     pub(super) fn new_writer(&self, key: String, start: Start) -> Writer {
@@ -259,8 +267,11 @@ impl Filesystem {
         {
             return Err(Error::Stale);
         }
-        let key = key.ok_or(Error::NotFound)?;
-        let new = Arc::new(self.reads.reader(Version::new(key, info.etag.clone(), info.size)));
+        let version = Version::new(key.ok_or(Error::NotFound)?, info.etag.clone(), info.size);
+        let new = Arc::new(match handle.fills_disk {
+            true => self.reads.filling_reader(version),
+            false => self.reads.reader(version),
+        });
         *reader = Some(new.clone());
         Ok(new)
     }
@@ -373,6 +384,7 @@ impl Filesystem {
         if let Some(reader) = handle.reader().take() {
             self.reads.released(&reader);
         }
+        handle.leave(&self.backings);
         if let Some(writer) = last_writer {
             let committed = self.commit(ino, &writer).await;
             if self.handles.remove_writer(ino) {

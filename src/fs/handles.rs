@@ -4,14 +4,17 @@
 //! Invariants: handle numbers are never given twice; a writer is there as long as a handle that wrote is.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::error::Error;
+use crate::key::VersionId;
 use crate::namespace::DirStream;
 use crate::read::Reader;
 use crate::write::Writer;
 
+use super::backing::{Backing, Backings};
 use super::dir::Listing;
 
 /// Handles open at once, at most.
@@ -39,8 +42,12 @@ pub(super) struct FileHandle {
     pub reader: Mutex<Option<Arc<Reader>>>,
     /// Whether any byte was returned: from then on the version is fixed.
     pub answered: AtomicBool,
+    /// Opened with O_DIRECT: where there is a disk cache, waits until that has taken what is read.
+    pub fills_disk: bool,
     /// Whether this handle is counted among its inode's writers.
     wrote: AtomicBool,
+    /// Whether it is counted by [`Backings`].
+    entered: AtomicBool,
 }
 
 pub(super) struct DirHandle {
@@ -50,13 +57,29 @@ pub(super) struct DirHandle {
 }
 
 impl FileHandle {
-    pub fn new(ino: u64, writable: bool) -> FileHandle {
+    /// `flags`: those of open(2).
+    pub fn new(ino: u64, flags: i32) -> FileHandle {
         FileHandle {
             ino,
-            writable,
+            writable: flags & libc::O_ACCMODE != libc::O_RDONLY,
+            fills_disk: flags & libc::O_DIRECT != 0,
             reader: Mutex::default(),
             answered: AtomicBool::new(false),
             wrote: AtomicBool::new(false),
+            entered: AtomicBool::new(false),
+        }
+    }
+
+    /// [`Backings::enter`], once.
+    pub fn enter(&self, to: &Backings, whole: Option<(VersionId, File)>) -> Option<(Arc<Backing>, bool)> {
+        self.entered.store(true, Ordering::Release);
+        to.enter(self.ino, whole)
+    }
+
+    /// [`Backings::leave`], if it entered.
+    pub fn leave(&self, from: &Backings) {
+        if self.entered.swap(false, Ordering::AcqRel) {
+            from.leave(self.ino);
         }
     }
 

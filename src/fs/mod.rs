@@ -4,6 +4,7 @@
 //! and write. `write_now` answers from memory or not at all; the async methods may wait for S3.
 //! Must never know: FUSE's types, the command line.
 
+mod backing;
 mod dir;
 mod file;
 mod handles;
@@ -29,6 +30,8 @@ use crate::s3::{ListObjectsV2, S3Client};
 use crate::write::Writes;
 use crate::write::deletes::Deletes;
 
+pub use backing::Backing;
+use backing::Backings;
 pub use dir::DirItem;
 pub use file::Opened;
 use file::Versions;
@@ -67,6 +70,7 @@ pub struct Filesystem {
     deletes: Arc<Deletes>,
     failed_removals: Failed,
     handles: Handles,
+    backings: Backings,
     versions: Versions,
     /// Directories have no time in S3; they show the mount's.
     mounted: SystemTime,
@@ -84,13 +88,14 @@ impl Filesystem {
         let writes = Writes::new(client.clone(), cache.clone(), runtime.clone(), config.part_bytes);
         Arc::new(Filesystem {
             namespace: Arc::new(Namespace::new(client.clone(), &config.prefix, config.metadata_ttl)),
-            reads: Reads::new(client.clone(), cache.clone(), runtime.clone()),
+            reads: Reads::new(client.clone(), cache.clone(), disk.clone(), runtime.clone()),
             writes: Arc::new(writes),
             deletes: Deletes::new(client.clone(), runtime),
             failed_removals: Failed::new(),
             cache,
             disk,
             handles: Handles::default(),
+            backings: Backings::default(),
             versions: Versions::new(),
             mounted: SystemTime::now(),
             invalidate: OnceLock::new(),

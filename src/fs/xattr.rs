@@ -15,8 +15,8 @@ use crate::namespace::Node;
 pub const CACHED: &str = "pailfs.cached";
 
 impl Filesystem {
-    /// Whether [`Filesystem::getxattr`] can answer anything but an error.
-    pub fn has_xattrs(&self) -> bool {
+    /// Without it [`Filesystem::getxattr`] answers nothing but errors, and no file is read by the kernel itself.
+    pub fn has_disk_cache(&self) -> bool {
         self.disk.is_some()
     }
 

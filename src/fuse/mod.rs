@@ -1,13 +1,14 @@
 //! The door to the kernel: unpack, call the file system, reply.
 //!
 //! Owns: the trait of `fuser`, one call of the file system a method; `mount.rs` owns the session, `reply.rs`
-//! the mapping of types. Only this directory names `fuser`.
+//! the mapping of types, `passthrough.rs` the files that the kernel reads by itself. Only this directory names `fuser`.
 //! Invariant: no FUSE thread waits on the network. An operation's future is polled once on the thread
 //! that read the request, so what memory can answer is answered on the spot; one that must wait moves to
 //! the runtime and replies from there.
 //! Must never know: S3, object keys.
 
 mod mount;
+mod passthrough;
 mod reply;
 
 use std::ffi::OsStr;
@@ -28,10 +29,8 @@ use tokio::runtime::Handle;
 
 use crate::error::Error;
 use crate::fs::{DirItem, Filesystem, SetAttr};
-use reply::{
-    GENERATION, add_plus, file_attr, file_type, open_flags, refuse, reply_attr, reply_empty, reply_entry,
-    reply_frames,
-};
+use passthrough::Passed;
+use reply::{add_plus, file_type, refuse, reply_attr, reply_empty, reply_entry, reply_frames};
 
 pub use mount::FuseMount;
 
@@ -43,9 +42,14 @@ const BACKGROUND_REQUESTS_MAX: u16 = 128;
 struct Door {
     fs: Arc<Filesystem>,
     runtime: Handle,
+    passed: Arc<Passed>,
 }
 
 impl Door {
+    fn new(fs: Arc<Filesystem>, runtime: Handle) -> Door {
+        Door { fs, runtime, passed: Arc::default() }
+    }
+
     /// Polls once here, and where that does not answer moves to the runtime.
     fn run(&self, operation: impl Future<Output = ()> + Send + 'static) {
         let mut operation = Box::pin(operation);
@@ -77,6 +81,13 @@ impl fuser::Filesystem for Door {
         for flag in wanted {
             if let Err(missing) = config.add_capabilities(flag) {
                 tracing::info!("the kernel does not offer {missing:?}");
+            }
+        }
+        // The cache's files may lie on any file system that is not itself stacked on another.
+        if self.fs.has_disk_cache() {
+            let offered = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok();
+            if !offered || config.set_max_stack_depth(1).is_err() {
+                tracing::info!("the kernel does not offer passthrough");
             }
         }
         // Each answers an error with the nearest value that works.
@@ -210,10 +221,10 @@ impl fuser::Filesystem for Door {
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let fs = self.fs();
+        let (fs, passed) = (self.fs(), self.passed.clone());
         self.run(async move {
             match fs.open(ino.0, flags.0).await {
-                Ok(opened) => reply.opened(FileHandle(opened.fh), open_flags(opened)),
+                Ok(opened) => passed.reply_open(&fs, ino, opened, reply),
                 Err(e) => reply.error(refuse(&fs, "open", ino, None, &e)),
             }
         });
@@ -230,10 +241,7 @@ impl fuser::Filesystem for Door {
         reply: ReplyCreate,
     ) {
         match self.fs.create(parent.0, name, flags) {
-            Ok((attr, opened)) => {
-                let fh = FileHandle(opened.fh);
-                reply.created(&attr.ttl, &file_attr(&attr), GENERATION, fh, open_flags(opened));
-            }
+            Ok((attr, opened)) => self.passed.reply_created(&attr, opened, reply),
             Err(e) => reply.error(refuse(&self.fs, "create", parent, Some(name), &e)),
         }
     }
@@ -305,13 +313,14 @@ impl fuser::Filesystem for Door {
     fn release(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        self.passed.release(ino);
         let fs = self.fs();
         self.run(async move {
             fs.release(fh.0).await;
@@ -386,7 +395,7 @@ impl fuser::Filesystem for Door {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        if !self.fs.has_xattrs() {
+        if !self.fs.has_disk_cache() {
             return reply.error(Errno::ENOSYS); // the kernel asks no more
         }
         let (fs, name) = (self.fs(), name.to_owned());

@@ -51,7 +51,7 @@ impl FuseMount {
         options.acl = if config.allow_other { SessionACL::All } else { SessionACL::Owner };
         options.n_threads = Some(FUSE_THREADS);
         options.clone_fd = true;
-        let session = Session::new(Door { fs: fs.clone(), runtime }, dir, &options)?.spawn()?;
+        let session = Session::new(Door::new(fs.clone(), runtime), dir, &options)?.spawn()?;
         let notifier = session.notifier();
         fs.on_invalidate(Box::new(move |ino| invalidate_attributes(&notifier, ino)));
         raise_read_ahead(dir);

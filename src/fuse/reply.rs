@@ -69,7 +69,7 @@ pub(super) fn file_type(kind: Kind) -> FileType {
 /// Numbers are not reused while the kernel knows them, so one generation does.
 pub(super) const GENERATION: Generation = Generation(0);
 
-pub(super) fn open_flags(opened: Opened) -> FopenFlags {
+pub(super) fn open_flags(opened: &Opened) -> FopenFlags {
     let mut flags = FopenFlags::empty();
     flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
     flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct_io);

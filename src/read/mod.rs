@@ -1,26 +1,29 @@
 //! Reading objects: what a handle asks for, what is fetched ahead of it, and where the bytes wait.
 //!
-//! Owns: [`Reads`] (the fetches under way, for all handles) and [`Reader`] (one handle's place in one
-//! version of one object).
+//! Owns: [`Reads`] (what all readers share) and [`Reader`] (one handle's place in one version of one object).
+//! `window` decides what a handle will need next, `siblings` which files; `fetch` brings it.
 //! Invariants: every GET is pinned by If-Match, so one handle never mixes two versions; what is fetched
 //! ahead takes memory that is free or was read, what a program waits for takes its turn for memory.
 //! Must never know: inodes, paths, FUSE.
 
+mod fetch;
 mod siblings;
 mod window;
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use crate::cache::disk::DiskCache;
 use crate::cache::{Part, PartCache, Permit};
 use crate::error::Error;
 use crate::key::VersionId;
 use crate::s3::S3Client;
+use fetch::Fetch;
 use window::{Plan, Window};
 
 pub use siblings::{Next, Walks};
@@ -52,6 +55,7 @@ impl Version {
 pub struct Reads {
     client: S3Client,
     cache: Arc<PartCache>,
+    disk: Option<Arc<DiskCache>>,
     runtime: Handle,
     fetches: Semaphore,
     /// Counts the readers that fetch far ahead: each has its share of the memory.
@@ -65,6 +69,8 @@ pub struct Reader {
     window: Mutex<Window>,
     /// Set once it fetches far ahead.
     stream: OnceLock<Arc<()>>,
+    /// Waits until the disk cache has taken what it reads.
+    fills_disk: bool,
 }
 
 impl Reader {
@@ -75,13 +81,24 @@ impl Reader {
 }
 
 impl Reads {
-    pub fn new(client: S3Client, cache: Arc<PartCache>, runtime: Handle) -> Arc<Reads> {
+    pub fn new(
+        client: S3Client,
+        cache: Arc<PartCache>,
+        disk: Option<Arc<DiskCache>>,
+        runtime: Handle,
+    ) -> Arc<Reads> {
         let fetches = Semaphore::new(FETCHES_MAX);
-        Arc::new(Reads { client, cache, runtime, fetches, streams: Arc::default() })
+        Arc::new(Reads { client, cache, disk, runtime, fetches, streams: Arc::default() })
     }
 
     pub fn reader(&self, version: Version) -> Reader {
-        Reader { version, window: Mutex::default(), stream: OnceLock::new() }
+        Reader { version, window: Mutex::default(), stream: OnceLock::new(), fills_disk: false }
+    }
+
+    /// A reader that fills the disk cache: what is in memory may be missing there, so it is not read.
+    pub fn filling_reader(&self, version: Version) -> Reader {
+        self.cache.drop_within(version.id, 0..version.size);
+        Reader { fills_disk: self.disk.is_some(), ..self.reader(version) }
     }
 
     /// The reader is done: what it has read goes first, before what was fetched for others.
@@ -112,7 +129,7 @@ impl Reads {
             for gap in self.cache.gaps(reader.version.id, range) {
                 for piece in window::pieces(gap, plan.piece_bytes) {
                     let Some(permit) = self.cache.try_reserve(piece.end - piece.start) else { return };
-                    self.fetch(&reader.version, piece, permit);
+                    self.fetch(&reader.version, piece, permit, reader.fills_disk);
                 }
             }
         }
@@ -164,55 +181,21 @@ impl Reads {
             return Ok(None);
         };
         let permit = self.cache.reserve(gap.end - gap.start).await?;
-        Ok(self.fetch(&reader.version, gap, permit))
+        Ok(self.fetch(&reader.version, gap, permit, reader.fills_disk))
     }
 
-    fn fetch(self: &Arc<Self>, version: &Version, range: Range<u64>, permit: Permit) -> Option<Arc<Part>> {
+    fn fetch(
+        self: &Arc<Self>,
+        version: &Version,
+        range: Range<u64>,
+        permit: Permit,
+        fills_disk: bool,
+    ) -> Option<Arc<Part>> {
         let part = self.cache.insert(version.id, range, permit)?;
-        let fetch = Fetch { reads: self.clone(), version: version.clone(), part: Arc::downgrade(&part) };
+        let (reads, version) = (self.clone(), version.clone());
+        let fetch = Fetch { reads, version, part: Arc::downgrade(&part), fills_disk };
         self.runtime.spawn(fetch.run(part.range()));
         Some(part)
-    }
-}
-
-/// One GET on its way into one part. Holds the part weakly: evicted, it is given up.
-struct Fetch {
-    reads: Arc<Reads>,
-    version: Version,
-    part: Weak<Part>,
-}
-
-impl Fetch {
-    async fn run(self, range: Range<u64>) {
-        if let Err(e) = self.stream(range).await
-            && let Some(part) = self.part.upgrade()
-        {
-            part.fail(e);
-        }
-        self.reads.cache.settle();
-    }
-
-    async fn stream(&self, range: Range<u64>) -> Result<(), Error> {
-        let _turn = self.reads.fetches.acquire().await.map_err(|e| Error::Io(e.to_string()))?;
-        if self.part.strong_count() == 0 {
-            return Ok(());
-        }
-        let Version { key, etag, .. } = &self.version;
-        let mut object = self.reads.client.get_object(key, Some(range.clone()), Some(etag)).await?;
-        while let Some(frame) = object.body.frame().await? {
-            match self.part.upgrade() {
-                Some(part) => part.push(&frame),
-                None => return Ok(()),
-            }
-        }
-        match self.part.upgrade() {
-            Some(part) if !part.is_finished() => Err(Error::Io(format!(
-                "GetObject {}: the body ended before {}",
-                key.escape_debug(),
-                range.end
-            ))),
-            _ => Ok(()),
-        }
     }
 }
 

@@ -196,7 +196,7 @@ impl Run {
         let piece = self.piece_bytes();
         let to = match reach {
             _ if reach >= end => end,
-            _ if self.window >= 2 * piece => reach / GRAIN_BYTES * GRAIN_BYTES,
+            _ if self.start == 0 || self.window >= 2 * piece => reach / GRAIN_BYTES * GRAIN_BYTES,
             _ => reach,
         };
         // A window of few pieces is asked for in halves.

@@ -161,12 +161,23 @@ impl DiskCache {
     /// Offers a whole block ([`block_len`] bytes, in frames that lie end to end). Never waits: where the disk does
     /// not keep up, the block is not cached.
     pub fn offer(&self, version: VersionId, size: u64, block: u64, frames: Vec<Bytes>) {
+        if self.jobs.try_send(self.job(version, size, block, frames)).is_err() {
+            self.counters.writes_dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// As [`DiskCache::offer`], but waits for the disk.
+    pub async fn keep(&self, version: VersionId, size: u64, block: u64, frames: Vec<Bytes>) {
+        if self.jobs.send(self.job(version, size, block, frames)).await.is_err() {
+            self.counters.writes_dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn job(&self, version: VersionId, size: u64, block: u64, frames: Vec<Bytes>) -> Job {
         let len: usize = frames.iter().map(Bytes::len).sum();
         assert_eq!(len, block_len(size, block), "a block is offered whole");
         let name = Name::new(&self.bucket, version, size);
-        if self.jobs.try_send(Job::Write(Block { name, size, number: block, frames })).is_err() {
-            self.counters.writes_dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        Job::Write(Block { name, size, number: block, frames })
     }
 
     /// Waits until all that was offered before is written or dropped.

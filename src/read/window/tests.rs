@@ -1,4 +1,5 @@
 //! What the window promises, read by read; and against a simulated server.
+#![allow(clippy::single_range_in_vec_init)] // plans of one range
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -55,7 +56,7 @@ fn jumps_are_given_exactly_what_they_ask_for() {
 #[test]
 fn a_run_from_the_start_is_fetched_ahead_at_once_and_more_as_it_goes_on() {
     let mut window = Window::default();
-    assert_eq!(read(&mut window, 0..128 * KIB).ranges, [0..MIB + 128 * KIB]);
+    assert_eq!(read(&mut window, 0..128 * KIB).ranges, [0..MIB]);
     let mut ahead = 0;
     for n in 1..128 {
         let plan = read(&mut window, n * 128 * KIB..(n + 1) * 128 * KIB);
