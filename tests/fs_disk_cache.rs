@@ -1,4 +1,4 @@
-//! The file system over a disk cache: what `pailfs.cached` tells.
+//! The file system over a disk cache: what `pailfs.cached` tells, what is read from it, what the kernel is given.
 
 mod support;
 
@@ -12,16 +12,17 @@ use pailfs::fs::CACHED;
 use pailfs::key::VersionId;
 
 use support::House;
-use support::bytes::pattern;
+use support::bytes::{assert_same_bytes, pattern};
 use support::house::errno;
 
 const CACHE_BYTES: u64 = 64 << 20;
 
-fn with_cache(dir: &tempfile::TempDir) -> House {
-    House::with(|config| {
-        let dir = dir.path().join("cache");
-        config.disk_cache = Some(DiskCacheConfig { dir, bytes_max: CACHE_BYTES, free_bytes_min: 0 });
-    })
+fn cache_in(home: &tempfile::TempDir) -> DiskCacheConfig {
+    DiskCacheConfig { dir: home.path().join("cache"), bytes_max: CACHE_BYTES, free_bytes_min: 0 }
+}
+
+fn with_cache(home: &tempfile::TempDir) -> House {
+    House::with(|config| config.disk_cache = Some(cache_in(home)))
 }
 
 async fn xattr(house: &House, path: &str, name: &str) -> Result<String, Error> {
@@ -77,4 +78,124 @@ async fn there_is_no_other_attribute_and_without_a_cache_none() {
     house.fake.put("file", "bytes");
     assert_eq!(errno(xattr(&house, "file", CACHED).await), libc::EOPNOTSUPP);
     assert!(!house.fs.has_disk_cache());
+}
+
+/// Reads a file with O_DIRECT, as `pailfs warm` does.
+async fn fill(house: &House, path: &str) -> Vec<u8> {
+    let fh = house.open(path, libc::O_RDONLY | libc::O_DIRECT).await.unwrap();
+    let mut data = Vec::new();
+    loop {
+        let piece = house.read(fh, data.len() as u64, 1 << 20).await.unwrap();
+        if piece.is_empty() {
+            break;
+        }
+        data.extend(piece);
+    }
+    house.close(fh).await.unwrap();
+    data
+}
+
+/// An open for reading: whether the kernel reads the file by itself.
+async fn is_passed(house: &House, path: &str) -> bool {
+    let ino = house.enter(path).await.unwrap().ino;
+    let opened = house.fs.open(ino, libc::O_RDONLY).await.unwrap();
+    house.fs.release(opened.fh).await;
+    house.leave(ino);
+    opened.backing.is_some() && !opened.direct_io
+}
+
+#[tokio::test]
+async fn what_was_filled_is_whole_when_the_file_is_closed() {
+    let home = tempfile::tempdir().unwrap();
+    let house = with_cache(&home);
+    for (n, size) in [1, 100_000, 1 << 20, (5 << 20) + 17, 20 << 20].into_iter().enumerate() {
+        let name = format!("file{n}");
+        let data = pattern(n as u64, size);
+        house.fake.put(&name, data.clone());
+        assert!(!is_passed(&house, &name).await);
+        // In memory already, and so not fetched but for the disk.
+        house.cat(&name).await.unwrap();
+        assert_same_bytes(&fill(&house, &name).await, &data, &name);
+        assert_eq!(xattr(&house, &name, CACHED).await.unwrap(), format!("{size}/{size}"));
+        assert!(is_passed(&house, &name).await);
+    }
+}
+
+#[tokio::test]
+async fn a_new_mount_reads_what_is_cached_without_a_get() {
+    let home = tempfile::tempdir().unwrap();
+    let data = pattern(3, (9 << 20) + 5);
+    let first = with_cache(&home);
+    first.fake.put("file", data.clone());
+    fill(&first, "file").await;
+    let again = House::on(first.fake.clone(), |config| config.disk_cache = Some(cache_in(&home)));
+    again.fake.forget_calls();
+    assert_same_bytes(&again.cat("file").await.unwrap(), &data, "from the disk");
+    assert_eq!(again.fake.count("GetObject"), 0);
+    // Another version is another file.
+    let new = pattern(4, 1000);
+    again.fake.put("file", new.clone());
+    let ino = again.enter("file").await.unwrap().ino;
+    again.fs.getattr(ino).await.unwrap();
+    let fresh = House::on(first.fake.clone(), |config| config.disk_cache = Some(cache_in(&home)));
+    assert_same_bytes(&fresh.cat("file").await.unwrap(), &new, "the new one");
+}
+
+#[tokio::test]
+async fn a_corrupted_block_is_fetched_again() {
+    let home = tempfile::tempdir().unwrap();
+    let data = pattern(5, 3 << 20);
+    let first = with_cache(&home);
+    first.fake.put("file", data.clone());
+    fill(&first, "file").await;
+    let spoilt = spoil(&home.path().join("cache"), data.len() as u64, (1 << 20) + 12_345);
+    assert_eq!(spoilt, 1, "the one file of that length");
+    let again = House::on(first.fake.clone(), |config| config.disk_cache = Some(cache_in(&home)));
+    again.fake.forget_calls();
+    assert!(!is_passed(&again, "file").await);
+    assert_same_bytes(&again.cat("file").await.unwrap(), &data, "refetched");
+    assert!(again.fake.count("GetObject") > 0);
+    assert!(again.disk.as_ref().unwrap().stats().corrupt > 0);
+    fill(&again, "file").await;
+    assert!(is_passed(&again, "file").await, "and cached again");
+}
+
+/// Changes one byte in files of this length below a directory; answers how many there are.
+fn spoil(dir: &std::path::Path, len: u64, at: u64) -> usize {
+    use std::os::unix::fs::FileExt;
+    let mut found = 0;
+    for entry in walkdir::WalkDir::new(dir).into_iter().map(Result::unwrap) {
+        if entry.file_type().is_file() && entry.metadata().unwrap().len() == len {
+            let file = std::fs::OpenOptions::new().read(true).write(true).open(entry.path()).unwrap();
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at).unwrap();
+            file.write_all_at(&[!byte[0]], at).unwrap();
+            found += 1;
+        }
+    }
+    found
+}
+
+/// The kernel wants all handles of an inode passed through one file, or none.
+#[tokio::test]
+async fn handles_of_one_file_reach_it_one_way() {
+    let home = tempfile::tempdir().unwrap();
+    let house = with_cache(&home);
+    house.fake.put("file", pattern(6, 2 << 20));
+    fill(&house, "file").await;
+    let ino = house.enter("file").await.unwrap().ino;
+    let reader = house.fs.open(ino, libc::O_RDONLY).await.unwrap();
+    let backing = reader.backing.clone().expect("passed");
+    let writer = house.fs.open(ino, libc::O_WRONLY | libc::O_TRUNC).await.unwrap();
+    assert!(writer.direct_io && writer.backing.is_some_and(|b| std::sync::Arc::ptr_eq(&b, &backing)));
+    house.write(writer.fh, 0, b"new").await.unwrap();
+    house.close(writer.fh).await.unwrap();
+    let late = house.fs.open(ino, libc::O_RDONLY).await.unwrap();
+    assert!(late.direct_io && late.backing.is_some(), "of another version: its reads come here");
+    assert_eq!(house.read(late.fh, 0, 100).await.unwrap(), b"new");
+    house.fs.release(late.fh).await;
+    house.fs.release(reader.fh).await;
+    let alone = house.fs.open(ino, libc::O_RDONLY).await.unwrap();
+    assert!(alone.backing.is_none(), "what is cached is no longer what stands");
+    house.fs.release(alone.fh).await;
 }

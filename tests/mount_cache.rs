@@ -62,3 +62,93 @@ fn a_cache_that_cannot_be_used_fails_the_mount() {
     assert_eq!(said.status.code(), Some(1), "{said:?}");
     assert!(said.stderr.contains("--cache: /etc is no disk cache"), "{said:?}");
 }
+
+/// What another process reads, as long as it answers: none where it waits.
+fn read_within(file: &std::fs::File, len: usize, patience: std::time::Duration) -> Option<Vec<u8>> {
+    use std::os::unix::fs::FileExt;
+    let (done, got) = std::sync::mpsc::channel();
+    let file = file.try_clone().expect("a descriptor");
+    std::thread::spawn(move || {
+        let mut data = vec![0; len];
+        let read = file.read_exact_at(&mut data, 0).map(|()| data);
+        let _ = done.send(read); // nobody waits any more where it took too long
+    });
+    got.recv_timeout(patience).ok().map(|read| read.expect("bytes"))
+}
+
+/// Signals the daemon; SIGCONT when dropped, for a stopped one cannot be unmounted.
+struct Stopped(nix::unistd::Pid);
+
+impl Stopped {
+    fn new(mount: &Mount) -> Stopped {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(mount.pid()).expect("a pid"));
+        nix::sys::signal::kill(pid, nix::sys::signal::SIGSTOP).expect("our own daemon");
+        Stopped(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(self.0, nix::sys::signal::SIGCONT); // gone: nothing to wake
+    }
+}
+
+/// The same bytes through the daemon and past it; and past it they come while the daemon sleeps.
+#[test]
+fn what_is_whole_in_the_cache_the_kernel_reads_by_itself() {
+    let server = shared(Kind::SeaweedFs);
+    let bucket = server.bucket("passed");
+    let data = pattern(7, (6 << 20) + 123);
+    server.boto().put(&bucket, "file", &data);
+    let home = tempfile::tempdir().expect("a directory");
+    let options = |home: &Path| Options::new(server, &bucket).arg("--cache").arg(home.join("cache"));
+    let mount = options(home.path()).mount();
+    assert!(std::fs::read(mount.path("file")).expect("through the daemon") == data);
+    let said = warm(&mount.dir);
+    assert!(said.status.success(), "{said:?}");
+    assert_eq!(cached(&mount.path("file")).expect("a file's"), format!("{0}/{0}", data.len()));
+    mount.umount();
+
+    let mount = options(home.path()).mount();
+    let file = std::fs::File::open(mount.path("file")).expect("opens");
+    {
+        let _stopped = Stopped::new(&mount);
+        let got = read_within(&file, data.len(), std::time::Duration::from_secs(10));
+        assert!(got.expect("read while the daemon sleeps") == data);
+    }
+    // Written meanwhile: the old handle reads on what it opened, a new one what stands now.
+    std::fs::write(mount.path("file"), b"new").expect("written");
+    assert_eq!(std::fs::read(mount.path("file")).expect("read"), b"new");
+    let got = read_within(&file, data.len(), std::time::Duration::from_secs(10));
+    assert!(got.expect("the old version") == data);
+    drop(file);
+    mount.umount();
+}
+
+/// A byte that changed on the disk is noticed by the next mount, and never served.
+#[test]
+fn a_spoilt_cache_is_not_served() {
+    use std::os::unix::fs::FileExt;
+    let server = shared(Kind::SeaweedFs);
+    let bucket = server.bucket("spoilt");
+    let data = pattern(8, 3 << 20);
+    server.boto().put(&bucket, "file", &data);
+    let home = tempfile::tempdir().expect("a directory");
+    let options = |home: &Path| Options::new(server, &bucket).arg("--cache").arg(home.join("cache"));
+    let mount = options(home.path()).mount();
+    assert!(warm(&mount.dir).status.success());
+    mount.kill_daemon();
+    drop(mount);
+    let whole =
+        walkdir::WalkDir::new(home.path().join("cache")).into_iter().map(|entry| entry.expect("an entry"));
+    let mut spoilt = 0;
+    for entry in whole.filter(|entry| entry.metadata().expect("metadata").len() == data.len() as u64) {
+        let file = std::fs::OpenOptions::new().write(true).open(entry.path()).expect("opens");
+        file.write_all_at(&[!data[2_000_000]], 2_000_000).expect("written");
+        spoilt += 1;
+    }
+    assert_eq!(spoilt, 1);
+    let mount = options(home.path()).mount();
+    assert!(std::fs::read(mount.path("file")).expect("read") == data);
+    mount.umount();
+}

@@ -349,7 +349,12 @@ impl Filesystem {
     /// `close(2)` of a descriptor: when this has answered, S3 has what was written through its handle,
     /// whole. One that only read publishes nothing: another may be in the middle of its writing.
     pub async fn flush(&self, fh: u64) -> Result<(), Error> {
-        if self.handles.file(fh)?.has_written() { self.fsync(fh).await } else { Ok(()) }
+        let handle = self.handles.file(fh)?;
+        let reader = handle.reader().clone();
+        if let Some(reader) = reader {
+            self.reads.filled(&reader).await;
+        }
+        if handle.has_written() { self.fsync(fh).await } else { Ok(()) }
     }
 
     /// `fsync(2)`: when this has answered, S3 has what any handle wrote.

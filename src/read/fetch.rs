@@ -8,6 +8,8 @@
 use std::ops::Range;
 use std::sync::{Arc, Weak};
 
+use tokio::sync::mpsc;
+
 use super::{Reads, Version};
 use crate::cache::Part;
 use crate::cache::disk::{BLOCK_BYTES, DiskCache, block_len};
@@ -17,8 +19,8 @@ pub(super) struct Fetch {
     pub reads: Arc<Reads>,
     pub version: Version,
     pub part: Weak<Part>,
-    /// Waits for the disk cache where that does not keep up.
-    pub fills_disk: bool,
+    /// Of a reader that fills the disk cache: waits where that does not keep up.
+    pub filling: Option<mpsc::Sender<()>>,
 }
 
 /// The part was evicted: nobody wants the rest.
@@ -26,6 +28,8 @@ struct Evicted;
 
 impl Fetch {
     pub async fn run(self, range: Range<u64>) {
+        // What the disk cache is to take must not be dropped once it was read.
+        let _held = self.filling.as_ref().and_then(|_| self.part.upgrade());
         if let Err(e) = self.stream(range).await
             && let Some(part) = self.part.upgrade()
         {
@@ -87,7 +91,7 @@ impl Fetch {
             }
             let mut frames = Vec::new();
             part.try_read(start..end, &mut frames)?;
-            match self.fills_disk {
+            match self.filling.is_some() {
                 true => disk.keep(id, size, block, frames).await,
                 false => disk.offer(id, size, block, frames),
             }

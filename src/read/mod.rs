@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::cache::disk::DiskCache;
 use crate::cache::{Part, PartCache, Permit};
@@ -69,8 +69,15 @@ pub struct Reader {
     window: Mutex<Window>,
     /// Set once it fetches far ahead.
     stream: OnceLock<Arc<()>>,
-    /// Waits until the disk cache has taken what it reads.
-    fills_disk: bool,
+    filling: Option<Filling>,
+}
+
+/// A reader's fetches that are to fill the disk cache: each holds a sender until the cache has taken what it brought.
+struct Filling {
+    /// None once they are waited for.
+    sender: Mutex<Option<mpsc::Sender<()>>>,
+    /// Held while they are waited for.
+    all_done: tokio::sync::Mutex<mpsc::Receiver<()>>,
 }
 
 impl Reader {
@@ -92,13 +99,26 @@ impl Reads {
     }
 
     pub fn reader(&self, version: Version) -> Reader {
-        Reader { version, window: Mutex::default(), stream: OnceLock::new(), fills_disk: false }
+        Reader { version, window: Mutex::default(), stream: OnceLock::new(), filling: None }
     }
 
     /// A reader that fills the disk cache: what is in memory may be missing there, so it is not read.
     pub fn filling_reader(&self, version: Version) -> Reader {
         self.cache.drop_within(version.id, 0..version.size);
-        Reader { fills_disk: self.disk.is_some(), ..self.reader(version) }
+        let filling = self.disk.as_ref().map(|_| {
+            let (sender, done) = mpsc::channel(1);
+            Filling { sender: Mutex::new(Some(sender)), all_done: tokio::sync::Mutex::new(done) }
+        });
+        Reader { filling, ..self.reader(version) }
+    }
+
+    /// Waits until the disk has what a filling reader has read.
+    pub async fn filled(&self, reader: &Reader) {
+        let (Some(filling), Some(disk)) = (&reader.filling, &self.disk) else { return };
+        let mut all_done = filling.all_done.lock().await;
+        drop(lock(&filling.sender).take());
+        while all_done.recv().await.is_some() {}
+        disk.settle().await;
     }
 
     /// The reader is done: what it has read goes first, before what was fetched for others.
@@ -129,7 +149,7 @@ impl Reads {
             for gap in self.cache.gaps(reader.version.id, range) {
                 for piece in window::pieces(gap, plan.piece_bytes) {
                     let Some(permit) = self.cache.try_reserve(piece.end - piece.start) else { return };
-                    self.fetch(&reader.version, piece, permit, reader.fills_disk);
+                    self.fetch(reader, piece, permit);
                 }
             }
         }
@@ -181,19 +201,14 @@ impl Reads {
             return Ok(None);
         };
         let permit = self.cache.reserve(gap.end - gap.start).await?;
-        Ok(self.fetch(&reader.version, gap, permit, reader.fills_disk))
+        Ok(self.fetch(reader, gap, permit))
     }
 
-    fn fetch(
-        self: &Arc<Self>,
-        version: &Version,
-        range: Range<u64>,
-        permit: Permit,
-        fills_disk: bool,
-    ) -> Option<Arc<Part>> {
-        let part = self.cache.insert(version.id, range, permit)?;
-        let (reads, version) = (self.clone(), version.clone());
-        let fetch = Fetch { reads, version, part: Arc::downgrade(&part), fills_disk };
+    fn fetch(self: &Arc<Self>, reader: &Reader, range: Range<u64>, permit: Permit) -> Option<Arc<Part>> {
+        let part = self.cache.insert(reader.version.id, range, permit)?;
+        let (reads, version) = (self.clone(), reader.version.clone());
+        let filling = reader.filling.as_ref().and_then(|filling| lock(&filling.sender).clone());
+        let fetch = Fetch { reads, version, part: Arc::downgrade(&part), filling };
         self.runtime.spawn(fetch.run(part.range()));
         Some(part)
     }
