@@ -156,7 +156,7 @@ impl Filesystem {
             let ino = self.namespace.number_of(handle.ino, &name, kind);
             return Ok(Some(take(DirItem { ino, cookie: next, kind, name: &name, attr: None })));
         }
-        let entry = self.namespace.enter(handle.ino, &name, &node);
+        let entry = self.namespace.enter(handle.ino, &name, &node)?;
         let attr = Some(self.attr(&entry));
         let full = take(DirItem { ino: entry.ino, cookie: next, kind, name: &name, attr });
         if full {
@@ -181,7 +181,7 @@ impl Filesystem {
             return Err(Error::Exists);
         }
         self.put_marker(&key).await?;
-        Ok(self.attr(&self.namespace.made_directory(parent, name)))
+        Ok(self.attr(&self.namespace.made_directory(parent, name)?))
     }
 
     async fn put_marker(&self, key: &str) -> Result<(), Error> {

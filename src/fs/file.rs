@@ -167,7 +167,7 @@ impl Filesystem {
         self.check_writable()?;
         let name = new_name(name)?;
         let key = key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
-        let entry = self.namespace.create(parent, name);
+        let entry = self.namespace.create(parent, name)?;
         let writable = flags & libc::O_ACCMODE != libc::O_RDONLY;
         let added = self.handles.add_file(FileHandle::new(entry.ino, writable));
         let (fh, handle) = added.inspect_err(|_| {

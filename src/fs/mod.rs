@@ -68,8 +68,9 @@ impl Filesystem {
     pub fn new(config: Config, client: S3Client, runtime: Handle) -> Arc<Filesystem> {
         let cache = Arc::new(PartCache::new(Budget::new(config.memory_bytes_max), config.s3.request_timeout));
         let writes = Writes::new(client.clone(), cache.clone(), runtime.clone(), config.part_bytes);
+        let (ttl, metadata_bytes) = (config.metadata_ttl, config.metadata_bytes_max);
         Arc::new(Filesystem {
-            namespace: Arc::new(Namespace::new(client.clone(), &config.prefix, config.metadata_ttl)),
+            namespace: Arc::new(Namespace::new(client.clone(), &config.prefix, ttl, metadata_bytes)),
             reads: Reads::new(client.clone(), cache.clone(), runtime),
             writes: Arc::new(writes),
             cache,
@@ -132,6 +133,7 @@ impl Filesystem {
             inodes: self.namespace.inodes(),
             names: self.namespace.names_heard(),
             handles: self.handles.len(),
+            metadata_bytes: self.namespace.metadata_bytes(),
             object_bytes: self.cache.budget().bytes_held(),
         }
     }
@@ -164,6 +166,8 @@ pub struct Held {
     pub inodes: usize,
     pub names: usize,
     pub handles: usize,
+    /// Of `--metadata-memory`, as near as can be told.
+    pub metadata_bytes: u64,
     pub object_bytes: u64,
 }
 

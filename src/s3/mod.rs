@@ -137,6 +137,11 @@ impl S3Client {
         self.inner.wire.endpoint().bucket()
     }
 
+    /// Keys a listing page holds at most.
+    pub fn list_page_keys(&self) -> u32 {
+        self.inner.list_page_keys
+    }
+
     fn wire(&self) -> &Wire {
         &self.inner.wire
     }

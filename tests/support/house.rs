@@ -42,6 +42,7 @@ pub fn config_of(fake: &FakeS3) -> Config {
         file_mode: 0o644,
         dir_mode: 0o755,
         metadata_ttl: Duration::from_secs(3600),
+        metadata_bytes_max: 256 << 20,
         memory_bytes_max: 64 << 20,
         part_bytes: 5 << 20,
         content_type: None,
