@@ -32,7 +32,7 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use crate::error::Error;
-use crate::fs::{Attr, DirItem, Filesystem, Opened, SetAttr};
+use crate::fs::{Attr, DirItem, Filesystem, Kernel, Opened, SetAttr};
 use crate::namespace::Kind;
 
 /// Threads that read requests, each with its own descriptor.
@@ -72,7 +72,7 @@ impl FuseMount {
         options.clone_fd = true;
         let session = Session::new(Door { fs: fs.clone(), runtime }, dir, &options)?.spawn()?;
         let notifier = session.notifier();
-        fs.on_invalidate(Box::new(move |ino| invalidate_attributes(&notifier, ino)));
+        fs.on_invalidate(Arc::new(KernelCaches(notifier)));
         raise_read_ahead(dir);
         Ok(FuseMount { session })
     }
@@ -86,10 +86,20 @@ impl FuseMount {
     }
 }
 
-fn invalidate_attributes(notifier: &Notifier, ino: u64) {
-    // A negative offset: attributes only. Pages may be locked by the very read that learnt of the change.
-    if let Err(e) = notifier.inval_inode(INodeNo(ino), -1, 0) {
-        tracing::warn!(ino, "the kernel keeps old attributes: {e}");
+struct KernelCaches(Notifier);
+
+impl Kernel for KernelCaches {
+    fn forget_attributes(&self, ino: u64) {
+        // A negative offset: attributes only. Pages may be locked by the very read that learnt of the change.
+        if let Err(e) = self.0.inval_inode(INodeNo(ino), -1, 0) {
+            tracing::warn!(ino, "the kernel keeps old attributes: {e}");
+        }
+    }
+
+    fn forget_name(&self, parent: u64, name: &str) {
+        if let Err(e) = self.0.inval_entry(INodeNo(parent), OsStr::new(name)) {
+            tracing::warn!(parent, name = %name.escape_debug(), "the kernel keeps an old name: {e}");
+        }
     }
 }
 
@@ -284,6 +294,23 @@ impl fuser::Filesystem for Door {
         self.run(async move {
             let attr = fs.setattr(ino.0, set).await;
             reply_attr(reply, attr.map_err(|e| refuse(&fs, "setattr", ino, None, &e)));
+        });
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        _value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (fs, name) = (self.fs(), name.to_owned());
+        self.run(async move {
+            let set = fs.setxattr(ino.0, &name).await;
+            reply_empty(reply, set.map_err(|e| refuse(&fs, "setxattr", ino, None, &e)));
         });
     }
 

@@ -157,6 +157,7 @@ impl Filesystem {
             return Ok(Some(take(DirItem { ino, cookie: next, kind, name: &name, attr: None })));
         }
         let entry = self.namespace.enter(handle.ino, &name, &node)?;
+        self.relieve();
         let attr = Some(self.attr(&entry));
         let full = take(DirItem { ino: entry.ino, cookie: next, kind, name: &name, attr });
         if full {
@@ -219,8 +220,7 @@ impl Filesystem {
             None => return Err(Error::NotFound),
         }
         let key = key::dir_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
-        let ino = self.namespace.ino_of(parent, name);
-        if ino.is_some_and(|ino| !self.namespace.local_names(ino).is_empty()) {
+        if self.namespace.has_local_names(&key) {
             return Err(Error::NotEmpty);
         }
         let (others, marker) = self.namespace.contents_of(&key, None).await?;

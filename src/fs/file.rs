@@ -212,8 +212,8 @@ impl Filesystem {
         }
         // Also where this handle is lost: whoever opens the file next shall have the new one.
         let refreshed = self.namespace.refresh(handle.ino).await;
-        if let Some(invalidate) = self.invalidate.get() {
-            invalidate(handle.ino);
+        if let Some(kernel) = self.kernel.get() {
+            kernel.forget_attributes(handle.ino);
         }
         if handle.answered.load(Ordering::Acquire) {
             return Err(Error::Stale);

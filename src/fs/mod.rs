@@ -8,6 +8,7 @@ mod dir;
 mod file;
 mod handles;
 mod meta;
+mod refresh;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -30,6 +31,7 @@ pub use file::Opened;
 use file::Versions;
 use handles::Handles;
 pub use meta::SetAttr;
+pub use refresh::Kernel;
 
 /// What `stat` shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,9 +49,6 @@ pub struct Attr {
     pub ttl: Duration,
 }
 
-/// Tells the kernel to forget an inode's attributes.
-type Invalidate = Box<dyn Fn(u64) + Send + Sync>;
-
 pub struct Filesystem {
     config: Config,
     client: S3Client,
@@ -61,7 +60,8 @@ pub struct Filesystem {
     versions: Versions,
     /// Directories have no time in S3; they show the mount's.
     mounted: SystemTime,
-    invalidate: OnceLock<Invalidate>,
+    kernel: OnceLock<Arc<dyn Kernel>>,
+    runtime: Handle,
 }
 
 impl Filesystem {
@@ -71,13 +71,14 @@ impl Filesystem {
         let (ttl, metadata_bytes) = (config.metadata_ttl, config.metadata_bytes_max);
         Arc::new(Filesystem {
             namespace: Arc::new(Namespace::new(client.clone(), &config.prefix, ttl, metadata_bytes)),
-            reads: Reads::new(client.clone(), cache.clone(), runtime),
+            reads: Reads::new(client.clone(), cache.clone(), runtime.clone()),
             writes: Arc::new(writes),
             cache,
             handles: Handles::default(),
             versions: Versions::new(),
             mounted: SystemTime::now(),
-            invalidate: OnceLock::new(),
+            kernel: OnceLock::new(),
+            runtime,
             client,
             config,
         })
@@ -87,9 +88,9 @@ impl Filesystem {
         &self.config
     }
 
-    /// How the kernel is told that an inode's attributes changed. Set once, by the door.
-    pub fn on_invalidate(&self, invalidate: Invalidate) {
-        if self.invalidate.set(invalidate).is_err() {
+    /// How the kernel is told to forget. Set once, by the door.
+    pub fn on_invalidate(&self, kernel: Arc<dyn Kernel>) {
+        if self.kernel.set(kernel).is_err() {
             tracing::error!("the kernel's notifier was set twice");
         }
     }

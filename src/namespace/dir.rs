@@ -185,28 +185,28 @@ impl Dir {
     }
 
     /// Names that `span` would have shown, and that were last heard of before it; but for what was changed
-    /// here after the oldest question that is not answered yet.
-    pub fn not_in(&self, span: &Span, oldest_question: Option<Instant>) -> Vec<Arc<str>> {
-        let old = |slot: &Slot| slot.when.at < span.asked && !slot.when.guards_against(oldest_question);
-        let mut gone: Vec<Arc<str>> = self
-            .slots_after(&span.after)
-            .take_while(|(name, _)| span.upto.as_deref().is_none_or(|upto| &***name <= upto))
-            .filter(|(name, slot)| old(slot) && span.decides(name))
-            .map(|(name, _)| name.clone())
-            .collect();
-        // The last page left open whether these come as directories.
-        for (end, _) in span.after.char_indices().skip(1) {
-            let name = span.after.get(..end).unwrap_or_default();
-            let decided = span.upto.as_deref().is_none_or(|upto| passes(name, upto));
-            if let Some((name, slot)) = self.names.get_key_value(name)
-                && !passes(name, &span.after)
-                && decided
-                && old(slot)
-            {
-                gone.push(name.clone());
-            }
-        }
-        gone
+    /// here after the oldest question that is not answered yet. `begun` as in [`Dir::heard`].
+    pub fn not_in(
+        &self,
+        span: &Span,
+        begun: Option<Instant>,
+        oldest_question: Option<Instant>,
+    ) -> Vec<Arc<str>> {
+        let older =
+            |slot: &Slot, asked: Instant| slot.when.at < asked && !slot.when.guards_against(oldest_question);
+        let upto = span.upto.as_deref();
+        let within =
+            self.slots_after(&span.after).take_while(|(name, _)| upto.is_none_or(|upto| &***name <= upto));
+        let within = within.filter(|(name, slot)| span.decides(name) && older(slot, span.asked));
+        // Whether these come as directories, the pages before left open; as files they may have told of them.
+        let left_open =
+            (1..span.after.len()).filter_map(|end| self.names.get_key_value(span.after.get(..end)?));
+        let left_open = left_open.filter(|(name, slot)| {
+            !passes(name, &span.after)
+                && upto.is_none_or(|upto| passes(name, upto))
+                && begun.is_some_and(|begun| older(slot, begun))
+        });
+        within.chain(left_open).map(|(name, _)| name.clone()).collect()
     }
 
     /// The next entries in listing order after the item `after` (empty: from the start), at most `count`,
@@ -290,7 +290,7 @@ impl Dir {
     /// Nothing is fresh any more.
     pub fn doubt(&mut self, oldest_question: Option<Instant>) {
         self.evict(oldest_question);
-        for slot in self.names.values_mut().filter(|slot| slot.when.source != Source::Changed) {
+        for slot in self.names.values_mut() {
             slot.when.source = Source::Doubted;
         }
     }

@@ -32,6 +32,8 @@ pub(super) struct Table {
     pub(super) local: HashSet<u64>,
     /// Directories that a handle lists: how many handles, and since when.
     listed: HashMap<String, (usize, Instant)>,
+    /// Answers to what was asked before this are not believed: something was to be asked anew.
+    refreshed: Option<Instant>,
     pub(super) memory: Memory,
 }
 
@@ -58,6 +60,7 @@ impl Table {
             dirs: BTreeMap::new(),
             local: HashSet::new(),
             listed: HashMap::new(),
+            refreshed: None,
             memory: Memory::new(bytes_max),
         }
     }
@@ -223,6 +226,7 @@ impl Table {
         {
             return None;
         }
+        let source = if self.is_outdated(asked) { Source::Doubted } else { source };
         self.edit(dir, |dir| dir.set(name, Known::of(said), When { at: asked, source }));
         said.cloned()
     }
@@ -239,9 +243,9 @@ impl Table {
         for (name, node, asked) in entries {
             self.hear(dir, name, Some(node), asked, Source::Listed);
         }
-        let Some(span) = span else { return };
+        let Some(span) = span.filter(|span| !self.is_outdated(span.asked)) else { return };
         let oldest = self.memory.oldest_question(dir);
-        let gone = self.dirs.get(dir).map(|known| known.not_in(&span, oldest)).unwrap_or_default();
+        let gone = self.dirs.get(dir).map(|known| known.not_in(&span, begun, oldest)).unwrap_or_default();
         for name in gone {
             if !self.child_in(dir, &name).is_some_and(|ino| self.is_local(ino)) {
                 self.detach(dir, &name);
@@ -249,6 +253,28 @@ impl Table {
             }
         }
         self.edit(dir, |dir| dir.heard(span, begun));
+    }
+
+    fn is_outdated(&self, asked: Instant) -> bool {
+        self.refreshed.is_some_and(|refreshed| asked <= refreshed)
+    }
+
+    /// Nothing that is known of an inode, and below it, is believed any more. Answers what the kernel may
+    /// know there: inode of the directory, name, inode; the inode itself first.
+    pub(super) fn refresh_below(&mut self, ino: u64) -> Option<Vec<(u64, String, u64)>> {
+        let key = self.key(ino)?;
+        self.refreshed = Some(Instant::now());
+        let mut known = Vec::new();
+        if let Some((dir, name)) = self.place(ino) {
+            if let Some((of, when)) = self.state(ino).map(|(known, when)| (known.clone(), when)) {
+                self.learn(ino, of, When { source: Source::Doubted, ..when });
+            }
+            known.push((self.ino_of_dir(&dir), name.to_string(), ino));
+        }
+        if self.kind(ino) == Some(Kind::Directory) {
+            known.extend(self.doubt_below(&key));
+        }
+        Some(known)
     }
 
     /// A listing asked for at `asked` showed the directory's marker.

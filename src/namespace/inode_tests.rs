@@ -134,6 +134,18 @@ fn a_page_does_not_decide_a_name_whose_directory_would_come_later() {
 }
 
 #[test]
+fn a_file_that_was_held_back_over_pages_is_not_taken_for_gone() {
+    let mut table = table();
+    let (first, second) = (Instant::now(), later());
+    let page = Span { after: "".into(), upto: Some("b!".into()), asked: first };
+    table.hear_range("d/", [], Some(page), Some(first));
+    let page = Span { after: "b!".into(), upto: None, asked: second };
+    table.hear_range("d/", [("b", &file(1), first), ("b!", &file(1), first)], Some(page), Some(first));
+    assert_eq!(table.fresh_name("d/", "b"), Some(Some(file(1))));
+    assert_eq!(table.fresh_name("d/", "b!"), Some(Some(file(1))));
+}
+
+#[test]
 fn what_was_given_up_is_not_believed_and_neither_is_the_listing() {
     let mut table = table();
     table.hear_range("d/", [], Some(Span::whole(Instant::now())), None);

@@ -104,7 +104,8 @@ impl When {
 
     /// Whether it must be kept lest the answer to a question asked for at `oldest` undo it.
     pub fn guards_against(self, oldest: Option<Instant>) -> bool {
-        self.source == Source::Changed && oldest.is_some_and(|asked| asked <= self.at)
+        matches!(self.source, Source::Changed | Source::Doubted)
+            && oldest.is_some_and(|asked| asked <= self.at)
     }
 }
 

@@ -164,8 +164,8 @@ impl Table {
     }
 
     /// Nothing that is known below a key is fresh any more: names in the directory with this key, and in
-    /// all below it. Answers the inodes there are.
-    pub(super) fn doubt_below(&mut self, dir: &str) -> Vec<u64> {
+    /// all below it. Answers the inodes there are: that of the directory, name, inode.
+    pub(super) fn doubt_below(&mut self, dir: &str) -> Vec<(u64, String, u64)> {
         let below = self
             .dirs
             .range_mut::<str, _>((Bound::Included(dir), Bound::Unbounded))
@@ -175,8 +175,9 @@ impl Table {
             let before = known.bytes();
             known.doubt(self.memory.oldest_question(key));
             self.memory.changed(before, known.bytes());
-            inodes.extend(known.slots().map(|(_, slot)| slot.ino).filter(|ino| *ino != 0));
+            let linked = known.slots().filter(|(_, slot)| slot.ino != 0);
+            inodes.extend(linked.map(|(name, slot)| (key.clone(), name.to_string(), slot.ino)));
         }
-        inodes
+        inodes.into_iter().map(|(key, name, ino)| (self.ino_of_dir(&key), name, ino)).collect()
     }
 }

@@ -171,6 +171,18 @@ impl Namespace {
         self.lock().remember(ino);
     }
 
+    /// Drops what is known of an inode and of all below it, so that S3 is asked when it is next needed.
+    /// Answers what the kernel may know there (inode of the directory, name, inode), the inode itself first.
+    pub fn refresh_below(&self, ino: u64) -> Result<Vec<(u64, String, u64)>, Error> {
+        self.lock().refresh_below(ino).ok_or(Error::NotFound)
+    }
+
+    /// What the kernel should be asked to forget (inode of the directory, name), for the inodes it knows
+    /// fill the table.
+    pub fn too_many(&self) -> Vec<(u64, String)> {
+        self.lock().too_many(Instant::now())
+    }
+
     /// Inodes held now.
     pub fn inodes(&self) -> usize {
         self.lock().inodes()
@@ -271,9 +283,9 @@ impl Namespace {
         self.within(ino, |table, dir| table.edit(dir, |dir| dir.marker = true));
     }
 
-    /// Names within the directory that only this mount knows.
-    pub fn local_names(&self, dir: u64) -> Vec<(u64, String)> {
-        self.within(dir, |table, dir| table.local_names(dir)).unwrap_or_default()
+    /// Whether there are names within the directory that only this mount knows.
+    pub fn has_local_names(&self, dir_key: &str) -> bool {
+        !self.lock().local_names(dir_key).is_empty()
     }
 
     /// With the key of a directory; none where that is gone.
