@@ -225,8 +225,8 @@ fn reply_attr(reply: ReplyAttr, result: Result<Attr, Errno>) {
     }
 }
 
-/// What is not here fuser answers with ENOSYS, and the kernel then helps itself or stops asking: extended
-/// attributes, fallocate, lseek, copy_file_range, access (the mount has `default_permissions`).
+/// What is not here fuser answers with ENOSYS, and the kernel then helps itself or stops asking: reading
+/// extended attributes, fallocate, lseek, copy_file_range, access (the mount has `default_permissions`).
 impl fuser::Filesystem for Door {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let wanted = [
@@ -310,7 +310,14 @@ impl fuser::Filesystem for Door {
         let (fs, name) = (self.fs(), name.to_owned());
         self.run(async move {
             let set = fs.setxattr(ino.0, &name).await;
-            reply_empty(reply, set.map_err(|e| refuse(&fs, "setxattr", ino, None, &e)));
+            reply_empty(
+                reply,
+                set.map_err(|e| match e {
+                    // Programs that copy try every attribute there is.
+                    Error::NotSupported(_) => Errno::from_i32(e.errno()),
+                    e => refuse(&fs, "setxattr", ino, None, &e),
+                }),
+            );
         });
     }
 

@@ -237,3 +237,12 @@ fn umount_of_what_is_no_pailfs_mount_fails() {
     fails(&["umount", "/proc"], &["not a pailfs mount", "proc"]);
     fails(&["umount", "/no/such/dir"], &["/no/such/dir"]);
 }
+
+#[test]
+fn refresh_of_what_is_on_no_pailfs_mount_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    fails(&["refresh", path], &["is not on a pailfs mount", "findmnt"]);
+    fails(&["refresh", &format!("{path}/missing")], &["cannot find"]);
+    misused(&["refresh"], &["PATH"]);
+}

@@ -7,6 +7,7 @@
 
 mod mount;
 mod options;
+mod refresh;
 mod resolve;
 mod umount;
 
@@ -30,12 +31,14 @@ struct Cli {
 enum Command {
     Mount(Box<mount::MountArgs>),
     Umount(umount::UmountArgs),
+    Refresh(refresh::RefreshArgs),
 }
 
 const EXAMPLES: &str = "\
 Examples:
   pailfs mount my-bucket /mnt/data       mount a bucket of AWS
   pailfs umount /mnt/data                send what is not sent yet, then unmount
+  pailfs refresh /mnt/data/new           see what other hosts changed there, at once
   pailfs mount --help                    every option, and more examples";
 
 /// Runs the command that `args` (with the program's name first) ask for.
@@ -89,6 +92,7 @@ fn run_command(args: &[OsString]) -> Result<(), Ending> {
             Ok(mount::run(&args, &more)?)
         }
         Command::Umount(args) => Ok(umount::run(&args)?),
+        Command::Refresh(args) => Ok(refresh::run(&args)?),
     }
 }
 
@@ -103,7 +107,7 @@ fn is_mount_helper(args: &[OsString]) -> bool {
     let Some(first) = rest.first().map(|a| a.to_string_lossy()) else {
         return false;
     };
-    let commands = ["mount", "umount", "help"];
+    let commands = ["mount", "umount", "refresh", "help"];
     if commands.contains(&first.as_ref()) {
         return false;
     }
@@ -112,7 +116,7 @@ fn is_mount_helper(args: &[OsString]) -> bool {
     }
     // Two words without -o are a bucket and a directory, unless the first looks like a command mistyped.
     let words = rest.iter().filter(|a| !a.as_encoded_bytes().starts_with(b"-"));
-    let mistyped = ["mount", "umount", "unmount"]
+    let mistyped = ["mount", "umount", "unmount", "refresh"]
         .iter()
         .any(|command| strsim::damerau_levenshtein(command, &first) <= 2);
     !first.starts_with('-') && words.count() >= 2 && !mistyped
@@ -152,6 +156,8 @@ mod tests {
             "pailfs umount /mnt",
             "pailfs unmount /mnt",
             "pailfs help mount",
+            "pailfs refresh /mnt/a /mnt/b",
+            "pailfs refesh /mnt/a /mnt/b",
             "pailfs bucket",
             "pailfs mont b /mnt",
         ] {

@@ -31,7 +31,7 @@ pub use file::Opened;
 use file::Versions;
 use handles::Handles;
 pub use meta::SetAttr;
-pub use refresh::Kernel;
+pub use refresh::{Kernel, REFRESH};
 
 /// What `stat` shows.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -25,6 +25,8 @@ const DIR_BYTES: usize = size_of::<Dir>() + 160;
 pub(super) struct Dir {
     names: BTreeMap<Arc<str>, Slot>,
     spans: Vec<Span>,
+    /// It was listed once, be it long ago.
+    pub listed: bool,
     /// The marker object is known to be there.
     pub marker: bool,
     /// The name asked about last: where a walk in order stands.
@@ -158,11 +160,6 @@ impl Dir {
         self.spans.iter().filter(|span| span.is_whole()).map(|span| span.asked).max()
     }
 
-    /// Whether it was ever listed, be it long ago.
-    pub fn was_listed(&self) -> bool {
-        !self.spans.is_empty()
-    }
-
     pub fn forget_spans(&mut self) {
         self.spans.clear();
     }
@@ -182,6 +179,7 @@ impl Dir {
             self.spans.remove(0);
         }
         self.spans.push(known);
+        self.listed = true;
     }
 
     /// Names that `span` would have shown, and that were last heard of before it; but for what was changed

@@ -86,7 +86,7 @@ impl Table {
     /// The item after which a page should begin to tell of `name`: the name asked about last, if that is
     /// near before it in a directory that was listed once.
     fn page_before(&self, dir: &str, name: &str) -> Option<String> {
-        let known = self.dirs.get(dir).filter(|known| known.was_listed())?;
+        let known = self.dirs.get(dir).filter(|known| known.listed)?;
         let cursor = known.cursor.as_deref().filter(|cursor| *cursor < name)?;
         let between = known.slots_after(cursor).take_while(|(next, _)| &***next < name);
         if between.take(NEAR + 1).count() > NEAR {

@@ -290,6 +290,14 @@ impl House {
         moved
     }
 
+    /// `pailfs refresh`.
+    pub async fn refresh(&self, path: &str) {
+        let attr = self.enter(path).await.expect("it is there");
+        let set = self.fs.setxattr(attr.ino, OsStr::new(pailfs::fs::REFRESH)).await;
+        self.leave(attr.ino);
+        set.expect("it is known");
+    }
+
     /// `truncate(2)`.
     pub async fn truncate(&self, path: &str, size: u64) -> Result<(), Error> {
         let attr = self.enter(path).await?;
