@@ -63,7 +63,10 @@ pub struct Config {
     /// Permission bits of files and directories, `umask` applied.
     pub file_mode: u16,
     pub dir_mode: u16,
+    /// [`Duration::MAX`]: for ever.
     pub metadata_ttl: Duration,
+    /// Cap on what is known of names and files, in bytes.
+    pub metadata_bytes_max: u64,
     /// Cap on all object bytes held, in bytes.
     pub memory_bytes_max: u64,
     /// First rung of the ladder of part sizes, in bytes.
@@ -95,6 +98,8 @@ pub const OBJECT_BYTES_MAX: u64 = 5 << 40;
 pub const COPY_BYTES_MAX: u64 = 5 << 30;
 pub const KEY_BYTES_MAX: usize = 1024;
 pub const LIST_PAGE_KEYS_MAX: u32 = 1000;
+/// Below this a directory of a few pages would push itself out.
+pub const METADATA_BYTES_MIN: u64 = 1 << 20;
 /// Below this a sequential reader and a writer could not both make progress.
 pub const MEMORY_BYTES_MIN: u64 = 64 << 20;
 /// Below this most objects would push each other out before they are whole.
@@ -132,6 +137,9 @@ impl Config {
         }
         if self.memory_bytes_max < MEMORY_BYTES_MIN {
             return bad("--memory", "must be 64MiB or more");
+        }
+        if self.metadata_bytes_max < METADATA_BYTES_MIN {
+            return bad("--metadata-memory", "must be 1MiB or more");
         }
         if self.part_bytes > self.memory_bytes_max / 4 {
             return bad("--part-size", "must be at most a fourth of --memory");
@@ -254,6 +262,7 @@ mod tests {
             file_mode: 0o644,
             dir_mode: 0o755,
             metadata_ttl: Duration::from_secs(1),
+            metadata_bytes_max: 256 << 20,
             memory_bytes_max: 512 << 20,
             part_bytes: 8 << 20,
             sync_unlink: false,
@@ -279,6 +288,7 @@ mod tests {
         assert_eq!(refused(|c| c.part_bytes = 6 << 30), "--part-size");
         assert_eq!(refused(|c| c.part_bytes = 300 << 20), "--part-size");
         assert_eq!(refused(|c| c.memory_bytes_max = 1 << 20), "--memory");
+        assert_eq!(refused(|c| c.metadata_bytes_max = 1000), "--metadata-memory");
         assert_eq!(refused(|c| c.dir_mode = 0o1777), "--file-mode, --dir-mode");
         assert_eq!(refused(|c| c.prefix = "a/b".into()), "prefix");
         assert_eq!(refused(|c| c.prefix = "a/".repeat(600)), "prefix");

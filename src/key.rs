@@ -37,6 +37,14 @@ pub fn dir_key(dir: &str, name: &[u8]) -> Result<String, Error> {
     Ok(key)
 }
 
+/// The key of the directory that holds the one with key `dir`, and its name in there; both empty for the
+/// bucket's root.
+pub fn split_dir(dir: &str) -> (&str, &str) {
+    let path = dir.strip_suffix('/').unwrap_or(dir);
+    let name = path.rsplit('/').next().unwrap_or(path);
+    path.split_at(path.len() - name.len())
+}
+
 /// `name` as text, if it can be one segment of a key.
 pub fn check_name(name: &[u8]) -> Result<&str, Error> {
     if name.len() > NAME_BYTES_MAX {
@@ -110,6 +118,13 @@ mod tests {
         assert!(matches!(file_key(&dir, &[b'f'; 125]), Err(Error::NameTooLong)));
         assert!(matches!(dir_key(&dir, &[b'f'; 124]), Err(Error::NameTooLong)));
         assert_eq!(dir_key(&dir, &[b'f'; 123]).unwrap().len(), 1024);
+    }
+
+    #[test]
+    fn a_directorys_key_is_split_at_its_name() {
+        for (key, above, name) in [("", "", ""), ("a/", "", "a"), ("a/b/", "a/", "b"), ("a//", "a/", "")] {
+            assert_eq!(split_dir(key), (above, name), "{key:?}");
+        }
     }
 
     #[test]

@@ -297,3 +297,12 @@ fn warm_of_what_is_no_pailfs_mount_fails() {
     fails(&["warm", path], &[path, "not on a pailfs mount", "findmnt"]);
     fails(&["warm", "/no/such/file"], &["/no/such/file"]);
 }
+
+#[test]
+fn refresh_of_what_is_on_no_pailfs_mount_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    fails(&["refresh", path], &["is not on a pailfs mount", "findmnt"]);
+    fails(&["refresh", &format!("{path}/missing")], &["cannot find"]);
+    misused(&["refresh"], &["PATH"]);
+}

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pailfs::key::ROOT_INO;
+use pailfs::namespace::Kind;
 use support::bytes::{assert_same_bytes, pattern};
+use support::fake::{Options, Order};
+use support::house::errno;
 use support::{FakeS3, Fault, House, On};
 
 const MIB: usize = 1 << 20;
@@ -146,7 +149,177 @@ async fn a_directory_of_100_000_names_streams() {
     assert_eq!(seen, 100_000);
     house.fs.releasedir(dir);
     let held = house.fs.held();
-    assert!(held.inodes <= 2 && held.names <= 100_000, "{held:?}");
+    assert!(held.inodes == 1 && held.metadata_bytes <= house.fs.config().metadata_bytes_max, "{held:?}");
+}
+
+/// A directory that `--metadata-memory` cannot hold is shown whole all the same, each time.
+#[tokio::test]
+async fn a_directory_larger_than_the_metadata_memory_streams_whole() {
+    let house = House::with(|config| config.metadata_bytes_max = 1 << 20);
+    let names: Vec<String> = (0..20_000).map(|n| format!("{n:05}")).collect();
+    house.fake.put_many(names.iter().map(|name| format!("d/{name}")), "x");
+    for _ in 0..2 {
+        assert_eq!(house.names("d").await, names);
+        let held = house.fs.held();
+        assert!(held.metadata_bytes <= 1 << 20, "{held:?}");
+    }
+}
+
+/// What `find` does: each directory read from its start to its end, then those in it.
+async fn find(house: &House, path: &str) -> usize {
+    let entries = house.list(path, true, || 50).await.unwrap();
+    let mut files = 0;
+    for entry in entries {
+        let below = if path.is_empty() { entry.name } else { format!("{path}/{}", entry.name) };
+        files += match entry.kind {
+            Kind::File => 1,
+            Kind::Directory => Box::pin(find(house, &below)).await,
+        };
+    }
+    files
+}
+
+#[tokio::test]
+async fn find_in_100_directories_of_20_files_costs_5_listings_and_du_after_it_none() {
+    let house = House::new();
+    house.fake.put_many((0..100).flat_map(|d| (0..20).map(move |f| format!("t/d{d:02}/f{f:02}"))), "x");
+    house.fake.forget_calls();
+    assert_eq!(find(&house, "t").await, 2000);
+    // One more to see that `t` is there, for the path's walk.
+    assert!(house.fake.count("ListObjectsV2") <= 5, "{:?}", house.fake.counts());
+    assert!(house.fake.count("HeadObject") <= 1, "{:?}", house.fake.counts());
+    house.fake.forget_calls();
+    assert_eq!(find(&house, "t").await, 2000);
+    assert!(house.fake.calls().is_empty(), "{:?}", house.fake.counts());
+}
+
+/// Directories that a page cannot hold are listed one by one, and cost one request more at most. (Those of more
+/// than two pages are listed several pages at once, which costs some more.)
+#[tokio::test]
+async fn find_in_large_directories_costs_what_listing_them_does() {
+    let house = House::with(|config| config.s3.list_page_keys = 10);
+    house.fake.put_many((0..10).flat_map(|d| (0..19).map(move |f| format!("d{d}/f{f:02}"))), "x");
+    assert_eq!(find(&house, "").await, 190);
+    assert!(house.fake.count("ListObjectsV2") <= 1 + 10 * 2 + 1, "{:?}", house.fake.counts());
+}
+
+#[tokio::test]
+async fn a_server_in_another_order_is_walked_and_shown_whole() {
+    let fake = FakeS3::with(Options { order: Order::Component, ..Options::default() });
+    let house = House::on(fake, |config| config.s3.list_page_keys = 7);
+    let keys = (0..9).flat_map(|d| ["a", "a!b", "a-", "z"].map(|name| format!("{name}{d}/x/y")));
+    house.fake.put_many(keys.chain(["a/1".into(), "a!b/1".into(), "a/2/x".into()]), "x");
+    assert_eq!(find(&house, "").await, 39);
+    assert_eq!(find(&house, "").await, 39);
+}
+
+#[tokio::test]
+async fn names_that_a_listing_did_not_show_cost_nothing() {
+    let house = House::new();
+    house.fake.put_many(["d/a", "d/b/c"], "x");
+    assert_eq!(house.names("d").await, ["a", "b"]);
+    house.fake.forget_calls();
+    for missing in ["d/.git", "d/a.o", "d/zzz"] {
+        assert_eq!(errno(house.enter(missing).await), libc::ENOENT, "{missing}");
+    }
+    assert_eq!(house.names("d").await, ["a", "b"], "the listing itself is known as well");
+    assert!(house.fake.calls().is_empty(), "{:?}", house.fake.counts());
+    house.make("d/new", b"x").await.unwrap();
+    assert_eq!(house.names("d").await, ["a", "b", "new"]);
+    assert_eq!(house.fake.count("ListObjectsV2") + house.fake.count("HeadObject"), 0);
+}
+
+#[tokio::test]
+async fn a_new_directory_is_known_to_be_empty() {
+    let house = House::new();
+    house.mkdir("d").await.unwrap();
+    house.fake.forget_calls();
+    for n in 0..10 {
+        let name = format!("d/{n}");
+        assert_eq!(errno(house.enter(&name).await), libc::ENOENT);
+        house.make(&name, b"x").await.unwrap();
+    }
+    assert_eq!(house.names("d").await.len(), 10);
+    let counts: Vec<_> = house.fake.counts().into_iter().collect();
+    assert_eq!(counts, [("PutObject", 10)]);
+}
+
+/// Names asked about in order, after what was known is no longer believed, cost one page.
+#[tokio::test]
+async fn a_walk_by_names_renews_whole_pages() {
+    let house = House::new();
+    let names: Vec<String> = (0..300).map(|n| format!("d/{n:03}")).collect();
+    house.fake.put_many(&names, "x");
+    assert_eq!(house.names("d").await.len(), 300);
+    house.refresh("").await;
+    house.fake.put("d/150", "longer");
+    house.fake.delete("d/200");
+    let dir = house.enter("d").await.unwrap();
+    house.fake.forget_calls();
+    for (n, name) in names.iter().enumerate() {
+        let found = house.fs.lookup(dir.ino, OsStr::new(&name["d/".len()..])).await;
+        match n {
+            200 => assert_eq!(errno(found), libc::ENOENT),
+            n => assert_eq!(found.as_ref().unwrap().size, if n == 150 { 6 } else { 1 }),
+        }
+    }
+    let counts: Vec<_> = house.fake.counts().into_iter().collect();
+    assert_eq!(counts, [("HeadObject", 1), ("ListObjectsV2", 2)], "the first name, then one page");
+}
+
+/// Of several who ask at once, one brings the page and the others wait for it.
+#[tokio::test]
+async fn a_page_is_renewed_once() {
+    let house = House::new();
+    house.fake.put_many((0..50).map(|n| format!("{n:02}")), "x");
+    assert_eq!(house.names("").await.len(), 50);
+    house.refresh("").await;
+    house.enter("00").await.unwrap();
+    house.fake.forget_calls();
+    house.faults.plan(On::op("ListObjectsV2"), Fault::Delay(Duration::from_millis(20)));
+    let names: Vec<String> = (1..20).map(|n| format!("{n:02}")).collect();
+    let found = names.iter().map(|name| house.enter(name));
+    for found in futures_util::future::join_all(found).await {
+        assert_eq!(found.unwrap().size, 1);
+    }
+    let counts: Vec<_> = house.fake.counts().into_iter().collect();
+    assert_eq!(counts, [("ListObjectsV2", 1)]);
+}
+
+/// Whether a directory would vanish is asked once a burst, and for its last entry.
+#[tokio::test]
+async fn a_burst_of_unlinks_asks_once_whether_the_directory_would_vanish() {
+    let house = House::new();
+    house.fake.put_many((0..10).map(|n| format!("d/{n}")), "x");
+    assert_eq!(house.names("d").await.len(), 10);
+    house.fake.forget_calls();
+    for n in 0..9 {
+        house.unlink(&format!("d/{n}")).await.unwrap();
+    }
+    assert!(house.fake.count("ListObjectsV2") <= 1, "{:?}", house.fake.counts());
+    // A listing is no proof that nothing else is there.
+    house.fake.put("d/of another host", "x");
+    house.unlink("d/9").await.unwrap();
+    assert!(house.fake.object("d/").is_none());
+    assert_eq!(errno(house.rmdir("d").await), libc::ENOTEMPTY);
+}
+
+/// `pailfs refresh`: with a TTL of for ever, what another host did is seen after it, and not before.
+#[tokio::test]
+async fn a_refresh_shows_what_another_host_did() {
+    let house = House::with(|config| config.metadata_ttl = Duration::MAX);
+    house.fake.put_many(["d/a", "d/sub/x", "e/a"], "old");
+    assert_eq!(find(&house, "").await, 3);
+    let held = house.enter("d/sub/x").await.unwrap();
+    house.fake.put_many(["d/b", "d/sub/x", "e/b"], "newer");
+    house.fake.delete("d/a");
+    assert_eq!((find(&house, "").await, house.cat("d/sub/x").await.unwrap()), (3, b"newer".to_vec()));
+    house.refresh("d").await;
+    assert_eq!(house.names("d").await, ["b", "sub"]);
+    assert_eq!(house.fs.getattr(held.ino).await.unwrap().size, 5);
+    assert_eq!(house.names("e").await, ["a"], "beside it nothing was asked");
+    let other = house.fs.setxattr(ROOT_INO, OsStr::new("user.other")).await;
+    assert_eq!(errno(other), libc::EOPNOTSUPP);
 }
 
 #[tokio::test]

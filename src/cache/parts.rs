@@ -62,7 +62,7 @@ impl PartCache {
         self.len() == 0
     }
 
-    /// The part that holds (or is about to hold) the byte at `offset`.
+    /// The part that holds (or is about to hold) the byte at `offset`, or failed to get it.
     pub fn covering(&self, version: VersionId, offset: u64) -> Option<Arc<Part>> {
         let mut index = self.lock();
         let (start, part) = index.parts.get(&version)?.range(..=offset).next_back()?;
@@ -70,17 +70,14 @@ impl PartCache {
             return None;
         }
         let (start, part) = (*start, part.clone());
-        if part.is_failed() {
-            index.remove(version, start);
-            return None;
-        }
         index.lru.promote(&(version, start));
         Some(part)
     }
 
-    /// What of `range` no part covers.
+    /// What of `range` no part covers. Parts that failed are dropped: who asks means to try again.
     pub fn gaps(&self, version: VersionId, range: Range<u64>) -> Vec<Range<u64>> {
-        let index = self.lock();
+        let mut index = self.lock();
+        index.remove_failed(version, &range);
         let Some(parts) = index.parts.get(&version) else {
             return if range.is_empty() { Vec::new() } else { vec![range] };
         };
@@ -88,7 +85,7 @@ impl PartCache {
         let within = parts.range(range.start..range.end);
         let mut gaps = Vec::new();
         let mut at = range.start;
-        for (_, part) in before.into_iter().chain(within).filter(|(_, part)| !part.is_failed()) {
+        for (_, part) in before.into_iter().chain(within) {
             let covered = part.range();
             if covered.start > at {
                 gaps.push(at..covered.start);
@@ -104,15 +101,7 @@ impl PartCache {
     /// Takes up a new part. None if another one overlaps it by now: ask again what covers the offset.
     pub fn insert(&self, version: VersionId, range: Range<u64>, permit: Permit) -> Option<Arc<Part>> {
         let mut index = self.lock();
-        let parts = index.parts.entry(version).or_default();
-        let failed: Vec<u64> = parts
-            .range(..range.end)
-            .filter(|(_, p)| p.range().end > range.start && p.is_failed())
-            .map(|(start, _)| *start)
-            .collect();
-        for start in failed {
-            index.remove(version, start);
-        }
+        index.remove_failed(version, &range);
         let parts = index.parts.entry(version).or_default();
         let overlaps =
             parts.range(..range.end).next_back().is_some_and(|(_, part)| part.range().end > range.start);
@@ -232,6 +221,17 @@ impl Index {
         .collect()
     }
 
+    fn remove_failed(&mut self, version: VersionId, range: &Range<u64>) {
+        let Some(parts) = self.parts.get(&version) else { return };
+        let first = parts.range(..=range.start).next_back().map_or(range.start, |(start, _)| *start);
+        let failed = parts.range(first..range.end).filter(|(_, part)| {
+            part.range().end > range.start && part.is_failed()
+        });
+        for start in failed.map(|(start, _)| *start).collect::<Vec<_>>() {
+            self.remove(version, start);
+        }
+    }
+
     fn remove(&mut self, version: VersionId, start: u64) -> Option<Arc<Part>> {
         self.lru.pop(&(version, start));
         let parts = self.parts.get_mut(&version)?;
@@ -305,6 +305,7 @@ mod tests {
         let (cache, v) = cache(1 << 20);
         let permit = cache.try_reserve(10).unwrap();
         cache.insert(v, 0..10, permit).unwrap().fail(Error::Io("gone".into()));
+        assert!(cache.covering(v, 5).is_some_and(|part| part.is_failed()), "who waits for it is told");
         assert_eq!(gaps(&cache, v, 0..10), "0..10");
         assert!(cache.covering(v, 5).is_none());
         filled(&cache, v, 0..10);

@@ -7,6 +7,7 @@
 
 mod mount;
 mod options;
+mod refresh;
 mod resolve;
 mod umount;
 mod warm;
@@ -32,6 +33,7 @@ enum Command {
     Mount(Box<mount::MountArgs>),
     Umount(umount::UmountArgs),
     Warm(warm::WarmArgs),
+    Refresh(refresh::RefreshArgs),
 }
 
 const EXAMPLES: &str = "\
@@ -39,6 +41,7 @@ Examples:
   pailfs mount my-bucket /mnt/data       mount a bucket of AWS
   pailfs umount /mnt/data                send what is not sent yet, then unmount
   pailfs warm /mnt/data/models           fill the disk cache of a mount
+  pailfs refresh /mnt/data/new           see what other hosts changed there, at once
   pailfs mount --help                    every option, and more examples";
 
 /// Runs the command that `args` (with the program's name first) ask for.
@@ -93,6 +96,7 @@ fn run_command(args: &[OsString]) -> Result<(), Ending> {
         }
         Command::Umount(args) => Ok(umount::run(&args)?),
         Command::Warm(args) => Ok(warm::run(&args)?),
+        Command::Refresh(args) => Ok(refresh::run(&args)?),
     }
 }
 
@@ -107,7 +111,7 @@ fn is_mount_helper(args: &[OsString]) -> bool {
     let Some(first) = rest.first().map(|a| a.to_string_lossy()) else {
         return false;
     };
-    let commands = ["mount", "umount", "warm", "help"];
+    let commands = ["mount", "umount", "warm", "refresh", "help"];
     if commands.contains(&first.as_ref()) {
         return false;
     }
@@ -116,7 +120,7 @@ fn is_mount_helper(args: &[OsString]) -> bool {
     }
     // Two words without -o are a bucket and a directory, unless the first looks like a command mistyped.
     let words = rest.iter().filter(|a| !a.as_encoded_bytes().starts_with(b"-"));
-    let mistyped = [("mount", 2), ("umount", 2), ("unmount", 2), ("warm", 1)]
+    let mistyped = [("mount", 2), ("umount", 2), ("unmount", 2), ("warm", 1), ("refresh", 2)]
         .iter()
         .any(|(command, slips)| strsim::damerau_levenshtein(command, &first) <= *slips);
     !first.starts_with('-') && words.count() >= 2 && !mistyped
@@ -158,6 +162,8 @@ mod tests {
             "pailfs unmount /mnt",
             "pailfs help mount",
             "pailfs warm /mnt/a /mnt/b",
+            "pailfs refresh /mnt/a /mnt/b",
+            "pailfs refesh /mnt/a /mnt/b",
             "pailfs bucket",
             "pailfs mont b /mnt",
             "pailfs wram /mnt/a /mnt/b",

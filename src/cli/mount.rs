@@ -134,8 +134,15 @@ pub(super) struct FileArgs {
 #[command(next_help_heading = "Time and memory (times: 500ms, 5s, 2m; sizes: 8MiB, 512M, 1GB)")]
 pub(super) struct ResourceArgs {
     /// How long names and attributes are believed without asking S3 [default: 1s]
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    ///
+    /// `forever` for what does not change in S3; `pailfs refresh` then makes a mount ask again.
+    #[arg(long, value_name = "TIME", value_parser = time_or_forever)]
     pub metadata_ttl: Option<Duration>,
+    /// Most memory to use for names and attributes, at least 1MiB [default: 256MiB]
+    ///
+    /// A million objects take about 350MiB while the kernel remembers them too.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub metadata_memory: Option<u64>,
     /// Most memory to use for the contents of objects, at least 64MiB [default: 512MiB]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub memory: Option<u64>,
@@ -331,6 +338,13 @@ fn time(text: &str) -> Result<Duration, String> {
         .map_err(|_| "expected a time with its unit, such as 500ms, 5s or 2m".into())
 }
 
+fn time_or_forever(text: &str) -> Result<Duration, String> {
+    if text == "forever" {
+        return Ok(Duration::MAX);
+    }
+    time(text).map_err(|expected| format!("{expected}, or `forever`"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -352,9 +366,12 @@ mod tests {
         }
         assert_eq!(time("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(time("1m 30s"), Ok(Duration::from_secs(90)));
-        for wrong in ["", "5", "s", "-1s"] {
+        for wrong in ["", "5", "s", "-1s", "forever"] {
             assert!(time(wrong).is_err(), "{wrong}");
         }
+        assert_eq!(time_or_forever("forever"), Ok(Duration::MAX));
+        assert_eq!(time_or_forever("5s"), Ok(Duration::from_secs(5)));
+        assert!(time_or_forever("never").is_err());
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::mount::{CacheArgs, MountArgs, S3Args};
 
 const METADATA_TTL: Duration = Duration::from_secs(1);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+const METADATA_BYTES: u64 = 256 << 20;
 const MEMORY_BYTES: u64 = 512 << 20;
 const PART_BYTES: u64 = 8 << 20;
 /// Room for a few large files or many small ones, on most disks without being missed.
@@ -48,6 +49,7 @@ pub(super) fn config(args: &MountArgs, env: &Env, files: &Fs) -> Result<Config, 
         file_mode,
         dir_mode,
         metadata_ttl: resources.metadata_ttl.unwrap_or(METADATA_TTL),
+        metadata_bytes_max: resources.metadata_memory.unwrap_or(METADATA_BYTES),
         memory_bytes_max: resources.memory.unwrap_or(MEMORY_BYTES),
         part_bytes: resources.part_size.unwrap_or(PART_BYTES),
         sync_unlink: files_args.sync_unlink,

@@ -155,7 +155,8 @@ impl Filesystem {
             let ino = self.namespace.number_of(handle.ino, &name, kind);
             return Ok(Some(take(DirItem { ino, cookie: next, kind, name: &name, attr: None })));
         }
-        let entry = self.namespace.enter(handle.ino, &name, &node);
+        let entry = self.namespace.enter(handle.ino, &name, &node)?;
+        self.relieve();
         let attr = Some(self.attr(&entry));
         let full = take(DirItem { ino: entry.ino, cookie: next, kind, name: &name, attr });
         if full {
@@ -182,7 +183,7 @@ impl Filesystem {
         // What had this name may be on its way out.
         self.deletes.settled(key.trim_end_matches('/')).await;
         markers::put(&self.client, &key).await?;
-        Ok(self.attr(&self.namespace.made_directory(parent, name)))
+        Ok(self.attr(&self.namespace.made_directory(parent, name)?))
     }
 
     /// `renameat2(2)` of a file: a copy on the server's side, then the deletion of the old name.

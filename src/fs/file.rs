@@ -192,7 +192,7 @@ impl Filesystem {
         self.check_writable()?;
         let name = new_name(name)?;
         let key = key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
-        let entry = self.namespace.create(parent, name);
+        let entry = self.namespace.create(parent, name)?;
         let added = self.handles.add_file(FileHandle::new(entry.ino, flags));
         let (fh, handle) = added.inspect_err(|_| {
             self.namespace.removed(parent, name);
@@ -237,8 +237,8 @@ impl Filesystem {
         }
         // Also where this handle is lost: whoever opens the file next shall have the new one.
         let refreshed = self.namespace.refresh(handle.ino).await;
-        if let Some(invalidate) = self.invalidate.get() {
-            invalidate(handle.ino);
+        if let Some(kernel) = self.kernel.get() {
+            kernel.forget_attributes(handle.ino);
         }
         if handle.answered.load(Ordering::Acquire) {
             return Err(Error::Stale);

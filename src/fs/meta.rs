@@ -34,6 +34,7 @@ impl Filesystem {
     /// Counts one reference of the kernel.
     pub async fn lookup(&self, parent: u64, name: &OsStr) -> Result<Attr, Error> {
         let entry = self.namespace.lookup(parent, old_name(name)?).await?;
+        self.relieve();
         Ok(self.attr(&entry))
     }
 

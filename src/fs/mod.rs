@@ -9,6 +9,7 @@ mod dir;
 mod file;
 mod handles;
 mod meta;
+mod refresh;
 mod unlink;
 mod xattr;
 
@@ -37,6 +38,7 @@ pub use file::Opened;
 use file::Versions;
 use handles::Handles;
 pub use meta::SetAttr;
+pub use refresh::{Kernel, REFRESH};
 use unlink::Failed;
 pub use xattr::CACHED;
 
@@ -56,9 +58,6 @@ pub struct Attr {
     pub ttl: Duration,
 }
 
-/// Tells the kernel to forget an inode's attributes.
-type Invalidate = Box<dyn Fn(u64) + Send + Sync>;
-
 pub struct Filesystem {
     config: Config,
     client: S3Client,
@@ -74,7 +73,8 @@ pub struct Filesystem {
     versions: Versions,
     /// Directories have no time in S3; they show the mount's.
     mounted: SystemTime,
-    invalidate: OnceLock<Invalidate>,
+    kernel: OnceLock<Arc<dyn Kernel>>,
+    runtime: Handle,
 }
 
 impl Filesystem {
@@ -86,11 +86,12 @@ impl Filesystem {
     ) -> Arc<Filesystem> {
         let cache = Arc::new(PartCache::new(Budget::new(config.memory_bytes_max), config.s3.request_timeout));
         let writes = Writes::new(client.clone(), cache.clone(), runtime.clone(), config.part_bytes);
+        let (ttl, metadata_bytes) = (config.metadata_ttl, config.metadata_bytes_max);
         Arc::new(Filesystem {
-            namespace: Arc::new(Namespace::new(client.clone(), &config.prefix, config.metadata_ttl)),
+            namespace: Arc::new(Namespace::new(client.clone(), &config.prefix, ttl, metadata_bytes)),
             reads: Reads::new(client.clone(), cache.clone(), disk.clone(), runtime.clone()),
             writes: Arc::new(writes),
-            deletes: Deletes::new(client.clone(), runtime),
+            deletes: Deletes::new(client.clone(), runtime.clone()),
             failed_removals: Failed::new(),
             cache,
             disk,
@@ -98,7 +99,8 @@ impl Filesystem {
             backings: Backings::default(),
             versions: Versions::new(),
             mounted: SystemTime::now(),
-            invalidate: OnceLock::new(),
+            kernel: OnceLock::new(),
+            runtime,
             client,
             config,
         })
@@ -108,9 +110,9 @@ impl Filesystem {
         &self.config
     }
 
-    /// How the kernel is told that an inode's attributes changed. Set once, by the door.
-    pub fn on_invalidate(&self, invalidate: Invalidate) {
-        if self.invalidate.set(invalidate).is_err() {
+    /// How the kernel is told to forget. Set once, by the door.
+    pub fn on_invalidate(&self, kernel: Arc<dyn Kernel>) {
+        if self.kernel.set(kernel).is_err() {
             tracing::error!("the kernel's notifier was set twice");
         }
     }
@@ -160,6 +162,7 @@ impl Filesystem {
             inodes: self.namespace.inodes(),
             names: self.namespace.names_heard(),
             handles: self.handles.len(),
+            metadata_bytes: self.namespace.metadata_bytes(),
             object_bytes: self.cache.budget().bytes_held(),
             removals: self.deletes.pending(),
         }
@@ -193,6 +196,8 @@ pub struct Held {
     pub inodes: usize,
     pub names: usize,
     pub handles: usize,
+    /// Of `--metadata-memory`, as near as can be told.
+    pub metadata_bytes: u64,
     pub object_bytes: u64,
     /// Keys acknowledged as removed that S3 may still have.
     pub removals: usize,

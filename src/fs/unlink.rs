@@ -81,8 +81,7 @@ impl Filesystem {
             None => return Err(Error::NotFound),
         }
         let key = key::dir_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
-        let ino = self.namespace.ino_of(parent, name);
-        if ino.is_some_and(|ino| !self.namespace.local_names(ino).is_empty()) {
+        if self.namespace.has_local_names(&key) {
             return Err(Error::NotEmpty);
         }
         if !self.deletes.empties(&key).await? {
@@ -101,16 +100,16 @@ impl Filesystem {
             return Ok(());
         }
         let (namespace, failed) = (self.namespace.clone(), self.failed_removals.clone());
-        let (name, then) = (name.to_owned(), doomed.done);
-        self.namespace.leave(parent, &name);
+        let (dir, name, then) = (doomed.dir.clone(), name.to_owned(), doomed.done);
+        self.namespace.leave(&dir, &name);
         let done = Box::new(move |outcome: &_| {
             then(outcome);
             match &outcome.result {
-                Ok(()) => namespace.left(parent, &name),
+                Ok(()) => namespace.left(&dir, &name),
                 Err(e) => {
                     tracing::error!("{} was removed here and is back: {e}", name.escape_debug());
                     failed.note(parent, e);
-                    namespace.restored(parent, &name, node);
+                    namespace.restored(&dir, &name, &node);
                 }
             }
         });

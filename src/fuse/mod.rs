@@ -68,8 +68,8 @@ impl Door {
     }
 }
 
-/// What is not here fuser answers with ENOSYS, and the kernel then helps itself or stops asking: setting
-/// and listing extended attributes, fallocate, lseek, copy_file_range, access (the mount has `default_permissions`).
+/// What is not here fuser answers with ENOSYS, and the kernel then helps itself or stops asking: listing
+/// extended attributes, fallocate, lseek, copy_file_range, access (the mount has `default_permissions`).
 impl fuser::Filesystem for Door {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let wanted = [
@@ -406,6 +406,23 @@ impl fuser::Filesystem for Door {
                 Ok(value) => reply.data(&value),
                 Err(e) => reply.error(refuse(&fs, "getxattr", ino, None, &e)),
             }
+        });
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        _value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (fs, name) = (self.fs(), name.to_owned());
+        self.run(async move {
+            let set = fs.setxattr(ino.0, &name).await;
+            reply_empty(reply, set.map_err(|e| refuse(&fs, "setxattr", ino, None, &e)));
         });
     }
 

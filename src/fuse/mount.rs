@@ -8,6 +8,7 @@
 //! taken apart instead of dropped.
 #![allow(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::unix::fs::MetadataExt;
@@ -18,7 +19,7 @@ use fuser::{Config as FuseConfig, INodeNo, MountOption, Notifier, Session, Sessi
 use tokio::runtime::Handle;
 
 use super::Door;
-use crate::fs::Filesystem;
+use crate::fs::{Filesystem, Kernel};
 
 /// Threads that read requests, each with its own descriptor.
 const FUSE_THREADS: usize = 4;
@@ -53,7 +54,7 @@ impl FuseMount {
         options.clone_fd = true;
         let session = Session::new(Door::new(fs.clone(), runtime), dir, &options)?.spawn()?;
         let notifier = session.notifier();
-        fs.on_invalidate(Box::new(move |ino| invalidate_attributes(&notifier, ino)));
+        fs.on_invalidate(Arc::new(KernelCaches(notifier)));
         raise_read_ahead(dir);
         Ok(FuseMount { session })
     }
@@ -67,10 +68,20 @@ impl FuseMount {
     }
 }
 
-fn invalidate_attributes(notifier: &Notifier, ino: u64) {
-    // A negative offset: attributes only. Pages may be locked by the very read that learnt of the change.
-    if let Err(e) = notifier.inval_inode(INodeNo(ino), -1, 0) {
-        tracing::warn!(ino, "the kernel keeps old attributes: {e}");
+struct KernelCaches(Notifier);
+
+impl Kernel for KernelCaches {
+    fn forget_attributes(&self, ino: u64) {
+        // A negative offset: attributes only. Pages may be locked by the very read that learnt of the change.
+        if let Err(e) = self.0.inval_inode(INodeNo(ino), -1, 0) {
+            tracing::warn!(ino, "the kernel keeps old attributes: {e}");
+        }
+    }
+
+    fn forget_name(&self, parent: u64, name: &str) {
+        if let Err(e) = self.0.inval_entry(INodeNo(parent), OsStr::new(name)) {
+            tracing::warn!(parent, name = %name.escape_debug(), "the kernel keeps an old name: {e}");
+        }
     }
 }
 

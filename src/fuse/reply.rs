@@ -30,7 +30,7 @@ pub(super) fn refuse(
     let file = || fs.describe(ino.0, name);
     match errno {
         // Programs ask for labels and lists of attributes that no file here has, of every file.
-        _ if op == "getxattr" => tracing::debug!(op, file = file(), errno, "{error}"),
+        _ if matches!(op, "getxattr" | "setxattr") => tracing::debug!(op, file = file(), errno, "{error}"),
         libc::ENOENT | libc::EEXIST | libc::ENOTEMPTY | libc::EXDEV | libc::EROFS | libc::EPERM => {
             tracing::debug!(op, file = file(), errno, "{error}");
         }

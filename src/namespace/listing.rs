@@ -1,4 +1,5 @@
-//! Directory streams: paginated listings turned into names, each once, as the pages arrive.
+//! Directory streams: what is known of a directory, or paginated listings turned into names, each once,
+//! as the pages arrive.
 //!
 //! Owns: [`DirStream`] (one open directory handle's way through the listing) and [`Merge`] (pages to entries:
 //! pure).
@@ -16,12 +17,15 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::inode::Source;
+use super::dir::{Span, passes};
 use super::pages::{Ask, Begin, Pages};
-use super::{FileInfo, Namespace, Node};
+use super::{FileInfo, Kind, Namespace, Node, Question};
 use crate::error::Error;
 use crate::key;
 use crate::s3::{ListObjectsV2, ListPage};
+
+/// Entries taken at once from what is known.
+const KNOWN_ENTRIES: usize = 1000;
 
 /// An entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,35 +34,66 @@ pub struct Listed {
     pub node: Node,
 }
 
+/// An entry that no later page can change.
+pub(super) struct Decided {
+    pub listed: Listed,
+    /// When the page was asked for that told of it.
+    pub asked: Instant,
+    /// It was given before.
+    again: bool,
+}
+
 /// Pages in, entries out.
-struct Merge {
+pub(super) struct Merge {
     dir: String,
     /// The greatest key or prefix seen.
     last: String,
     in_order: bool,
-    /// Files that may still turn out to be directories, each the beginning of the next.
-    held: Vec<Listed>,
-    ready: VecDeque<Listed>,
+    /// Files that may still turn out to be directories, each the beginning of the next, and when asked for.
+    held: Vec<(Listed, Instant)>,
+    ready: VecDeque<Decided>,
     given: HashSet<u64>,
     hasher: RandomState,
+    marker: bool,
     hidden: u64,
 }
 
 impl Merge {
     fn new(dir: &str) -> Merge {
+        Merge::after(dir, "")
+    }
+
+    /// For pages that begin after the item `after` of the directory.
+    pub fn after(dir: &str, after: &str) -> Merge {
         Merge {
             dir: dir.into(),
-            last: String::new(),
+            last: format!("{dir}{after}"),
             in_order: true,
             held: Vec::new(),
             ready: VecDeque::new(),
             given: HashSet::new(),
             hasher: RandomState::new(),
+            marker: false,
             hidden: 0,
         }
     }
 
-    fn page(&mut self, page: ListPage) {
+    pub fn in_order(&self) -> bool {
+        self.in_order
+    }
+
+    /// The greatest item seen: a name, with `/` where that is a directory.
+    pub fn last(&self) -> &str {
+        self.last.strip_prefix(&self.dir).unwrap_or_default()
+    }
+
+    /// The entries that are decided by now, each once.
+    pub fn decided(&mut self) -> impl Iterator<Item = Decided> {
+        self.ready.drain(..)
+    }
+
+    /// Takes in a page that was asked for at `asked`.
+    pub fn page(&mut self, page: ListPage, asked: Instant) {
         self.hidden += page.undecodable;
         let mut files = page.contents.into_iter().peekable();
         let mut prefixes = page.common_prefixes.into_iter().peekable();
@@ -69,18 +104,19 @@ impl Merge {
             };
             if file_first {
                 let Some(object) = files.next() else { return };
-                self.item(&object.key, Some(FileInfo::from(&object)));
+                self.item(&object.key, Some(FileInfo::from(&object)), asked);
             } else {
                 let Some(prefix) = prefixes.next() else { return };
-                self.item(&prefix, None);
+                self.item(&prefix, None, asked);
             }
         }
     }
 
     /// One key (with what it is) or common prefix.
-    fn item(&mut self, item: &str, file: Option<FileInfo>) {
+    fn item(&mut self, item: &str, file: Option<FileInfo>, asked: Instant) {
         if item == self.dir {
-            return; // the directory's own marker
+            self.marker = true;
+            return;
         }
         if item < self.last.as_str() {
             self.in_order = false;
@@ -95,10 +131,10 @@ impl Merge {
         };
         self.release_passed(item);
         match file {
-            Some(info) => self.held.push(Listed { name, node: Node::File(info) }),
+            Some(info) => self.held.push((Listed { name, node: Node::File(info) }, asked)),
             None => {
-                self.held.retain(|held| held.name != name);
-                self.give(Listed { name, node: Node::Directory });
+                self.held.retain(|(held, _)| held.name != name);
+                self.give(Listed { name, node: Node::Directory }, asked);
             }
         }
         if !self.in_order {
@@ -108,80 +144,130 @@ impl Merge {
 
     /// Gives the held files whose directory would have come before `item`.
     fn release_passed(&mut self, item: &str) {
-        let item = item.strip_prefix(&self.dir).unwrap_or(item).as_bytes();
-        while let Some(last) = self.held.last() {
-            let name = last.name.as_bytes();
-            let directory_to_come =
-                item.starts_with(name) && item.get(name.len()).is_some_and(|b| *b <= b'/');
-            if directory_to_come {
-                return;
-            }
-            if let Some(passed) = self.held.pop() {
-                self.give(passed);
+        let item = item.strip_prefix(&self.dir).unwrap_or(item);
+        let is_own = |name: &str| item.strip_suffix('/') == Some(name);
+        while self.held.last().is_some_and(|(last, _)| passes(&last.name, item) && !is_own(&last.name)) {
+            if let Some((passed, asked)) = self.held.pop() {
+                self.give(passed, asked);
             }
         }
     }
 
-    fn release_all(&mut self) {
-        for held in std::mem::take(&mut self.held) {
-            self.give(held);
+    /// At the end of the listing: no directory is to come.
+    pub fn release_all(&mut self) {
+        for (held, asked) in std::mem::take(&mut self.held) {
+            self.give(held, asked);
         }
     }
 
-    fn give(&mut self, entry: Listed) {
-        if self.given.insert(self.hasher.hash_one(&entry.name)) {
-            self.ready.push_back(entry);
-        }
+    fn give(&mut self, listed: Listed, asked: Instant) {
+        let again = !self.given.insert(self.hasher.hash_one(&listed.name));
+        self.ready.push_back(Decided { listed, asked, again });
+    }
+
+    /// Counts a name as given.
+    fn leave_out(&mut self, name: &str) {
+        self.given.insert(self.hasher.hash_one(name));
     }
 }
 
 pub struct DirStream {
     namespace: Arc<Namespace>,
-    dir: u64,
+    ino: u64,
+    dir: String,
+    from: From,
     merge: Merge,
-    /// When the page was asked for from which `merge.ready` comes.
-    asked: Instant,
-    /// None: nothing was asked for yet.
-    pages: Option<Pages>,
-    /// Names that only this mount knew when the stream began, given first.
+    ready: VecDeque<Listed>,
+    /// What is changed in the directory while it is read is not forgotten meanwhile.
+    reading: Option<Question>,
+    /// When the listing's first page was asked for.
+    begun: Option<Instant>,
+    /// Names that only this mount knew when the listing began, given first.
     local: VecDeque<(u64, String)>,
 }
 
+/// Where entries come from.
+enum From {
+    NotBegun,
+    /// What is known, after this item.
+    Known(String),
+    Pages(Pages),
+    End,
+}
+
 impl DirStream {
-    pub fn new(namespace: Arc<Namespace>, dir: u64) -> DirStream {
-        let local: VecDeque<_> = namespace.local_names(dir).into();
-        let mut merge = Merge::new("");
-        for (_, name) in &local {
-            merge.given.insert(merge.hasher.hash_one(name));
+    pub fn new(namespace: Arc<Namespace>, ino: u64) -> DirStream {
+        DirStream {
+            namespace,
+            ino,
+            dir: String::new(),
+            from: From::NotBegun,
+            merge: Merge::new(""),
+            ready: VecDeque::new(),
+            reading: None,
+            begun: None,
+            local: VecDeque::new(),
         }
-        DirStream { namespace, dir, merge, asked: Instant::now(), pages: None, local }
     }
 
     /// The next entry; none at the end. Its attributes are taken note of.
     pub async fn next(&mut self) -> Result<Option<Listed>, Error> {
         loop {
-            if let Some(entry) = self.next_local() {
+            if let Some(entry) = self.next_local().or_else(|| self.ready.pop_front()) {
                 return Ok(Some(entry));
             }
-            if let Some(entry) = self.merge.ready.pop_front() {
-                let said = Some(entry.node);
-                let heard = self.namespace.hear(self.dir, &entry.name, said, self.asked, Source::Listed);
-                match heard {
-                    Some(node) => return Ok(Some(Listed { name: entry.name, node })),
-                    None => continue, // removed here since the page was asked for
+            match &mut self.from {
+                From::NotBegun => self.begin().await?,
+                From::Known(after) => {
+                    let after = std::mem::take(after);
+                    self.take_known(after);
                 }
-            }
-            if !self.fetch().await? {
-                return Ok(None);
+                From::Pages(pages) => match pages.next().await {
+                    Ok(Some((page, asked))) => {
+                        let last = pages.at_end();
+                        self.take_page(page, asked, last);
+                    }
+                    Ok(None) => self.from = From::End,
+                    Err(e) => {
+                        self.from = From::End;
+                        return Err(e);
+                    }
+                },
+                From::End => return Ok(None),
             }
         }
+    }
+
+    async fn begin(&mut self) -> Result<(), Error> {
+        self.dir = self.namespace.dir_key(self.ino)?;
+        self.merge = Merge::new(&self.dir);
+        self.reading = Some(self.namespace.question(&self.dir));
+        match self.namespace.clone().whole(&self.dir).await {
+            Some(asked) => {
+                self.namespace.lock().listing_began(&self.dir, asked);
+                self.from = From::Known(String::new());
+            }
+            None => {
+                self.namespace.lock().listing_began(&self.dir, Instant::now());
+                self.from = self.ask();
+            }
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self) -> From {
+        self.local = self.namespace.lock().local_names(&self.dir).into();
+        let merge = &self.merge;
+        self.local.retain(|(_, name)| !merge.given.contains(&merge.hasher.hash_one(name)));
+        self.local.iter().for_each(|(_, name)| self.merge.leave_out(name));
+        From::Pages(Pages::new(&self.dir, ask(&self.namespace, &self.dir)))
     }
 
     fn next_local(&mut self) -> Option<Listed> {
         loop {
             let (ino, name) = self.local.pop_front()?;
             if let Ok(Some(entry)) = self.namespace.attributes_known(ino)
-                && self.namespace.ino_of(self.dir, &name) == Some(ino)
+                && self.namespace.lock().child_in(&self.dir, &name) == Some(ino)
             {
                 return Some(Listed { name, node: entry.node });
             }
@@ -190,27 +276,61 @@ impl DirStream {
         }
     }
 
-    /// Takes in the next page. False at the end of the listing.
-    async fn fetch(&mut self) -> Result<bool, Error> {
-        let pages = match &mut self.pages {
-            Some(pages) => pages,
-            None => {
-                self.merge.dir = self.namespace.dir_key(self.dir)?;
-                self.namespace.lock().listing_began(self.dir);
-                self.pages.insert(Pages::new(&self.merge.dir, ask(&self.namespace, &self.merge.dir)))
+    /// Goes on after an item of what is known; if that was dropped meanwhile, with what S3 has.
+    fn take_known(&mut self, after: String) {
+        let entries = self.namespace.lock().entries_after(&self.dir, &after, KNOWN_ENTRIES);
+        self.from = match entries {
+            Some(entries) => {
+                let next = entries.last().map(|(item, _)| item.clone());
+                for (_, listed) in entries {
+                    self.merge.leave_out(&listed.name);
+                    self.ready.push_back(listed);
+                }
+                next.map_or(From::End, From::Known)
             }
+            None => self.ask(),
         };
-        let Some((page, asked)) = pages.next().await? else { return Ok(false) };
-        self.asked = asked;
-        self.merge.page(page);
-        if pages.at_end() {
+    }
+
+    /// Takes in a page: its entries are heard, and so is what it shows not to be there.
+    fn take_page(&mut self, page: ListPage, asked: Instant, last: bool) {
+        let begun = *self.begun.get_or_insert(asked);
+        let after: Box<str> = self.merge.last().into();
+        self.merge.page(page, asked);
+        if last {
             self.merge.release_all();
-            if self.merge.hidden > 0 {
-                let (dir, hidden) = (&self.merge.dir, self.merge.hidden);
-                tracing::warn!(dir = %dir.escape_debug(), hidden, "keys that no path can name are not shown");
-            }
+            self.log_hidden();
         }
-        Ok(true)
+        let in_order = self.merge.in_order;
+        if !in_order {
+            self.namespace.lists_in_another_order();
+        }
+        let span = match (in_order, last) {
+            (true, true) => Some(Span { after, upto: None, asked }),
+            (true, false) => Some(Span { after, upto: Some(self.merge.last().into()), asked }),
+            // In no order, only the whole says what is not there.
+            (false, true) => Some(Span::whole(begun)),
+            (false, false) => None,
+        };
+        let decided: Vec<Decided> = self.merge.decided().collect();
+        let mut table = self.namespace.lock();
+        // Out of order, a file may come after the directory of its name, which hides it.
+        let said = decided.iter().filter(|d| in_order || !d.again || d.listed.node.kind() == Kind::Directory);
+        let said = said.map(|d| (d.listed.name.as_str(), &d.listed.node, d.asked));
+        table.hear_range(&self.dir, said, span, in_order.then_some(begun));
+        if self.merge.marker {
+            table.hear_marker(&self.dir, begun);
+        }
+        table.shrink();
+        drop(table);
+        self.ready.extend(decided.into_iter().filter(|d| !d.again).map(|d| d.listed));
+    }
+
+    fn log_hidden(&self) {
+        if self.merge.hidden > 0 {
+            let (dir, hidden) = (&self.dir, self.merge.hidden);
+            tracing::warn!(dir = %dir.escape_debug(), hidden, "keys that no path can name are not shown");
+        }
     }
 }
 
@@ -231,8 +351,8 @@ fn ask(namespace: &Namespace, dir: &str) -> Ask {
 
 impl Drop for DirStream {
     fn drop(&mut self) {
-        if self.pages.is_some() {
-            self.namespace.lock().listing_ended(self.dir);
+        if !matches!(self.from, From::NotBegun) {
+            self.namespace.lock().listing_ended(&self.dir);
         }
     }
 }
@@ -274,10 +394,11 @@ mod tests {
                     });
                 }
             }
-            merge.page(page);
+            merge.page(page, Instant::now());
         }
         merge.release_all();
-        merge.ready.into_iter().map(|l| (l.name, l.node == Node::Directory)).collect()
+        let given = merge.decided().filter(|d| !d.again);
+        given.map(|d| (d.listed.name, d.listed.node == Node::Directory)).collect()
     }
 
     fn expected(keys: &[String]) -> BTreeMap<String, bool> {
@@ -315,7 +436,7 @@ mod tests {
         };
         for n in 0..1000 {
             let contents = (0..100).map(|m| object(format!("k-{n:04}-{m:04}"))).collect();
-            merge.page(ListPage { contents, ..Default::default() });
+            merge.page(ListPage { contents, ..Default::default() }, Instant::now());
             assert!(merge.held.len() <= 1);
         }
     }

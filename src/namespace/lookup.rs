@@ -1,11 +1,10 @@
-//! Asking S3 what stands at a name: HEAD for the object, LIST for the directory, side by side.
+//! What stands at a name, from what is known, else from S3: HEAD for the object, LIST for the directory,
+//! side by side.
 //!
 //! Owns: [`Namespace::lookup`], [`Namespace::find`], [`Namespace::attributes`].
 //! Invariant: where both `a` and `a/…` exist, `a` is the directory.
 
-use std::time::Instant;
-
-use super::inode::Source;
+use super::known::Source;
 use super::{Entry, FileInfo, Kind, Listed, Namespace, Node};
 use crate::error::{Error, S3Error, S3ErrorKind};
 use crate::key;
@@ -17,21 +16,28 @@ impl Namespace {
     /// Errors: [`Error::NotFound`]; what S3 failed with.
     pub async fn lookup(&self, parent: u64, name: &str) -> Result<Entry, Error> {
         let node = self.find(parent, name).await?.ok_or(Error::NotFound)?;
-        Ok(self.enter(parent, name, &node))
+        self.enter(parent, name, &node)
     }
 
     /// What stands at `name`, fresh, without a reference: its inode number if it has one.
     pub async fn find(&self, parent: u64, name: &str) -> Result<Option<Node>, Error> {
-        let known = self.lock().fresh_name(parent, name);
-        match known {
-            Some(node) => Ok(node),
-            None => self.ask(parent, name).await,
+        let dir = self.dir_key(parent)?;
+        let mut known = self.lock().fresh_name(&dir, name);
+        if known.is_none() {
+            known = self.renew(&dir, name).await?;
         }
+        let found = match known {
+            Some(node) => node,
+            None => self.ask(&dir, name).await?,
+        };
+        self.lock().walked_to(&dir, name);
+        Ok(found)
     }
 
     /// [`Namespace::find`], asking S3 whatever is known.
     pub async fn find_anew(&self, parent: u64, name: &str) -> Result<Option<Node>, Error> {
-        self.ask(parent, name).await
+        let dir = self.dir_key(parent)?;
+        self.ask(&dir, name).await
     }
 
     /// The inode that `name` has now, if it has one.
@@ -41,8 +47,14 @@ impl Namespace {
 
     /// What is known of an inode, asked anew where it is no longer fresh.
     pub async fn attributes(&self, ino: u64) -> Result<Entry, Error> {
-        match self.attributes_known(ino)? {
-            Some(entry) => Ok(entry),
+        if let Some(entry) = self.attributes_known(ino)? {
+            return Ok(entry);
+        }
+        let (dir, name) = self.lock().name(ino).ok_or(Error::NotFound)?;
+        let renewed = self.renew(&dir, &name).await?;
+        self.lock().walked_to(&dir, &name);
+        match renewed {
+            Some(_) => self.still_there(ino),
             None => self.refresh(ino).await,
         }
     }
@@ -61,23 +73,24 @@ impl Namespace {
 
     /// Asks HEAD what a file is now. [`Error::NotFound`] when it is gone.
     pub async fn refresh(&self, ino: u64) -> Result<Entry, Error> {
-        let (key, parent, name) = {
-            let table = self.lock();
-            let (parent, name) = table.name(ino).ok_or(Error::NotFound)?;
-            (table.key(ino).ok_or(Error::NotFound)?, parent, name)
-        };
-        let asked = Instant::now();
-        let said = absent_as_none(self.client.head_object(&key).await)?;
-        self.hear(parent, &name, said.map(|head| Node::File(FileInfo::from(&head))), asked, Source::Asked);
-        let table = self.lock();
-        let still_there = table.child(parent, &name) == Some(ino);
-        table.entry(ino).filter(|_| still_there).ok_or(Error::NotFound)
+        let (dir, name) = self.lock().name(ino).ok_or(Error::NotFound)?;
+        let question = self.question(&dir);
+        let said = absent_as_none(self.client.head_object(&format!("{dir}{name}")).await)?;
+        let said = said.map(|head| Node::File(FileInfo::from(&head)));
+        self.lock().hear(&dir, &name, said.as_ref(), question.asked, Source::Asked);
+        self.still_there(ino)
     }
 
-    async fn ask(&self, parent: u64, name: &str) -> Result<Option<Node>, Error> {
-        let dir = self.dir_key(parent)?;
-        let file_key = key::file_key(&dir, name.as_bytes())?;
-        let asked = Instant::now();
+    /// What is known of an inode whose name still leads to it.
+    fn still_there(&self, ino: u64) -> Result<Entry, Error> {
+        let table = self.lock();
+        let linked = table.name(ino).is_some();
+        table.entry(ino).filter(|_| linked).ok_or(Error::NotFound)
+    }
+
+    async fn ask(&self, dir: &str, name: &str) -> Result<Option<Node>, Error> {
+        let file_key = key::file_key(dir, name.as_bytes())?;
+        let question = self.question(dir);
         let (head, dir_there) = futures_util::future::join(
             self.client.head_object(&file_key),
             self.any_below(&format!("{file_key}/")),
@@ -88,7 +101,10 @@ impl Namespace {
         } else {
             absent_as_none(head)?.map(|head| Node::File(FileInfo::from(&head)))
         };
-        Ok(self.hear(parent, name, said, asked, Source::Asked))
+        let mut table = self.lock();
+        let stands = table.hear(dir, name, said.as_ref(), question.asked, Source::Asked);
+        table.shrink();
+        Ok(stands)
     }
 
     /// Whether any key begins with `prefix`, and be it the marker.
@@ -104,25 +120,30 @@ impl Namespace {
     }
 
     /// The inode of what stands at a name, made if there is none, counted as one more reference.
-    pub fn enter(&self, parent: u64, name: &str, node: &Node) -> Entry {
+    pub fn enter(&self, parent: u64, name: &str, node: &Node) -> Result<Entry, Error> {
         let mut table = self.lock();
-        let ino = table.intern(parent, name, node);
+        let dir = table.key(parent).ok_or(Error::NotFound)?;
+        let ino = table.intern(&dir, name, node);
         table.remember(ino);
-        table.entry(ino).expect("interned under this lock")
+        table.shrink();
+        Ok(table.entry(ino).expect("interned under this lock"))
     }
 
     /// What is known to stand at a listed name by now, which a local change may have made something else
     /// than was listed.
     pub fn listed_now(&self, dir: u64, listed: Listed) -> Option<Listed> {
         let Listed { name, node } = listed;
-        let node = self.lock().known(dir, &name).unwrap_or(Some(node))?;
+        let known = self.within(dir, |table, dir| table.known(dir, &name))?;
+        let node = known.unwrap_or(Some(node))?;
         Some(Listed { name, node })
     }
 
     /// The number a listed name has, or would get.
     pub fn number_of(&self, dir: u64, name: &str, kind: Kind) -> u64 {
-        let table = self.lock();
-        table.child(dir, name).unwrap_or_else(|| table.number(dir, name, kind))
+        let number = |table: &mut super::Table, dir: &str| {
+            table.child_in(dir, name).unwrap_or_else(|| table.number(dir, name, kind))
+        };
+        self.within(dir, number).unwrap_or_default()
     }
 }
 

@@ -1,27 +1,41 @@
 //! What stands at a path: inodes, lookups by HEAD and LIST, directory streams.
 //!
-//! Owns: [`Namespace`]: the inode table (inode <-> parent and name, from which follows the key) and what
-//! is known of each name, from whom and since when.
+//! Owns: [`Namespace`]: the table of what is known of each directory's names, from whom and since when
+//! (`inode`, `dir`, `known`, `memory`, `leaving`), and how S3 is asked (`lookup`, `renew`, `listing`, `pages`,
+//! `walking`).
 //! Invariants: an inode lives as long as the kernel or a handle knows it; a change made here is never
 //! undone by an answer that was asked for before it (each answer carries the time it was asked).
 //! Must never know: object bytes, handles' positions, FUSE.
 
+mod dir;
 mod inode;
+mod known;
 mod leaving;
 mod listing;
 mod lookup;
+mod memory;
+mod near;
 mod pages;
 mod predict;
+mod renew;
+mod walk;
+mod walking;
 
-use std::sync::{Mutex, MutexGuard};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::watch;
 
 use crate::error::Error;
 use crate::key;
 use crate::s3::{ListedObject, ObjectHead, S3Client};
 
-use inode::{Source, Table};
+use inode::Table;
 pub use listing::{DirStream, Listed};
+use renew::Turn;
+use walk::Walks;
 
 /// What a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,17 +90,56 @@ pub struct Entry {
     pub ttl: Duration,
 }
 
+/// How the names of S3's directory buckets end, which list in no order:
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/directory-bucket-naming-rules.html>.
+const DIRECTORY_BUCKET: &str = "--x-s3";
+
 pub struct Namespace {
     client: S3Client,
     /// Never held across an await; no other lock is taken under it.
-    table: Mutex<Table>,
+    table: Arc<Mutex<Table>>,
+    /// Nothing is kept fresh, so nothing is worth asking for ahead.
+    forgets_at_once: bool,
+    /// The server lists in another order than that of the keys, and `start-after` means nothing.
+    unordered: AtomicBool,
+    /// By directory key: whose turn it is to renew a page. Held for an instant only.
+    turns: Mutex<HashMap<String, Turn>>,
+    /// Held for an instant only; the table is locked under it.
+    walks: Mutex<Walks>,
+    /// Told whenever a page of a tree walk has come.
+    walked: watch::Sender<()>,
+}
+
+/// A question to S3 under way: what is changed here meanwhile is not forgotten.
+struct Question {
+    table: Arc<Mutex<Table>>,
+    id: u64,
+    asked: Instant,
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        lock(&self.table).answered(self.id);
+    }
+}
+
+fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    table.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl Namespace {
-    /// `prefix` is the root's key: empty, or ending in `/`.
-    pub fn new(client: S3Client, prefix: &str, ttl: Duration) -> Namespace {
-        let table = Table::new(client.bucket(), prefix, ttl);
-        Namespace { client, table: Mutex::new(table) }
+    /// `prefix` is the root's key: empty, or ending in `/`. `bytes_max`: what the table may take, in bytes.
+    pub fn new(client: S3Client, prefix: &str, ttl: Duration, bytes_max: u64) -> Namespace {
+        let table = Table::new(client.bucket(), prefix, ttl, bytes_max);
+        Namespace {
+            table: Arc::new(Mutex::new(table)),
+            forgets_at_once: ttl.is_zero(),
+            unordered: AtomicBool::new(client.bucket().ends_with(DIRECTORY_BUCKET)),
+            turns: Mutex::default(),
+            walks: Mutex::new(Walks::new()),
+            walked: watch::Sender::new(()),
+            client,
+        }
     }
 
     /// The inode's key now: a directory's ends in `/` (or is empty).
@@ -122,6 +175,18 @@ impl Namespace {
         self.lock().remember(ino);
     }
 
+    /// Drops what is known of an inode and of all below it, so that S3 is asked when it is next needed.
+    /// Answers what the kernel may know there (inode of the directory, name, inode), the inode itself first.
+    pub fn refresh_below(&self, ino: u64) -> Result<Vec<(u64, String, u64)>, Error> {
+        self.lock().refresh_below(ino).ok_or(Error::NotFound)
+    }
+
+    /// What the kernel should be asked to forget (inode of the directory, name), for the inodes it knows
+    /// fill the table.
+    pub fn too_many(&self) -> Vec<(u64, String)> {
+        self.lock().too_many(Instant::now())
+    }
+
     /// Inodes held now.
     pub fn inodes(&self) -> usize {
         self.lock().inodes()
@@ -141,25 +206,31 @@ impl Namespace {
         self.lock().unpin(ino);
     }
 
+    /// Bytes that what is known takes, as near as can be told.
+    pub fn metadata_bytes(&self) -> u64 {
+        self.lock().bytes() as u64
+    }
+
     /// A new file that only this mount knows until [`Namespace::publish`]. Counts one kernel reference.
-    pub fn create(&self, parent: u64, name: &str) -> Entry {
+    pub fn create(&self, parent: u64, name: &str) -> Result<Entry, Error> {
         let info = FileInfo { size: 0, mtime: SystemTime::now(), etag: String::new() };
+        let dir = self.dir_key(parent)?;
         let mut table = self.lock();
-        let ino = table.intern(parent, name, &Node::File(info.clone()));
+        let ino = table.intern(&dir, name, &Node::File(info.clone()));
         table.update(ino, |known| *known = info);
         table.set_local(ino, true);
         table.remember(ino);
-        table.entry(ino).expect("interned under this lock")
+        Ok(table.entry(ino).expect("interned under this lock"))
     }
 
-    /// A directory that was just made in S3. Counts one kernel reference.
-    pub fn made_directory(&self, parent: u64, name: &str) -> Entry {
+    /// A directory that was just made in S3, its marker with it. Counts one kernel reference.
+    pub fn made_directory(&self, parent: u64, name: &str) -> Result<Entry, Error> {
+        let dir = self.dir_key(parent)?;
         let mut table = self.lock();
-        let ino = table.intern(parent, name, &Node::Directory);
-        table.touch(ino);
-        table.set_marker(ino);
+        table.made_directory(&dir, name);
+        let ino = table.intern(&dir, name, &Node::Directory);
         table.remember(ino);
-        table.entry(ino).expect("interned under this lock")
+        Ok(table.entry(ino).expect("interned under this lock"))
     }
 
     /// The file is being written: its size and time follow the writer, and S3's answers wait.
@@ -186,34 +257,33 @@ impl Namespace {
 
     /// The name is gone; the inode stays for those who hold it.
     pub fn removed(&self, parent: u64, name: &str) {
-        self.lock().remove_name(parent, name);
+        self.within(parent, |table, dir| table.remove_name(dir, name));
     }
 
     /// The name is gone here at once, and in S3 when [`Namespace::left`] says so: until then no answer of S3's
-    /// shows it.
-    pub fn leave(&self, parent: u64, name: &str) {
-        self.lock().leave(parent, name);
+    /// shows it. `dir`: the directory's key.
+    pub fn leave(&self, dir: &str, name: &str) {
+        self.lock().leave(dir, name);
     }
 
-    pub fn left(&self, parent: u64, name: &str) {
-        self.lock().left(parent, name);
+    pub fn left(&self, dir: &str, name: &str) {
+        self.lock().left(dir, name);
     }
 
     /// The name that was leaving could not be removed: it is back, and asked about anew.
-    pub fn restored(&self, parent: u64, name: &str, node: Node) {
-        self.lock().restored(parent, name, node);
+    pub fn restored(&self, dir: &str, name: &str, node: &Node) {
+        self.lock().restored(dir, name, node);
     }
 
     /// A file was made at a name, by us and in S3.
     pub fn made_file(&self, parent: u64, name: &str, info: FileInfo) {
-        self.lock().made(parent, name, Node::File(info));
+        self.within(parent, |table, dir| table.made(dir, name, &Node::File(info)));
     }
 
     /// The file has moved, and is now what `info` tells.
     pub fn renamed(&self, ino: u64, parent: u64, name: &str, info: FileInfo) {
-        let mut table = self.lock();
-        table.rename(ino, parent, name);
-        table.update(ino, |known| *known = info);
+        self.within(parent, |table, dir| table.rename(ino, dir, name));
+        self.lock().update(ino, |known| *known = info);
     }
 
     /// Whether only this mount knows the file.
@@ -223,25 +293,53 @@ impl Namespace {
 
     /// Whether the directory's marker object is known to be there.
     pub fn has_marker(&self, ino: u64) -> bool {
-        self.lock().has_marker(ino)
+        let table = self.lock();
+        let dir = table.key(ino);
+        dir.and_then(|dir| table.dirs.get(dir.as_str())).is_some_and(|dir| dir.marker)
     }
 
     pub fn set_marker(&self, ino: u64) {
-        self.lock().set_marker(ino);
+        self.within(ino, |table, dir| table.edit(dir, |dir| dir.marker = true));
     }
 
-    /// Names within the directory that only this mount knows.
-    pub fn local_names(&self, dir: u64) -> Vec<(u64, String)> {
-        self.lock().local_names(dir)
+    /// Whether there are names within the directory that only this mount knows.
+    pub fn has_local_names(&self, dir_key: &str) -> bool {
+        !self.lock().local_names(dir_key).is_empty()
+    }
+
+    /// With the key of a directory; none where that is gone.
+    fn within<T>(&self, dir: u64, then: impl FnOnce(&mut Table, &str) -> T) -> Option<T> {
+        let mut table = self.lock();
+        let key = table.key(dir)?;
+        let done = then(&mut table, &key);
+        table.shrink();
+        Some(done)
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.table)
     }
 
-    /// Takes note of what S3 said of a name when asked at `asked`; answers what stands there now, which
-    /// a local change may have made something else. Does not count a reference.
-    fn hear(&self, dir: u64, name: &str, said: Option<Node>, asked: Instant, source: Source) -> Option<Node> {
-        self.lock().hear(dir, name, said, asked, source)
+    /// Whether listings are known, or may be taken, to come in key order.
+    fn in_key_order(&self) -> bool {
+        !self.unordered.load(Ordering::Relaxed)
+    }
+
+    fn lists_in_another_order(&self) {
+        if !self.unordered.swap(true, Ordering::Relaxed) {
+            tracing::info!("the server does not list in key order: no pages are asked for out of turn");
+        }
+    }
+
+    /// From now until it is dropped a question about what is below `prefix` is under way.
+    fn question(&self, prefix: &str) -> Question {
+        let (id, asked) = self.lock().question(prefix);
+        Question { table: self.table.clone(), id, asked }
+    }
+}
+
+impl Default for FileInfo {
+    fn default() -> FileInfo {
+        FileInfo { size: 0, mtime: SystemTime::UNIX_EPOCH, etag: String::new() }
     }
 }

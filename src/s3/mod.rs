@@ -146,6 +146,11 @@ impl S3Client {
         self.wire().hedge_counts()
     }
 
+    /// Keys a listing page holds at most.
+    pub fn list_page_keys(&self) -> u32 {
+        self.inner.list_page_keys
+    }
+
     fn wire(&self) -> &Wire {
         &self.inner.wire
     }

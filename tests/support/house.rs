@@ -45,6 +45,7 @@ pub fn config_of(fake: &FakeS3) -> Config {
         file_mode: 0o644,
         dir_mode: 0o755,
         metadata_ttl: Duration::from_secs(3600),
+        metadata_bytes_max: 256 << 20,
         memory_bytes_max: 64 << 20,
         part_bytes: 5 << 20,
         sync_unlink: false,
@@ -310,6 +311,14 @@ impl House {
     pub async fn keys_settled(&self) -> Vec<String> {
         self.fs.flush_all().await;
         self.fake.keys()
+    }
+
+    /// `pailfs refresh`.
+    pub async fn refresh(&self, path: &str) {
+        let attr = self.enter(path).await.expect("it is there");
+        let set = self.fs.setxattr(attr.ino, OsStr::new(pailfs::fs::REFRESH)).await;
+        self.leave(attr.ino);
+        set.expect("it is known");
     }
 
     /// `truncate(2)`.

@@ -1,0 +1,195 @@
+//! What is known of one name, small: a table holds millions of these.
+//!
+//! Owns: [`Slot`] (what stands at a name, since when, from whom, and the inode's number if it has one),
+//! [`ETag`] (16 bytes for what is a digest), and the rule which of two answers wins.
+//! Invariants: an ETag comes back exactly as it went in; a change made here never gives way to an answer
+//! that was asked for before it.
+//! Must never know: directories, inodes' lives, S3.
+
+use std::time::{Instant, SystemTime};
+
+use super::{FileInfo, Kind, Node};
+
+/// What stands at one name.
+pub(super) struct Slot {
+    pub known: Known,
+    pub when: When,
+    /// The inode's number; 0: it has none.
+    pub ino: u64,
+}
+
+/// A [`Node`], or that there is none.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Known {
+    Absent,
+    Directory,
+    File { size: u64, mtime: SystemTime, etag: ETag },
+}
+
+impl Known {
+    pub fn of(node: Option<&Node>) -> Known {
+        match node {
+            None => Known::Absent,
+            Some(Node::Directory) => Known::Directory,
+            Some(Node::File(info)) => {
+                Known::File { size: info.size, mtime: info.mtime, etag: ETag::new(&info.etag) }
+            }
+        }
+    }
+
+    pub fn node(&self) -> Option<Node> {
+        match self {
+            Known::Absent => None,
+            Known::Directory => Some(Node::Directory),
+            Known::File { size, mtime, etag } => {
+                Some(Node::File(FileInfo { size: *size, mtime: *mtime, etag: etag.text() }))
+            }
+        }
+    }
+
+    pub fn kind(&self) -> Option<Kind> {
+        match self {
+            Known::Absent => None,
+            Known::Directory => Some(Kind::Directory),
+            Known::File { .. } => Some(Kind::File),
+        }
+    }
+
+    /// Whether S3 has something there, and not this mount alone.
+    pub fn in_s3(&self) -> bool {
+        match self {
+            Known::Absent => false,
+            Known::Directory => true,
+            Known::File { etag, .. } => !etag.is_empty(),
+        }
+    }
+
+    /// Bytes beyond the slot's own.
+    pub fn heap_bytes(&self) -> usize {
+        match self {
+            Known::File { etag: ETag::Other(text), .. } if !text.is_empty() => 16 + text.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// When something was learnt (for an answer: when it was asked for), and from whom.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct When {
+    pub at: Instant,
+    pub source: Source,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Source {
+    /// HEAD or a listing of one name.
+    Asked,
+    /// The listing of a directory.
+    Listed,
+    /// We changed it ourselves.
+    Changed,
+    /// What we meant to change, and failed to: never fresh.
+    Doubted,
+}
+
+impl When {
+    pub fn now(source: Source) -> When {
+        When { at: Instant::now(), source }
+    }
+
+    /// Whether an answer asked for at `asked` may replace what is known.
+    pub fn gives_way_to(self, asked: Instant) -> bool {
+        if self.source == Source::Changed { asked > self.at } else { asked >= self.at }
+    }
+
+    /// Whether it must be kept lest the answer to a question asked for at `oldest` undo it.
+    pub fn guards_against(self, oldest: Option<Instant>) -> bool {
+        matches!(self.source, Source::Changed | Source::Doubted)
+            && oldest.is_some_and(|asked| asked <= self.at)
+    }
+}
+
+/// An ETag as S3 wrote it. Those that are 32 hex digits within quotes, be it with a number of parts after
+/// them, take no heap.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum ETag {
+    /// `parts`: 0 where none are named.
+    Digest {
+        digest: [u8; 16],
+        parts: u16,
+    },
+    Other(Box<str>),
+}
+
+impl ETag {
+    pub fn new(text: &str) -> ETag {
+        // Only what is written back the same: `-007` and capitals are not.
+        ETag::digest(text).filter(|digest| digest.text() == text).unwrap_or_else(|| ETag::Other(text.into()))
+    }
+
+    fn digest(text: &str) -> Option<ETag> {
+        let inner = text.strip_prefix('"')?.strip_suffix('"')?;
+        let (hex, parts) = match inner.split_once('-') {
+            Some((hex, parts)) => (hex, parts.parse().ok()?),
+            None => (inner, 0),
+        };
+        if hex.len() != 32 || !hex.is_ascii() {
+            return None;
+        }
+        let mut digest = [0; 16];
+        for (at, byte) in digest.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(hex.get(2 * at..2 * at + 2)?, 16).ok()?;
+        }
+        Some(ETag::Digest { digest, parts })
+    }
+
+    pub fn text(&self) -> String {
+        match self {
+            ETag::Other(text) => text.to_string(),
+            ETag::Digest { digest, parts } => {
+                let digits = b"0123456789abcdef";
+                let mut out = String::with_capacity(40);
+                out.push('"');
+                for nibble in digest.iter().flat_map(|byte| [byte >> 4, byte & 15]) {
+                    out.push(char::from(digits[usize::from(nibble)]));
+                }
+                if *parts > 0 {
+                    out.push('-');
+                    out.push_str(&parts.to_string());
+                }
+                out.push('"');
+                out
+            }
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        matches!(self, ETag::Other(text) if text.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn digests_take_no_heap() {
+        let md5 = "\"9bb58f26192e4ba00f01e2e7b136bbd8\"";
+        let parts = "\"9bb58f26192e4ba00f01e2e7b136bbd8-10000\"";
+        for text in [md5, parts] {
+            assert!(matches!(ETag::new(text), ETag::Digest { .. }), "{text}");
+        }
+        for text in ["", "\"\"", "\"9BB58F26192E4BA00F01E2E7B136BBD8\"", "9bb58f26192e4ba00f01e2e7b136bbd8"] {
+            assert!(matches!(ETag::new(text), ETag::Other(_)), "{text}");
+        }
+        assert!(size_of::<Slot>() <= 88, "{} bytes a name", size_of::<Slot>());
+    }
+
+    proptest! {
+        #[test]
+        fn an_etag_comes_back_as_it_was(text in "\"[0-9a-fA-F+]{30,33}(-[0-9+]{0,6})?\"|[ -~ü]{0,40}") {
+            prop_assert_eq!(ETag::new(&text).text(), text);
+        }
+    }
+}
