@@ -3,9 +3,10 @@
 mod support;
 
 use std::ffi::OsStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use pailfs::fs::Kernel;
 use pailfs::key::ROOT_INO;
 use pailfs::namespace::Kind;
 use support::bytes::{assert_same_bytes, pattern};
@@ -302,6 +303,60 @@ async fn a_burst_of_unlinks_asks_once_whether_the_directory_would_vanish() {
     house.unlink("d/9").await.unwrap();
     assert!(house.fake.object("d/").is_none());
     assert_eq!(errno(house.rmdir("d").await), libc::ENOTEMPTY);
+}
+
+/// Stands for the kernel: notes what it is to forget.
+#[derive(Default)]
+struct Recorder(Mutex<(Vec<u64>, Vec<(u64, String)>)>);
+
+impl Kernel for Recorder {
+    fn forget_attributes(&self, ino: u64) {
+        self.0.lock().unwrap().0.push(ino);
+    }
+
+    fn forget_name(&self, parent: u64, name: &str) {
+        self.0.lock().unwrap().1.push((parent, name.to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn a_refresh_tells_the_kernel_of_all_below() {
+    let house = House::new();
+    let kernel = Arc::new(Recorder::default());
+    house.fs.on_invalidate(kernel.clone());
+    house.fake.put_many(["d/sub/x", "e"], "x");
+    let mut held = Vec::new();
+    for path in ["d", "d/sub", "d/sub/x", "e"] {
+        held.push(house.enter(path).await.unwrap().ino);
+    }
+    house.refresh("d").await;
+    let (attributes, names) = std::mem::take(&mut *kernel.0.lock().unwrap());
+    assert_eq!(attributes, [held[0], held[2], held[1]]);
+    // Of names in the directory itself it is told after the answer.
+    assert_eq!(names[..2], [(ROOT_INO, "d".into()), (held[1], "x".into())]);
+}
+
+/// Inodes that the kernel knows are never lost; it is asked to forget them instead.
+#[tokio::test]
+async fn the_kernel_is_asked_to_forget_what_there_is_no_room_for() {
+    let house = House::with(|config| config.metadata_bytes_max = 1 << 20);
+    let kernel = Arc::new(Recorder::default());
+    house.fs.on_invalidate(kernel.clone());
+    let names: Vec<String> = (0..5000).map(|n| format!("{n:04}")).collect();
+    house.fake.put_many(&names, "x");
+    assert_eq!(house.names("").await, names);
+    let mut held = Vec::new();
+    for name in &names {
+        held.push(house.enter(name).await.unwrap().ino);
+    }
+    assert_eq!(house.fs.held().inodes, 5001);
+    while kernel.0.lock().unwrap().1.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    held.iter().for_each(|ino| house.leave(*ino));
+    house.enter("0000").await.unwrap();
+    let after = house.fs.held();
+    assert!(after.inodes == 2 && after.metadata_bytes <= 1 << 20, "{after:?}");
 }
 
 /// `pailfs refresh`: with a TTL of for ever, what another host did is seen after it, and not before.

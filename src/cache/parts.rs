@@ -224,9 +224,9 @@ impl Index {
     fn remove_failed(&mut self, version: VersionId, range: &Range<u64>) {
         let Some(parts) = self.parts.get(&version) else { return };
         let first = parts.range(..=range.start).next_back().map_or(range.start, |(start, _)| *start);
-        let failed = parts.range(first..range.end).filter(|(_, part)| {
-            part.range().end > range.start && part.is_failed()
-        });
+        let failed = parts
+            .range(first..range.end)
+            .filter(|(_, part)| part.range().end > range.start && part.is_failed());
         for start in failed.map(|(start, _)| *start).collect::<Vec<_>>() {
             self.remove(version, start);
         }

@@ -155,7 +155,7 @@ impl Filesystem {
             let ino = self.namespace.number_of(handle.ino, &name, kind);
             return Ok(Some(take(DirItem { ino, cookie: next, kind, name: &name, attr: None })));
         }
-        let entry = self.namespace.enter(handle.ino, &name, &node)?;
+        let Ok(entry) = self.namespace.enter(handle.ino, &name, &node) else { return Ok(Some(false)) };
         self.relieve();
         let attr = Some(self.attr(&entry));
         let full = take(DirItem { ino: entry.ino, cookie: next, kind, name: &name, attr });

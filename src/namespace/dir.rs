@@ -17,7 +17,7 @@ use super::{Kind, Listed};
 /// Ranges remembered in one directory, at most; the oldest goes first.
 const SPANS_MAX: usize = 16;
 /// The share of a B-tree's nodes that is filled when keys come in order is 6 of 11.
-const NAME_BYTES: usize = (size_of::<Arc<str>>() + size_of::<Slot>()) * 11 / 6 + 16;
+const NAME_BYTES: usize = (size_of::<Arc<str>>() + size_of::<Slot>()) * 11 / 6 + 32;
 /// What a directory costs beyond its names.
 const DIR_BYTES: usize = size_of::<Dir>() + 160;
 
@@ -35,6 +35,8 @@ pub(super) struct Dir {
     pub used: u64,
     /// Slots without an inode.
     idle: usize,
+    /// How many of these were needed when it was last tried to drop them.
+    pub kept: usize,
     bytes: usize,
 }
 
@@ -90,6 +92,11 @@ impl Dir {
 
     pub fn idle(&self) -> usize {
         self.idle
+    }
+
+    /// Whether [`Dir::evict`] would drop enough to be worth looking at every name.
+    pub fn may_shrink(&self) -> bool {
+        self.idle > self.kept + self.names.len() / 16 || self.names.is_empty()
     }
 
     pub fn bytes(&self) -> usize {
@@ -280,6 +287,7 @@ impl Dir {
             }
             keep
         });
+        self.kept = self.idle;
         self.spans.clear();
         self.marker = false;
         self.cursor = None;

@@ -175,9 +175,7 @@ impl Table {
         if self.leaving.contains(dir, name) {
             return Some(None);
         }
-        let slot = self.dirs.get(dir)?.get(name)?;
-        let doubted = slot.known == Known::Absent && slot.when.source == Source::Doubted;
-        if doubted { None } else { Some(slot.known.node()) }
+        Some(self.dirs.get(dir)?.get(name)?.known.node())
     }
 
     /// What is known of the name, if it is fresh: a node, or that there is none.
@@ -309,6 +307,17 @@ impl Table {
         let known = self.dirs.get(dir)?;
         known.whole_since()?;
         Some(known.entries_after(after, count))
+    }
+
+    /// The inode of a name that was found to be `node`, made if there is none. What was learnt of the name
+    /// since then counts more: none where that is that it is gone.
+    pub(super) fn enter(&mut self, dir: &str, name: &str, node: &Node) -> Option<Entry> {
+        let ino = match self.known(dir, name) {
+            Some(known) => self.intern(dir, name, &known?),
+            None => self.intern(dir, name, node),
+        };
+        self.remember(ino);
+        self.entry(ino)
     }
 
     /// The inode of a name, made if there is none. An inode of another kind is detached.

@@ -119,14 +119,15 @@ impl Namespace {
         self.lock().entry(ino).ok_or(Error::NotFound)
     }
 
-    /// The inode of what stands at a name, made if there is none, counted as one more reference.
+    /// The inode of what was found at a name, made if there is none, counted as one more reference.
+    ///
+    /// Errors: [`Error::NotFound`] where the name was removed meanwhile.
     pub fn enter(&self, parent: u64, name: &str, node: &Node) -> Result<Entry, Error> {
         let mut table = self.lock();
         let dir = table.key(parent).ok_or(Error::NotFound)?;
-        let ino = table.intern(&dir, name, node);
-        table.remember(ino);
+        let entry = table.enter(&dir, name, node);
         table.shrink();
-        Ok(table.entry(ino).expect("interned under this lock"))
+        entry.ok_or(Error::NotFound)
     }
 
     /// What is known to stand at a listed name by now, which a local change may have made something else

@@ -98,7 +98,11 @@ impl Table {
     }
 
     pub(super) fn answered(&mut self, question: u64) {
-        self.memory.questions.remove(&question);
+        let Some((prefix, _)) = self.memory.questions.remove(&question) else { return };
+        // What was kept for this answer's sake may go.
+        if let Some(known) = self.dirs.get_mut(&*prefix) {
+            known.kept = 0;
+        }
     }
 
     /// Where the table has grown beyond its cap: drops what the kernel does not know, least recently
@@ -117,6 +121,9 @@ impl Table {
     fn evict(&mut self, dir: &Arc<str>) {
         let oldest = self.memory.oldest_question(dir);
         let Some(known) = self.dirs.get_mut(dir) else { return };
+        if !known.may_shrink() {
+            return self.memory.used(&mut known.used);
+        }
         let before = known.bytes();
         known.evict(oldest);
         self.memory.changed(before, known.bytes());

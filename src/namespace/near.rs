@@ -2,8 +2,10 @@
 //!
 //! Owns: [`Namespace::files_after`], [`Namespace::files_in_next`].
 //! Invariant: nothing is asked; what is known may be old, so whoever reads ahead must pin the version.
+//! Must never know: objects' bytes, who reads.
 
-use super::dir::Dir;
+use std::ops::Bound;
+
 use super::inode::Table;
 use super::{FileInfo, Namespace, Node};
 use crate::key;
@@ -11,34 +13,91 @@ use crate::key;
 impl Namespace {
     /// The files that follow `name` in key order in a directory, at most `count`: key and what is known.
     pub fn files_after(&self, dir: u64, name: &str, count: usize) -> Vec<(String, FileInfo)> {
-        let files = |table: &mut Table, key: &str| {
-            table.dirs.get(key).map(|dir| files_after(key, dir, name, count)).unwrap_or_default()
-        };
-        self.within(dir, files).unwrap_or_default()
+        let table = self.lock();
+        table.key(dir).map(|dir| table.files_after(&dir, name, count)).unwrap_or_default()
     }
 
     /// The first files of the directory that follows `dir` in a walk in depth, at most `count`: key and what
     /// is known. None where that directory's names are not known.
     pub fn files_in_next(&self, dir: u64, count: usize) -> Vec<(String, FileInfo)> {
         let table = self.lock();
-        let Some(dir) = table.key(dir) else { return Vec::new() };
-        let after = (std::ops::Bound::Excluded(dir.as_str()), std::ops::Bound::Unbounded);
-        let Some((next, known)) = table.dirs.range::<str, _>(after).next() else { return Vec::new() };
-        let (above, next_name) = key::split_dir(next);
-        // The way there from `dir`: down, or up and to the one beside.
-        let Some(rest) = dir.strip_prefix(above) else { return Vec::new() };
-        let beside = rest.split('/').next().unwrap_or_default();
-        if table.dirs.get(above).is_some_and(|above| above.has_directory_between(beside, next_name)) {
-            return Vec::new();
-        }
-        files_after(next, known, "", count)
+        let next = table.key(dir).and_then(|dir| table.next_directory(&dir));
+        next.map(|next| table.files_after(next, "", count)).unwrap_or_default()
     }
 }
 
-fn files_after(key: &str, dir: &Dir, name: &str, count: usize) -> Vec<(String, FileInfo)> {
-    let files = dir.slots_after(name).filter_map(|(name, slot)| match slot.known.node()? {
-        Node::File(info) if slot.known.in_s3() => Some((format!("{key}{name}"), info)),
-        _ => None,
-    });
-    files.take(count).collect()
+impl Table {
+    fn files_after(&self, dir: &str, name: &str, count: usize) -> Vec<(String, FileInfo)> {
+        let Some(known) = self.dirs.get(dir) else { return Vec::new() };
+        let files = known.slots_after(name).filter_map(|(name, slot)| match slot.known.node()? {
+            Node::File(info) if slot.known.in_s3() => Some((format!("{dir}{name}"), info)),
+            _ => None,
+        });
+        files.take(count).collect()
+    }
+
+    /// The key of the directory that follows in a walk in depth, if names in it are known.
+    fn next_directory(&self, dir: &str) -> Option<&str> {
+        let after = (Bound::Excluded(dir), Bound::Unbounded);
+        let (next, _) = self.dirs.range::<str, _>(after).next()?;
+        let (above, name) = key::split_dir(next);
+        // The way there from `dir`: down (then nothing comes before it there), or up and to the one beside.
+        let beside = dir.strip_prefix(above)?.split('/').next()?;
+        let skipped = self.dirs.get(above)?.has_directory_between(beside, name);
+        (!skipped).then_some(&**next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::super::known::Source;
+    use super::*;
+
+    fn table() -> Table {
+        let mut table = Table::new("bucket", "", Duration::ZERO, u64::MAX);
+        let file = Node::File(FileInfo { etag: "\"e\"".into(), ..FileInfo::default() });
+        let new = Node::File(FileInfo::default());
+        for (dir, name, node) in [
+            ("", "a", &Node::Directory),
+            ("", "b", &Node::Directory),
+            ("", "c", &Node::Directory),
+            ("a/", "1", &file),
+            ("a/", "2", &new),
+            ("a/", "3", &file),
+            ("a/", "4", &Node::Directory),
+            ("a/", "5", &file),
+            ("a/4/", "x", &file),
+            ("b/", "y", &file),
+        ] {
+            table.hear(dir, name, Some(node), Instant::now(), Source::Listed);
+        }
+        table
+    }
+
+    fn keys(files: Vec<(String, FileInfo)>) -> Vec<String> {
+        files.into_iter().map(|(key, _)| key).collect()
+    }
+
+    #[test]
+    fn files_follow_in_key_order_as_far_as_s3_has_them() {
+        let table = table();
+        assert_eq!(keys(table.files_after("a/", "1", 10)), ["a/3", "a/5"]);
+        assert_eq!(keys(table.files_after("a/", "", 1)), ["a/1"]);
+        assert_eq!(keys(table.files_after("z/", "", 1)), [""; 0]);
+    }
+
+    #[test]
+    fn the_next_directory_is_below_or_beside_one_above() {
+        let mut table = table();
+        assert_eq!(table.next_directory("a/"), Some("a/4/"));
+        assert_eq!(table.next_directory("a/4/"), Some("b/"));
+        assert_eq!(table.next_directory("b/"), None, "nothing is known in c");
+        table.hear("", "a!", Some(&Node::Directory), Instant::now(), Source::Listed);
+        table.hear("d/", "z", Some(&Node::Directory), Instant::now(), Source::Listed);
+        table.hear("", "d", Some(&Node::Directory), Instant::now(), Source::Listed);
+        assert_eq!(table.next_directory("b/"), None, "c comes before d");
+        assert_eq!(table.next_directory("c/"), Some("d/"));
+    }
 }
