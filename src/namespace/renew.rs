@@ -65,8 +65,10 @@ impl Namespace {
             Some(span),
             None,
         );
+        // Before room is made, for which what was just heard may have to go.
+        let stands = table.known(dir, name).flatten();
         table.shrink();
-        Ok(decides.then(|| table.known(dir, name).flatten()))
+        Ok(decides.then_some(stands))
     }
 
     fn turn(&self, dir: &str) -> Arc<tokio::sync::Mutex<()>> {
