@@ -59,7 +59,7 @@ impl Versions {
     }
 
     /// Whether the kernel's pages of the file are of this ETag.
-    fn is_cached(&self, ino: u64, etag: &str) -> bool {
+    pub(super) fn is_cached(&self, ino: u64, etag: &str) -> bool {
         !etag.is_empty() && self.lock().get(&ino).is_some_and(|seen| seen.cached == etag)
     }
 
@@ -123,6 +123,9 @@ impl Filesystem {
             || !self.versions.is_cached(ino, &info.etag) && self.handles.others_read(ino, &info.etag);
         if ours || others_read() {
             return Ok(Opened { fh, keep_cache: false, direct_io: true, backing: None });
+        }
+        if let Ok(key) = self.namespace.key(ino) {
+            self.fetch_what_follows(&Version::new(key, info.etag.clone(), info.size));
         }
         let keep_cache = self.versions.opened(ino, &info.etag);
         // The program may read pages of this version before the first read comes here.

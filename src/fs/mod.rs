@@ -4,6 +4,7 @@
 //! and write. `write_now` answers from memory or not at all; the async methods may wait for S3.
 //! Must never know: FUSE's types, the command line.
 
+mod ahead;
 mod backing;
 mod dir;
 mod file;
@@ -31,6 +32,7 @@ use crate::s3::{ListObjectsV2, S3Client};
 use crate::write::Writes;
 use crate::write::deletes::Deletes;
 
+use ahead::Ahead;
 pub use backing::Backing;
 use backing::Backings;
 pub use dir::DirItem;
@@ -70,6 +72,7 @@ pub struct Filesystem {
     failed_removals: Failed,
     handles: Handles,
     backings: Backings,
+    ahead: Ahead,
     versions: Versions,
     /// Directories have no time in S3; they show the mount's.
     mounted: SystemTime,
@@ -97,6 +100,7 @@ impl Filesystem {
             disk,
             handles: Handles::default(),
             backings: Backings::default(),
+            ahead: Ahead::default(),
             versions: Versions::new(),
             mounted: SystemTime::now(),
             kernel: OnceLock::new(),

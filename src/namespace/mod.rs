@@ -34,6 +34,7 @@ use crate::s3::{ListedObject, ObjectHead, S3Client};
 
 use inode::Table;
 pub use listing::{DirStream, Listed};
+pub use near::Near;
 use renew::Turn;
 use walk::Walks;
 

@@ -1,6 +1,6 @@
 //! What a program that reads files one after another will read next, from what is known.
 //!
-//! Owns: [`Namespace::files_after`], [`Namespace::files_in_next`].
+//! Owns: [`Namespace::files_following`].
 //! Invariant: nothing is asked; what is known may be old, so whoever reads ahead must pin the version.
 //! Must never know: objects' bytes, who reads.
 
@@ -10,27 +10,40 @@ use super::inode::Table;
 use super::{FileInfo, Namespace, Node};
 use crate::key;
 
-impl Namespace {
-    /// The files that follow `name` in key order in a directory, at most `count`: key and what is known.
-    pub fn files_after(&self, dir: u64, name: &str, count: usize) -> Vec<(String, FileInfo)> {
-        let table = self.lock();
-        table.key(dir).map(|dir| table.files_after(&dir, name, count)).unwrap_or_default()
-    }
+/// Directories looked into for the files of one answer, at most.
+const DIRECTORIES_MAX: usize = 16;
 
-    /// The first files of the directory that follows `dir` in a walk in depth, at most `count`: key and what
-    /// is known. None where that directory's names are not known.
-    pub fn files_in_next(&self, dir: u64, count: usize) -> Vec<(String, FileInfo)> {
+/// A file as it is known, and its inode if it has one.
+pub struct Near {
+    pub key: String,
+    pub info: FileInfo,
+    pub ino: Option<u64>,
+}
+
+impl Namespace {
+    /// The files that follow one in a walk in depth, at most `count`: those after it in its directory, then those in
+    /// the next directories, as far as their names are known.
+    pub fn files_following(&self, key: &str, count: usize) -> Vec<Near> {
         let table = self.lock();
-        let next = table.key(dir).and_then(|dir| table.next_directory(&dir));
-        next.map(|next| table.files_after(next, "", count)).unwrap_or_default()
+        let (dir, name) = key::split_dir(key);
+        let mut files = table.files_after(dir, name, count);
+        let mut dir = dir;
+        for _ in 1..DIRECTORIES_MAX {
+            let Some(next) = table.next_directory(dir).filter(|_| files.len() < count) else { break };
+            files.extend(table.files_after(next, "", count - files.len()));
+            dir = next;
+        }
+        files
     }
 }
 
 impl Table {
-    fn files_after(&self, dir: &str, name: &str, count: usize) -> Vec<(String, FileInfo)> {
+    fn files_after(&self, dir: &str, name: &str, count: usize) -> Vec<Near> {
         let Some(known) = self.dirs.get(dir) else { return Vec::new() };
         let files = known.slots_after(name).filter_map(|(name, slot)| match slot.known.node()? {
-            Node::File(info) if slot.known.in_s3() => Some((format!("{dir}{name}"), info)),
+            Node::File(info) if slot.known.in_s3() => {
+                Some(Near { key: format!("{dir}{name}"), info, ino: Some(slot.ino).filter(|ino| *ino != 0) })
+            }
             _ => None,
         });
         files.take(count).collect()
@@ -76,8 +89,8 @@ mod tests {
         table
     }
 
-    fn keys(files: Vec<(String, FileInfo)>) -> Vec<String> {
-        files.into_iter().map(|(key, _)| key).collect()
+    fn keys(files: Vec<Near>) -> Vec<String> {
+        files.into_iter().map(|file| file.key).collect()
     }
 
     #[test]

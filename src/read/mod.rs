@@ -34,6 +34,9 @@ const FETCHES_MAX: usize = 64;
 const WINDOW_BYTES_MAX: u64 = 64 << 20;
 /// What a handle may fetch ahead however many there are, in bytes.
 const WINDOW_BYTES_MIN: u64 = 1 << 20;
+/// A file up to this size is fetched ahead whole, in bytes; of a larger one [`WINDOW_BYTES_MIN`], for as soon as it is
+/// read it has a window of its own.
+const WHOLE_BYTES_MAX: u64 = 4 << 20;
 
 /// One version of one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +88,10 @@ impl Reader {
         let end = offset.saturating_add(len as u64).min(self.version.size);
         offset.min(end)..end
     }
+
+    fn filling(&self) -> Option<mpsc::Sender<()>> {
+        self.filling.as_ref().and_then(|filling| lock(&filling.sender).clone())
+    }
 }
 
 impl Reads {
@@ -135,6 +142,24 @@ impl Reads {
         WINDOW_BYTES_MAX.min(share).max(WINDOW_BYTES_MIN)
     }
 
+    /// How much of a file is worth fetching before it is opened, in bytes.
+    pub fn worth_ahead(size: u64) -> u64 {
+        if size <= WHOLE_BYTES_MAX { size } else { WINDOW_BYTES_MIN }
+    }
+
+    /// How much one walk over small files may have fetched ahead, in bytes.
+    pub fn walk_bytes_max(&self) -> u64 {
+        self.cache.budget().bytes_max() / 4
+    }
+
+    /// Fetches the beginning of a file that will probably be opened next, as far as memory is free.
+    pub fn fetch_ahead(self: &Arc<Self>, version: &Version, bytes: u64) {
+        for gap in self.cache.gaps(version.id, 0..bytes) {
+            let Some(permit) = self.cache.try_reserve(gap.end - gap.start) else { return };
+            self.fetch(version, None, gap, permit);
+        }
+    }
+
     /// Takes note of a read and fetches ahead of it. Call once a read, before [`Reads::read`].
     pub fn note(self: &Arc<Self>, reader: &Reader, offset: u64, len: usize) {
         let range = reader.cut(offset, len);
@@ -149,7 +174,7 @@ impl Reads {
             for gap in self.cache.gaps(reader.version.id, range) {
                 for piece in window::pieces(gap, plan.piece_bytes) {
                     let Some(permit) = self.cache.try_reserve(piece.end - piece.start) else { return };
-                    self.fetch(reader, piece, permit);
+                    self.fetch(&reader.version, reader.filling(), piece, permit);
                 }
             }
         }
@@ -201,13 +226,18 @@ impl Reads {
             return Ok(None);
         };
         let permit = self.cache.reserve(gap.end - gap.start).await?;
-        Ok(self.fetch(reader, gap, permit))
+        Ok(self.fetch(&reader.version, reader.filling(), gap, permit))
     }
 
-    fn fetch(self: &Arc<Self>, reader: &Reader, range: Range<u64>, permit: Permit) -> Option<Arc<Part>> {
-        let part = self.cache.insert(reader.version.id, range, permit)?;
-        let (reads, version) = (self.clone(), reader.version.clone());
-        let filling = reader.filling.as_ref().and_then(|filling| lock(&filling.sender).clone());
+    fn fetch(
+        self: &Arc<Self>,
+        version: &Version,
+        filling: Option<mpsc::Sender<()>>,
+        range: Range<u64>,
+        permit: Permit,
+    ) -> Option<Arc<Part>> {
+        let part = self.cache.insert(version.id, range, permit)?;
+        let (reads, version) = (self.clone(), version.clone());
         let fetch = Fetch { reads, version, part: Arc::downgrade(&part), filling };
         self.runtime.spawn(fetch.run(part.range()));
         Some(part)
