@@ -15,7 +15,6 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -39,8 +38,6 @@ use crate::namespace::Kind;
 const FUSE_THREADS: usize = 4;
 /// The largest read or write the kernel sends: its own limit of 256 pages.
 const REQUEST_BYTES_MAX: u32 = 1 << 20;
-/// Read-ahead asked of the kernel where root may set it, in KiB.
-const READ_AHEAD_KIB: u32 = 1024;
 /// Reads and other requests the kernel may have under way in the background.
 const BACKGROUND_REQUESTS_MAX: u16 = 128;
 
@@ -71,9 +68,7 @@ impl FuseMount {
         options.n_threads = Some(FUSE_THREADS);
         options.clone_fd = true;
         let session = Session::new(Door { fs: fs.clone(), runtime }, dir, &options)?.spawn()?;
-        let notifier = session.notifier();
-        fs.on_invalidate(Arc::new(KernelCaches(notifier)));
-        raise_read_ahead(dir);
+        fs.on_invalidate(Arc::new(session.notifier()));
         Ok(FuseMount { session })
     }
 
@@ -86,32 +81,19 @@ impl FuseMount {
     }
 }
 
-struct KernelCaches(Notifier);
-
-impl Kernel for KernelCaches {
+impl Kernel for Notifier {
     fn forget_attributes(&self, ino: u64) {
         // A negative offset: attributes only. Pages may be locked by the very read that learnt of the change.
-        if let Err(e) = self.0.inval_inode(INodeNo(ino), -1, 0) {
-            tracing::warn!(ino, "the kernel keeps old attributes: {e}");
-        }
+        warn_of(self.inval_inode(INodeNo(ino), -1, 0));
     }
 
     fn forget_name(&self, parent: u64, name: &str) {
-        if let Err(e) = self.0.inval_entry(INodeNo(parent), OsStr::new(name)) {
-            tracing::warn!(parent, name = %name.escape_debug(), "the kernel keeps an old name: {e}");
-        }
+        warn_of(self.inval_entry(INodeNo(parent), OsStr::new(name)));
     }
 }
 
-/// Larger reads cost less; the kernel's default is 128 KiB. Only root may, and only it need.
-fn raise_read_ahead(dir: &Path) {
-    let Ok(device) = std::fs::metadata(dir).map(|meta| meta.dev()) else { return };
-    let (major, minor) = (libc::major(device), libc::minor(device));
-    let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
-    match std::fs::write(&path, READ_AHEAD_KIB.to_string()) {
-        Ok(()) => tracing::debug!("{path} is {READ_AHEAD_KIB}"),
-        Err(e) => tracing::info!("read-ahead stays at the kernel's default: {path}: {e}"),
-    }
+fn warn_of(forgotten: io::Result<()>) {
+    let _ = forgotten.inspect_err(|e| tracing::warn!("the kernel keeps what it was to forget: {e}"));
 }
 
 struct Door {
@@ -146,6 +128,8 @@ fn refuse(fs: &Filesystem, op: &'static str, ino: INodeNo, name: Option<&OsStr>,
         libc::ENOENT | libc::EEXIST | libc::ENOTEMPTY | libc::EXDEV | libc::EROFS | libc::EPERM => {
             tracing::debug!(op, file = file(), errno, "{error}");
         }
+        // Programs that copy try every attribute there is.
+        libc::EOPNOTSUPP if op == "setxattr" => {}
         _ => tracing::warn!(op, file = file(), errno, "{error}"),
     }
     Errno::from_i32(errno)
@@ -310,14 +294,7 @@ impl fuser::Filesystem for Door {
         let (fs, name) = (self.fs(), name.to_owned());
         self.run(async move {
             let set = fs.setxattr(ino.0, &name).await;
-            reply_empty(
-                reply,
-                set.map_err(|e| match e {
-                    // Programs that copy try every attribute there is.
-                    Error::NotSupported(_) => Errno::from_i32(e.errno()),
-                    e => refuse(&fs, "setxattr", ino, None, &e),
-                }),
-            );
+            reply_empty(reply, set.map_err(|e| refuse(&fs, "setxattr", ino, None, &e)));
         });
     }
 
