@@ -1,13 +1,15 @@
 //! What the kernel knows of mounts: its table, taking a mount away, who keeps it busy.
 //!
 //! Owns: [`Mount`] (a line of `/proc/self/mountinfo`), [`unmount`], [`detach`], [`holders`].
-//! Invariant: nothing here asks the mounted file system itself, so a dead or stuck one cannot stop it;
-//! only [`unmount`] may wait, for the kernel to finish what is under way.
+//! Invariant: nothing here asks the mounted file system itself, so a dead or stuck one cannot stop it; only
+//! [`unmount`] may wait, for the kernel to finish what is under way (and [`raise_read_ahead`], of a mount that
+//! has just begun, for its device number).
 //! Must never know: S3, the daemon, the command line.
 
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -16,6 +18,9 @@ use nix::mount::{MntFlags, umount2};
 
 /// The type that a pailfs mount has in the kernel's table.
 pub const FS_TYPE: &str = "fuse.pailfs";
+
+/// Read-ahead asked of the kernel where root may set it, in KiB.
+const READ_AHEAD_KIB: u32 = 1024;
 
 /// One mount, from `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +85,17 @@ fn unescape(field: &[u8]) -> OsString {
         }
     }
     OsString::from_vec(out)
+}
+
+/// Larger reads cost less; the kernel's default is 128 KiB. Only root may, and only it need.
+pub fn raise_read_ahead(dir: &Path) {
+    let Ok(device) = std::fs::metadata(dir).map(|meta| meta.dev()) else { return };
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    match std::fs::write(&path, READ_AHEAD_KIB.to_string()) {
+        Ok(()) => tracing::debug!("{path} is {READ_AHEAD_KIB}"),
+        Err(e) => tracing::info!("read-ahead stays at the kernel's default: {path}: {e}"),
+    }
 }
 
 /// `dir` as the mount table names it. Works where the mount on it is dead: only its parent is asked.

@@ -139,7 +139,7 @@ async fn run(seed: u64) {
     for nth in 2..5 {
         let pause = Duration::from_millis(random.random_range(0..8));
         let calls = AtomicUsize::new(0);
-        let each = move |_: &str| calls.fetch_add(1, Ordering::Relaxed) % nth == 0;
+        let each = move |_: &str| calls.fetch_add(1, Ordering::Relaxed).is_multiple_of(nth);
         house.faults.plan(On::op("ListObjectsV2").key_where(each), Fault::Slow { pause });
     }
     let stop = Arc::new(AtomicBool::new(false));

@@ -307,15 +307,18 @@ async fn a_burst_of_unlinks_asks_once_whether_the_directory_would_vanish() {
 
 /// Stands for the kernel: notes what it is to forget.
 #[derive(Default)]
-struct Recorder(Mutex<(Vec<u64>, Vec<(u64, String)>)>);
+struct Recorder {
+    attributes: Mutex<Vec<u64>>,
+    names: Mutex<Vec<(u64, String)>>,
+}
 
 impl Kernel for Recorder {
     fn forget_attributes(&self, ino: u64) {
-        self.0.lock().unwrap().0.push(ino);
+        self.attributes.lock().unwrap().push(ino);
     }
 
     fn forget_name(&self, parent: u64, name: &str) {
-        self.0.lock().unwrap().1.push((parent, name.to_owned()));
+        self.names.lock().unwrap().push((parent, name.to_owned()));
     }
 }
 
@@ -330,10 +333,9 @@ async fn a_refresh_tells_the_kernel_of_all_below() {
         held.push(house.enter(path).await.unwrap().ino);
     }
     house.refresh("d").await;
-    let (attributes, names) = std::mem::take(&mut *kernel.0.lock().unwrap());
-    assert_eq!(attributes, [held[0], held[2], held[1]]);
+    assert_eq!(*kernel.attributes.lock().unwrap(), [held[0], held[2], held[1]]);
     // Of names in the directory itself it is told after the answer.
-    assert_eq!(names[..2], [(ROOT_INO, "d".into()), (held[1], "x".into())]);
+    assert_eq!(kernel.names.lock().unwrap()[..2], [(ROOT_INO, "d".into()), (held[1], "x".into())]);
 }
 
 /// Inodes that the kernel knows are never lost; it is asked to forget them instead.
@@ -350,7 +352,7 @@ async fn the_kernel_is_asked_to_forget_what_there_is_no_room_for() {
         held.push(house.enter(name).await.unwrap().ino);
     }
     assert_eq!(house.fs.held().inodes, 5001);
-    while kernel.0.lock().unwrap().1.is_empty() {
+    while kernel.names.lock().unwrap().is_empty() {
         tokio::task::yield_now().await;
     }
     held.iter().for_each(|ino| house.leave(*ino));

@@ -1,6 +1,6 @@
 //! The FUSE session: mounted, served by its threads, joined.
 //!
-//! Owns: [`FuseMount`]; what the kernel is told besides replies (invalidation, read-ahead).
+//! Owns: [`FuseMount`]; what the kernel is told besides replies.
 //! Must never know: S3, object keys, how a request is answered.
 //!
 //! The one `unsafe`: fuser's session unmounts what stands at its directory once more when it is dropped,
@@ -11,7 +11,6 @@
 use std::ffi::OsStr;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,8 +22,6 @@ use crate::fs::{Filesystem, Kernel};
 
 /// Threads that read requests, each with its own descriptor.
 const FUSE_THREADS: usize = 4;
-/// Read-ahead asked of the kernel where root may set it, in KiB.
-const READ_AHEAD_KIB: u32 = 1024;
 
 /// A running mount.
 pub struct FuseMount {
@@ -55,7 +52,6 @@ impl FuseMount {
         let session = Session::new(Door::new(fs.clone(), runtime), dir, &options)?.spawn()?;
         let notifier = session.notifier();
         fs.on_invalidate(Arc::new(KernelCaches(notifier)));
-        raise_read_ahead(dir);
         Ok(FuseMount { session })
     }
 
@@ -82,16 +78,5 @@ impl Kernel for KernelCaches {
         if let Err(e) = self.0.inval_entry(INodeNo(parent), OsStr::new(name)) {
             tracing::warn!(parent, name = %name.escape_debug(), "the kernel keeps an old name: {e}");
         }
-    }
-}
-
-/// Larger reads cost less; the kernel's default is 128 KiB. Only root may, and only it need.
-fn raise_read_ahead(dir: &Path) {
-    let Ok(device) = std::fs::metadata(dir).map(|meta| meta.dev()) else { return };
-    let (major, minor) = (libc::major(device), libc::minor(device));
-    let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
-    match std::fs::write(&path, READ_AHEAD_KIB.to_string()) {
-        Ok(()) => tracing::debug!("{path} is {READ_AHEAD_KIB}"),
-        Err(e) => tracing::info!("read-ahead stays at the kernel's default: {path}: {e}"),
     }
 }

@@ -125,6 +125,7 @@ fn serve_on(runtime: &Runtime, plan: &Plan, ready: &mut Ready, log: &Log) -> Res
     })?;
     let mount = FuseMount::start(fs.clone(), &plan.dir, runtime.handle().clone())
         .map_err(|e| Failure::new(format_args!("cannot mount on {}: {e}", plan.dir.display())))?;
+    mountpoint::raise_read_ahead(&plan.dir);
     if let Err(failure) = settle(plan, ready) {
         if let Err(e) = mountpoint::detach(&plan.dir) {
             tracing::error!("cannot unmount {} again: {e}", plan.dir.display());

@@ -160,7 +160,7 @@ impl Walks {
         }
         self.moves_to(dir);
         self.plain += 1;
-        if self.plain % STAKE_BACK == 0 {
+        if self.plain.is_multiple_of(STAKE_BACK) {
             self.credit = self.credit.max(1);
         }
         Step::Plain
