@@ -32,6 +32,8 @@ struct State {
     framed_to: u64,
     /// What has arrived since, becoming a frame when its block is full or somebody reads it.
     open: BytesMut,
+    /// Up to where the first of those who wait needs it: each waking costs more than a frame's copy.
+    wanted_to: u64,
     failure: Option<Error>,
 }
 
@@ -53,8 +55,13 @@ impl State {
 impl Part {
     /// `permit` covers the whole range.
     pub fn new(range: Range<u64>, permit: Permit) -> Part {
-        let state =
-            State { frames: Vec::new(), framed_to: range.start, open: BytesMut::new(), failure: None };
+        let state = State {
+            frames: Vec::new(),
+            framed_to: range.start,
+            open: BytesMut::new(),
+            wanted_to: u64::MAX,
+            failure: None,
+        };
         Part { range, state: Mutex::new(state), grown: Notify::new(), _permit: permit }
     }
 
@@ -88,8 +95,11 @@ impl Part {
             state.open.extend_from_slice(now);
             bytes = later;
         }
-        drop(state);
-        self.grown.notify_waiters();
+        if state.filled_to() >= state.wanted_to {
+            state.wanted_to = u64::MAX;
+            drop(state);
+            self.grown.notify_waiters();
+        }
     }
 
     /// No more bytes will come.
@@ -109,15 +119,16 @@ impl Part {
     }
 
     /// The frames of `wanted`, as far as this part covers it: `Ok(None)` where they have not all
-    /// arrived yet; the failure, where they never will.
+    /// arrived yet (`grown` tells when they have); the failure, where they never will.
     pub fn try_read(&self, wanted: Range<u64>, into: &mut Vec<Bytes>) -> Result<Option<u64>, Error> {
         let mut state = self.lock();
         let end = wanted.end.min(self.range.end);
         if state.filled_to() < end {
-            return match &state.failure {
-                Some(failure) => Err(failure.clone()),
-                None => Ok(None),
-            };
+            if let Some(failure) = &state.failure {
+                return Err(failure.clone());
+            }
+            state.wanted_to = state.wanted_to.min(end);
+            return Ok(None);
         }
         if state.framed_to < end {
             state.frame_open();
