@@ -194,13 +194,15 @@ impl Run {
     fn plan(&mut self, end: u64) -> u64 {
         let reach = self.cursor.saturating_add(self.window);
         let piece = self.piece_bytes();
+        let large = self.window >= 4 * piece;
         let to = match reach {
             _ if reach >= end => end,
-            _ if self.start == 0 || self.window >= 2 * piece => reach / GRAIN_BYTES * GRAIN_BYTES,
+            _ if large => reach / piece * piece,
+            _ if self.start == 0 => reach / GRAIN_BYTES * GRAIN_BYTES,
             _ => reach,
         };
         // A window of few pieces is asked for in halves.
-        let worth_it = if self.window >= 4 * piece { piece } else { (self.window / 2).max(AHEAD_BYTES_MIN) };
+        let worth_it = if large { 1 } else { (self.window / 2).max(AHEAD_BYTES_MIN) };
         if to == end || to.saturating_sub(self.planned) >= worth_it {
             self.planned = self.planned.max(to);
         }
