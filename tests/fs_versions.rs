@@ -157,6 +157,40 @@ async fn another_version_than_the_one_being_read_goes_past_the_page_cache() {
     house.leave(kernel.ino);
 }
 
+/// A handle that has read nothing here may have read the pages that another one brought.
+#[tokio::test]
+async fn a_handle_that_may_have_read_anothers_pages_is_estale_when_the_object_is_replaced() {
+    let house = no_ttl();
+    let data = pattern(5, 8 * MIB);
+    house.fake.put("file", data.clone());
+    let kernel = house.enter("file").await.unwrap();
+    let silent = house.fs.open(kernel.ino, libc::O_RDONLY).await.unwrap();
+    let other = house.fs.open(kernel.ino, libc::O_RDONLY).await.unwrap();
+    assert!(!silent.direct_io && !other.direct_io);
+    assert_eq!(house.read(other.fh, 0, 10).await.unwrap(), data[..10]);
+    house.fs.release(other.fh).await;
+    house.fake.put("file", pattern(6, 8 * MIB));
+    assert_eq!(errno(house.read(silent.fh, 6 << 20, 10).await), libc::ESTALE);
+    house.fs.release(silent.fh).await;
+    house.leave(kernel.ino);
+}
+
+/// A handle whose object was replaced before it had read brings pages of the new version.
+#[tokio::test]
+async fn pages_of_a_later_version_do_not_pass_for_the_one_that_was_opened() {
+    let house = no_ttl();
+    house.fake.put("file", "one");
+    let kernel = house.enter("file").await.unwrap();
+    let opened = house.fs.open(kernel.ino, libc::O_RDONLY).await.unwrap();
+    house.fake.put("file", "two");
+    assert_eq!(house.read(opened.fh, 0, 10).await.unwrap(), b"two");
+    house.fs.release(opened.fh).await;
+    assert!(keeps_pages(&house, "file").await);
+    house.fake.put("file", "one");
+    assert!(!keeps_pages(&house, "file").await, "they are of what stood in between");
+    house.leave(kernel.ino);
+}
+
 #[tokio::test]
 async fn truncate_publishes_before_it_answers() {
     let house = House::new();

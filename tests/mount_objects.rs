@@ -7,12 +7,13 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::process::Command;
 
 use support::aws::{s3api, s3api_ok};
 use support::bytes::{assert_same_bytes, pattern, sha256_hex};
 use support::ground::{Behind, Difference, differs};
-use support::mount::{Mount, Options};
-use support::servers::{Kind, Server, shared};
+use support::mount::{Mount, Options, run};
+use support::servers::{Kind, Server, program, shared};
 
 const MIB: usize = 1 << 20;
 /// Around the smallest part S3 takes, and around the first part this program sends.
@@ -267,4 +268,43 @@ fn seaweedfs_content_types() {
 #[test]
 fn moto_content_types() {
     content_types(Kind::Moto);
+}
+
+/// Maps a file, as numpy and safetensors do, and compares it with another from its start to its end and, mapped anew,
+/// here and there.
+const COMPARE_MAPPED: &str = r#"
+import mmap, random, sys
+def pages(path):
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+whole = open(sys.argv[2], "rb").read()
+mapped = pages(sys.argv[1])
+assert len(mapped) == len(whole), len(mapped)
+for at in range(0, len(whole), 65536):
+    assert mapped[at:at + 65536] == whole[at:at + 65536], at
+mapped = pages(sys.argv[3])
+random.seed(7)
+for _ in range(500):
+    at = random.randrange(len(whole))
+    assert mapped[at:at + 10000] == whole[at:at + 10000], at
+"#;
+
+#[test]
+fn seaweedfs_files_are_mapped() {
+    let server = shared(Kind::SeaweedFs);
+    let bucket = server.bucket("mapped");
+    let local = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(local.path(), pattern(9, 20 * MIB + 12_345)).expect("a local file");
+    let body = local.path().to_str().expect("text");
+    // Two, for the kernel would have the pages of one when it is mapped anew.
+    for key in ["one", "two"] {
+        s3api_ok(&server.endpoint, &["put-object", "--bucket", &bucket, "--key", key, "--body", body]);
+    }
+    let mount = Mount::of(server, &bucket);
+    let mut compare = Command::new("timeout");
+    compare.arg("120").arg(program("python3")).args(["-c", COMPARE_MAPPED]);
+    compare.args([mount.path("one").as_path(), local.path(), mount.path("two").as_path()]);
+    let said = run(&mut compare);
+    assert!(said.status.success(), "{}", said.stderr);
+    mount.umount();
 }

@@ -57,6 +57,9 @@ impl Chunks {
 
     /// Appends `data`. `permit` covers [`Chunks::bytes_needed`] of it, where that is not zero.
     pub fn push(&mut self, data: &[u8], permit: Option<Permit>) {
+        if data.is_empty() {
+            return; // it needs no permit, so there may be no chunk
+        }
         if let Some(permit) = permit {
             let capacity = self.bytes_needed(data.len()).max(data.len());
             self.hand_out();
@@ -123,6 +126,15 @@ mod tests {
         drop(chunks);
         assert_eq!(budget.bytes_held(), 64 << 10, "the body still holds it");
         drop(body);
+        assert_eq!(budget.bytes_held(), 0);
+    }
+
+    #[test]
+    fn nothing_takes_no_room() {
+        let budget = Budget::new(1 << 20);
+        let mut chunks = Chunks::default();
+        push(&mut chunks, &budget, b"");
+        assert!(chunks.is_empty() && chunks.share().is_empty());
         assert_eq!(budget.bytes_held(), 0);
     }
 

@@ -119,8 +119,10 @@ impl Part {
     }
 
     /// The frames of `wanted`, as far as this part covers it: `Ok(None)` where they have not all
-    /// arrived yet (`grown` tells when they have); the failure, where they never will.
+    /// arrived yet (`grown` tells when they have); the failure, where they never will. `wanted` begins within the
+    /// part: what lies before it would be missing from the answer.
     pub fn try_read(&self, wanted: Range<u64>, into: &mut Vec<Bytes>) -> Result<Option<u64>, Error> {
+        assert!(self.range.contains(&wanted.start), "{wanted:?} does not begin within {:?}", self.range);
         let mut state = self.lock();
         let end = wanted.end.min(self.range.end);
         if state.filled_to() < end {
@@ -186,6 +188,14 @@ mod tests {
         got.clear();
         assert_eq!(part.try_read(108..200, &mut got).unwrap(), Some(110));
         assert_eq!(flat(&got), b"89");
+    }
+
+    #[test]
+    #[should_panic(expected = "does not begin within")]
+    fn a_read_that_begins_before_the_part_is_not_answered_with_what_follows() {
+        let part = part(100..110);
+        part.push(b"0123456789");
+        let _ = part.try_read(95..110, &mut Vec::new());
     }
 
     #[test]

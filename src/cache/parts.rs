@@ -62,11 +62,12 @@ impl PartCache {
         self.len() == 0
     }
 
-    /// The part that holds (or is about to hold) the byte at `offset`, or failed to get it.
+    /// The part that holds (or is about to hold) the byte at `offset`.
     pub fn covering(&self, version: VersionId, offset: u64) -> Option<Arc<Part>> {
         let mut index = self.lock();
         let (start, part) = index.parts.get(&version)?.range(..=offset).next_back()?;
-        if part.range().end <= offset {
+        // Who waited for a part that failed was told; who comes later means to try again.
+        if part.range().end <= offset || part.is_failed() {
             return None;
         }
         let (start, part) = (*start, part.clone());
@@ -96,6 +97,12 @@ impl PartCache {
             gaps.push(at..range.end);
         }
         gaps
+    }
+
+    /// What is missing from the start of `range` on; none where a part covers that by now.
+    pub fn gap_at_start(&self, version: VersionId, range: Range<u64>) -> Option<Range<u64>> {
+        let first = self.gaps(version, range.clone()).into_iter().next();
+        first.filter(|gap| gap.start == range.start)
     }
 
     /// Takes up a new part. None if another one overlaps it by now: ask again what covers the offset.
@@ -285,6 +292,8 @@ mod tests {
         assert_eq!(gaps(&cache, v, 15..35), "20..30");
         assert_eq!(gaps(&cache, v, 12..18), "");
         assert_eq!(gaps(&cache, VersionId::new("key", "other"), 0..5), "0..5");
+        assert_eq!(cache.gap_at_start(v, 20..50), Some(20..30));
+        assert_eq!(cache.gap_at_start(v, 10..50), None, "another was faster: what follows is no answer");
     }
 
     #[test]
@@ -305,9 +314,8 @@ mod tests {
         let (cache, v) = cache(1 << 20);
         let permit = cache.try_reserve(10).unwrap();
         cache.insert(v, 0..10, permit).unwrap().fail(Error::Io("gone".into()));
-        assert!(cache.covering(v, 5).is_some_and(|part| part.is_failed()), "who waits for it is told");
+        assert!(cache.covering(v, 5).is_none(), "who comes later tries again");
         assert_eq!(gaps(&cache, v, 0..10), "0..10");
-        assert!(cache.covering(v, 5).is_none());
         filled(&cache, v, 0..10);
         assert!(cache.covering(v, 5).is_some());
     }

@@ -50,6 +50,8 @@ pub(super) struct Versions {
 #[derive(Default)]
 struct Seen {
     cached: String,
+    /// Whether the kernel was given any byte of that version.
+    given: bool,
     ours: String,
 }
 
@@ -69,7 +71,19 @@ impl Versions {
         let mut seen = self.lock();
         let seen = seen.get_or_insert_mut(ino, Seen::default);
         etag.clone_into(&mut seen.cached);
+        seen.given = same; // the pages that are kept may be seen
         same
+    }
+
+    fn give(&self, ino: u64) {
+        if let Some(seen) = self.lock().get_mut(&ino) {
+            seen.given = true;
+        }
+    }
+
+    /// Whether the kernel may have pages of the version, and a program may have seen them without a word to us.
+    fn may_be_given(&self, ino: u64, etag: &str) -> bool {
+        self.lock().get(&ino).is_none_or(|seen| seen.given || seen.cached != etag)
     }
 
     /// This mount made version `etag`, going on from version `from` (none: anew). The kernel's pages are
@@ -99,24 +113,35 @@ impl Versions {
 impl Filesystem {
     /// `open(2)`. Sends nothing while what is known of the file is fresh.
     ///
-    /// Errors: [`Error::IsDirectory`], [`Error::ReadOnly`], [`Error::NotFound`].
+    /// Errors: [`Error::IsDirectory`], [`Error::ReadOnly`], [`Error::NotFound`]; [`Error::Busy`] for O_RDWR of a file
+    /// that the kernel reads by itself.
     pub async fn open(&self, ino: u64, flags: i32) -> Result<Opened, Error> {
         let entry = self.namespace.attributes(ino).await?;
         let Node::File(info) = &entry.node else { return Err(Error::IsDirectory) };
-        let writable = flags & libc::O_ACCMODE != libc::O_RDONLY;
         let truncate = flags & libc::O_TRUNC != 0;
-        if writable || truncate {
+        let writes = truncate || flags & libc::O_ACCMODE != libc::O_RDONLY;
+        if writes {
             self.check_writable()?;
         }
         let (fh, handle) = self.handles.add_file(FileHandle::new(ino, flags))?;
         self.namespace.pin(ino);
-        if truncate && let Err(e) = self.begin_anew(&handle).await {
+        let whole = if writes || handle.fills_disk { None } else { self.whole_on_disk(ino, info).await };
+        // Asked now, for others may have begun to write while the disk was looked at.
+        let ours = writes || self.namespace.is_local(ino);
+        let entered = handle.enter(&self.backings, whole.filter(|_| !ours));
+        let refused = match &entered {
+            // The kernel would map the cache's own file, shared and to be written.
+            Some(_) if flags & libc::O_ACCMODE == libc::O_RDWR => {
+                Err(Error::Busy("opening for reading and writing what the kernel reads from the cache"))
+            }
+            _ if truncate => self.begin_anew(&handle).await,
+            _ => Ok(()),
+        };
+        if let Err(e) = refused {
             self.release(fh).await;
             return Err(e);
         }
-        let ours = writable || truncate || self.namespace.is_local(ino);
-        let whole = if ours || handle.fills_disk { None } else { self.whole_on_disk(ino, info).await };
-        if let Some((backing, same)) = handle.enter(&self.backings, whole) {
+        if let Some((backing, same)) = entered {
             return Ok(Opened { fh, keep_cache: false, direct_io: !same, backing: Some(backing) });
         }
         let others_read =
@@ -128,11 +153,13 @@ impl Filesystem {
             self.fetch_what_follows(&Version::new(key, info.etag.clone(), info.size));
         }
         let keep_cache = self.versions.opened(ino, &info.etag);
-        // The program may read pages of this version before the first read comes here.
-        if keep_cache && let Err(e) = self.reader(&handle, &entry) {
+        // The program may read pages of this version before the first read comes here: those that are kept, and
+        // those that other handles bring.
+        if let Err(e) = self.reader(&handle, &entry) {
             self.release(fh).await;
             return Err(e);
         }
+        handle.paged.store(true, Ordering::Release);
         handle.answered.store(keep_cache, Ordering::Release);
         Ok(Opened { fh, keep_cache, direct_io: false, backing: None })
     }
@@ -221,7 +248,9 @@ impl Filesystem {
             Some(writer) => self.read_written(&handle, &writer, offset, len).await?,
             None => self.read_object(&handle, offset, len).await?,
         };
-        handle.answered.store(true, Ordering::Release);
+        if !handle.answered.swap(true, Ordering::AcqRel) && handle.paged.load(Ordering::Acquire) {
+            self.versions.give(handle.ino);
+        }
         Ok(frames)
     }
 
@@ -264,13 +293,18 @@ impl Filesystem {
         if let Some(reader) = reader.as_ref().filter(|reader| same(&reader.version)) {
             return Ok(reader.clone());
         }
-        if reader.is_some()
-            && handle.answered.load(Ordering::Acquire)
+        let paged = handle.paged.load(Ordering::Acquire);
+        if let Some(old) = &*reader
             && !self.versions.is_ours(handle.ino, &info.etag)
+            && (handle.answered.load(Ordering::Acquire)
+                || paged && self.versions.may_be_given(handle.ino, &old.version.etag))
         {
             return Err(Error::Stale);
         }
         let version = Version::new(key.ok_or(Error::NotFound)?, info.etag.clone(), info.size);
+        if paged {
+            self.versions.opened(handle.ino, &version.etag); // from now on the kernel's pages are of this one
+        }
         let new = Arc::new(match handle.fills_disk {
             true => self.reads.filling_reader(version),
             false => self.reads.reader(version),

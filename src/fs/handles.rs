@@ -38,10 +38,12 @@ struct Tables {
 pub(super) struct FileHandle {
     pub ino: u64,
     pub writable: bool,
-    /// Made at the first read. Held for an instant only.
+    /// Made when it is opened where the kernel may keep pages, else at the first read. Held for an instant only.
     pub reader: Mutex<Option<Arc<Reader>>>,
     /// Whether any byte was returned: from then on the version is fixed.
     pub answered: AtomicBool,
+    /// Whether the kernel keeps what is read through this handle, for all that read the file.
+    pub paged: AtomicBool,
     /// Opened with O_DIRECT: where there is a disk cache, waits until that has taken what is read.
     pub fills_disk: bool,
     /// Whether this handle is counted among its inode's writers.
@@ -65,6 +67,7 @@ impl FileHandle {
             fills_disk: flags & libc::O_DIRECT != 0,
             reader: Mutex::default(),
             answered: AtomicBool::new(false),
+            paged: AtomicBool::new(false),
             wrote: AtomicBool::new(false),
             entered: AtomicBool::new(false),
         }

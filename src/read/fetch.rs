@@ -29,12 +29,13 @@ struct Evicted;
 impl Fetch {
     pub async fn run(self, range: Range<u64>) {
         // What the disk cache is to take must not be dropped once it was read.
-        let _held = self.filling.as_ref().and_then(|_| self.part.upgrade());
+        let held = self.filling.as_ref().and_then(|_| self.part.upgrade());
         if let Err(e) = self.stream(range).await
             && let Some(part) = self.part.upgrade()
         {
             part.fail(e);
         }
+        drop(held); // from now on it may give way to who waits
         self.reads.cache.settle();
     }
 
@@ -43,27 +44,33 @@ impl Fetch {
         if at == range.end {
             return Ok(());
         }
-        let _turn = self.reads.fetches.acquire().await.map_err(|e| Error::Io(e.to_string()))?;
-        if self.part.strong_count() == 0 {
-            return Ok(());
-        }
-        let Version { key, etag, .. } = &self.version;
-        let mut object = self.reads.client.get_object(key, Some(at..range.end), Some(etag)).await?;
-        while let Some(frame) = object.body.frame().await? {
-            match self.part.upgrade() {
-                Some(part) => part.push(&frame),
-                None => return Ok(()),
-            }
-        }
-        let Some(part) = self.part.upgrade() else { return Ok(()) };
-        if !part.is_finished() {
-            let key = key.escape_debug();
-            return Err(Error::Io(format!("GetObject {key}: the body ended before {}", range.end)));
-        }
+        let Some(part) = self.get(at..range.end).await? else { return Ok(()) };
         match &self.reads.disk {
             Some(disk) => self.give_to_disk(disk, &part, at..range.end).await,
             None => Ok(()),
         }
+    }
+
+    /// Fills the part from S3; none where it was evicted. The turn ends with the body: a slow disk holds up no GET.
+    async fn get(&self, range: Range<u64>) -> Result<Option<Arc<Part>>, Error> {
+        let _turn = self.reads.fetches.acquire().await.map_err(|e| Error::Io(e.to_string()))?;
+        if self.part.strong_count() == 0 {
+            return Ok(None);
+        }
+        let Version { key, etag, .. } = &self.version;
+        let mut object = self.reads.client.get_object(key, Some(range.clone()), Some(etag)).await?;
+        while let Some(frame) = object.body.frame().await? {
+            match self.part.upgrade() {
+                Some(part) => part.push(&frame),
+                None => return Ok(None),
+            }
+        }
+        let Some(part) = self.part.upgrade() else { return Ok(None) };
+        if !part.is_finished() {
+            let key = key.escape_debug();
+            return Err(Error::Io(format!("GetObject {key}: the body ended before {}", range.end)));
+        }
+        Ok(Some(part))
     }
 
     /// Fills the part as far as the disk cache has it without a gap; answers up to where.

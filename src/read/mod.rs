@@ -222,9 +222,7 @@ impl Reads {
         reader: &Reader,
         range: Range<u64>,
     ) -> Result<Option<Arc<Part>>, Error> {
-        let Some(gap) = self.cache.gaps(reader.version.id, range).into_iter().next() else {
-            return Ok(None);
-        };
+        let Some(gap) = self.cache.gap_at_start(reader.version.id, range) else { return Ok(None) };
         let permit = self.cache.reserve(gap.end - gap.start).await?;
         Ok(self.fetch(&reader.version, reader.filling(), gap, permit))
     }

@@ -21,9 +21,10 @@ mod tests;
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -40,6 +41,8 @@ use reader::Reader;
 use room::{Caps, Room};
 use writer::{Block, Job, Writer};
 
+/// How long to wait for the disk, or for another mount that is at work, while nothing is written.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Blocks that wait to be written. They are not covered by `--memory`: 16 MiB at the most.
 const QUEUE_BLOCKS_MAX: usize = 16;
 
@@ -63,6 +66,8 @@ struct Counters {
     errors: AtomicU64,
     evictions: Arc<AtomicU64>,
     bytes_used: AtomicU64,
+    /// Blocks that the writer is done with, one way or the other: whether those who wait may hope.
+    settled: AtomicU64,
 }
 
 /// [`DiskCache::stats`].
@@ -166,9 +171,10 @@ impl DiskCache {
         }
     }
 
-    /// As [`DiskCache::offer`], but waits for the disk.
+    /// As [`DiskCache::offer`], but waits for the disk, unless that stands still.
     pub async fn keep(&self, version: VersionId, size: u64, block: u64, frames: Vec<Bytes>) {
-        if self.jobs.send(self.job(version, size, block, frames)).await.is_err() {
+        let sent = self.patiently(self.jobs.send(self.job(version, size, block, frames))).await;
+        if !matches!(sent, Some(Ok(()))) {
             self.counters.writes_dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -180,11 +186,29 @@ impl DiskCache {
         Job::Write(Block { name, size, number: block, frames })
     }
 
-    /// Waits until all that was offered before is written or dropped.
+    /// Waits until all that was offered before is written or dropped, unless the disk stands still.
     pub async fn settle(&self) {
         let (done, settled) = oneshot::channel();
-        if self.jobs.send(Job::Settle(done)).await.is_ok() {
-            let _ = settled.await; // the writer is gone: there is nothing to wait for
+        let settled = async {
+            if self.jobs.send(Job::Settle(done)).await.is_ok() {
+                let _ = settled.await; // the writer is gone: there is nothing to wait for
+            }
+        };
+        if self.patiently(settled).await.is_none() {
+            self.reader.complain("takes no blocks", &io::ErrorKind::TimedOut.into());
+        }
+    }
+
+    /// None when the writer has dealt with nothing for as long as the patience lasts.
+    async fn patiently<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
+        let mut wait = pin!(wait);
+        loop {
+            let settled = self.counters.settled.load(Ordering::Relaxed);
+            match tokio::time::timeout(PATIENCE, &mut wait).await {
+                Ok(done) => return Some(done),
+                Err(_) if self.counters.settled.load(Ordering::Relaxed) == settled => return None,
+                Err(_) => {} // blocks are written: our turn will come
+            }
         }
     }
 

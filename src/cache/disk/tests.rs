@@ -443,7 +443,7 @@ proptest! {
         steps in prop::collection::vec((0..12_u64, 0..40_u64, 0..3_usize), 40..80),
         cap in 2..9_u64,
     ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let scene = Scene::new();
         let cap = cap * MIB + MIB / 3;
         let mut mounts = [scene.open(cap), scene.open(cap)];
@@ -488,6 +488,19 @@ async fn the_queue_is_bounded() {
     marker.unlock().unwrap();
     cache.settle().await;
     assert_eq!(cache.cached("k", 64 * MIB).await, (offered - dropped) * MIB);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_ever_for_a_disk_that_stands_still() {
+    let scene = Scene::new();
+    let cache = scene.open(64 * MIB);
+    let marker = File::open(scene.dir().join("pailfs-cache")).unwrap();
+    marker.lock().unwrap(); // another mount does not let go
+    for block in 0..QUEUE_BLOCKS_MAX as u64 + 2 {
+        cache.keep(id("k"), 64 * MIB, block, vec![Bytes::from(bytes("k", 64 * MIB, block))]).await;
+    }
+    cache.settle().await;
+    assert!(cache.stats().writes_dropped > 0 && cache.stats().errors == 1);
 }
 
 #[tokio::test]
@@ -574,7 +587,6 @@ fn directories_that_are_no_cache_are_refused_and_left_alone() {
     assert!(refused().contains("none of pailfs"));
     std::fs::write(&marker, "pailfs disk ca").unwrap(); // its maker was interrupted
     open().unwrap();
-
     std::fs::remove_dir_all(scene.dir()).unwrap();
     std::fs::write(scene.dir(), "a file").unwrap();
     let e = refused();

@@ -74,6 +74,7 @@ impl Writer {
 
     fn write(&mut self, block: &Block) {
         let written = self.try_write(block);
+        self.counters.settled.fetch_add(1, Ordering::Relaxed);
         self.counters.bytes_used.store(self.room.bytes_held(), Ordering::Relaxed);
         match written {
             Ok(true) => return,
