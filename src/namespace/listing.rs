@@ -191,7 +191,7 @@ enum From {
     NotBegun,
     /// What is known, after this item.
     Known(String),
-    Pages(Pages),
+    Pages(Box<Pages>),
     End,
 }
 
@@ -260,7 +260,7 @@ impl DirStream {
         let merge = &self.merge;
         self.local.retain(|(_, name)| !merge.given.contains(&merge.hasher.hash_one(name)));
         self.local.iter().for_each(|(_, name)| self.merge.leave_out(name));
-        From::Pages(Pages::new(&self.dir, ask(&self.namespace, &self.dir)))
+        From::Pages(Box::new(Pages::new(&self.dir, ask(&self.namespace, &self.dir))))
     }
 
     fn next_local(&mut self) -> Option<Listed> {
