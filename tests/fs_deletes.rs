@@ -287,6 +287,27 @@ async fn what_is_made_in_the_place_of_what_is_being_removed_stays() {
     assert_eq!(house.names("").await, ["d", "e"]);
 }
 
+/// Its close waits for the removal; what looks meanwhile sees it.
+#[tokio::test(start_paused = true)]
+async fn what_is_made_in_the_place_of_what_is_being_removed_is_shown_before_it_is_closed() {
+    let house = House::new();
+    house.fake.put_many(["d/1", "d/2", "d/3"], "old");
+    house.faults.plan(On::op("DeleteObject"), Fault::Delay(Duration::from_secs(5)));
+    house.faults.plan(On::op("DeleteObjects"), Fault::Delay(Duration::from_secs(5)));
+    remove_each(&house, &["d/1", "d/2"].map(String::from)).await;
+    assert_eq!(house.names("d").await, ["3"]);
+    let fh = house.create("d/2", libc::O_WRONLY).await.unwrap();
+    house.write(fh, 0, b"newer").await.unwrap();
+    assert_eq!(house.fs.held().removals, 1, "the removal is under way still");
+    assert_eq!(house.names("d").await, ["2", "3"]);
+    let attr = house.enter("d/2").await.unwrap();
+    assert_eq!(attr.size, 5);
+    house.leave(attr.ino);
+    house.close(fh).await.unwrap();
+    assert_eq!(house.keys_settled().await, ["d/2", "d/3"]);
+    assert_eq!(house.cat("d/2").await.unwrap(), b"newer");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_file_made_over_a_directory_that_is_being_removed_stays() {
     let house = House::with(no_ttl);

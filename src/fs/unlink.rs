@@ -85,6 +85,7 @@ impl Filesystem {
             return Err(Error::NotEmpty);
         }
         if !self.deletes.empties(&key).await? {
+            self.namespace.not_empty(&key);
             return Err(Error::NotEmpty);
         }
         self.remove(parent, name, Node::Directory, key).await

@@ -56,6 +56,11 @@ impl Span {
         Span { after: "".into(), upto: None, asked }
     }
 
+    /// Says only that a listing began.
+    pub fn nothing(asked: Instant) -> Span {
+        Span { after: "".into(), upto: Some("".into()), asked }
+    }
+
     pub fn is_whole(&self) -> bool {
         self.after.is_empty() && self.upto.is_none()
     }
@@ -167,6 +172,11 @@ impl Dir {
         self.spans.iter().filter(|span| span.is_whole()).map(|span| span.asked).max()
     }
 
+    /// Whether nothing was forgotten since a listing that began at `begun` told its first names.
+    pub fn hears(&self, begun: Instant) -> bool {
+        self.spans.iter().any(|span| span.after.is_empty() && span.asked == begun)
+    }
+
     pub fn forget_spans(&mut self) {
         self.spans.clear();
     }
@@ -275,13 +285,16 @@ impl Dir {
     }
 
     /// Drops what nobody needs: slots without inode, but for what was changed here after the oldest
-    /// question that is not answered yet. What was heard whole is whole no longer.
-    pub fn evict(&mut self, oldest_question: Option<Instant>) {
+    /// question that is not answered yet. What was heard whole is whole no longer. Answers when the last of
+    /// the changes was made that it dropped.
+    pub fn evict(&mut self, oldest_question: Option<Instant>) -> Option<Instant> {
         let bytes = &mut self.bytes;
         let idle = &mut self.idle;
+        let mut lost = None;
         self.names.retain(|name, slot| {
             let keep = slot.ino != 0 || slot.when.guards_against(oldest_question);
             if !keep {
+                lost = lost.max(slot.when.guards_against(Some(slot.when.at)).then_some(slot.when.at));
                 *bytes -= bytes_of(name, &slot.known);
                 *idle -= 1;
             }
@@ -291,6 +304,7 @@ impl Dir {
         self.spans.clear();
         self.marker = false;
         self.cursor = None;
+        lost
     }
 
     /// Nothing is fresh any more.

@@ -159,7 +159,11 @@ impl Table {
             return Some(Entry { ino, node: Node::Directory, ttl: self.ttl.min(TTL_MAX) });
         }
         let (known, when) = self.state(ino)?;
-        let age = if self.is_local(ino) { Duration::ZERO } else { when.at.elapsed() };
+        let age = match when.source {
+            _ if self.is_local(ino) => Duration::ZERO,
+            Source::Doubted => self.ttl,
+            _ => when.at.elapsed(),
+        };
         Some(Entry { ino, node: known.node()?, ttl: self.ttl.saturating_sub(age).min(TTL_MAX) })
     }
 
@@ -172,15 +176,20 @@ impl Table {
 
     /// What is known of the name, however old: a node, or that there is none. None: nothing is known.
     pub(super) fn known(&self, dir: &str, name: &str) -> Option<Option<Node>> {
-        if self.leaving.contains(dir, name) {
+        if self.is_leaving(dir, name) {
             return Some(None);
         }
         Some(self.dirs.get(dir)?.get(name)?.known.node())
     }
 
+    /// Whether what S3 has at the name is on its way out, and nothing was made here in its place.
+    fn is_leaving(&self, dir: &str, name: &str) -> bool {
+        self.leaving.contains(dir, name) && self.child_in(dir, name).is_none()
+    }
+
     /// What is known of the name, if it is fresh: a node, or that there is none.
     pub(super) fn fresh_name(&mut self, dir: &str, name: &str) -> Option<Option<Node>> {
-        if self.leaving.contains(dir, name) {
+        if self.is_leaving(dir, name) {
             return Some(None);
         }
         let known = self.dirs.get_mut(dir)?;
@@ -221,7 +230,7 @@ impl Table {
         asked: Instant,
         source: Source,
     ) -> Option<Node> {
-        if self.leaving.contains(dir, name) {
+        if self.is_leaving(dir, name) {
             return None;
         }
         if let Some(slot) = self.dirs.get(dir).and_then(|dir| dir.get(name)) {
@@ -443,11 +452,27 @@ impl Table {
         }
     }
 
-    /// The name could not be removed: it is as it was, as far as one knows. What was made in its place stays.
+    /// The name could not be removed, or one does not know: it is as it was until S3 is asked anew. What was made in
+    /// its place stays.
     pub(super) fn restored(&mut self, dir: &str, name: &str, node: &Node) {
         if self.leaving.remove(dir, name) && self.child_in(dir, name).is_none() {
-            self.edit(dir, |dir| dir.set(name, Known::of(Some(node)), When::now(Source::Doubted)));
+            self.edit(dir, |dir| {
+                dir.set(name, Known::of(Some(node)), When::now(Source::Doubted));
+                dir.forget_spans();
+            });
         }
+    }
+
+    /// S3 has something below a directory. If that is known to be empty, it is not known well enough.
+    pub(super) fn not_empty(&mut self, dir: &str) {
+        if self.entries_after(dir, "", 1).is_some_and(|entries| entries.is_empty()) {
+            self.edit(dir, Dir::forget_spans);
+        }
+    }
+
+    /// Whether all that the listing told that began at `begun` is known still.
+    pub(super) fn hears(&self, dir: &str, begun: Instant) -> bool {
+        self.dirs.get(dir).is_some_and(|dir| dir.hears(begun))
     }
 
     /// Something was made at a name, by us and in S3.

@@ -249,3 +249,19 @@ fn five_million_objects_fit_in_two_gib() {
     eprintln!("5,000,000 objects with inodes: {} MiB, counted as {}", taken >> 20, table.bytes() >> 20);
     assert!(taken < 2 << 30);
 }
+
+#[test]
+fn a_change_that_had_to_make_room_is_not_undone_by_an_older_answer() {
+    let mut table = Table::new("bucket", "", Duration::from_secs(60), 10_000);
+    let asked = later();
+    later();
+    table.remove_name("d/", "gone");
+    assert!(!table.memory.lost_since(asked));
+    let heard = later();
+    for n in 0..100 {
+        table.hear(&format!("{n}/"), "f", Some(&file(1)), heard, Source::Listed);
+        table.shrink();
+    }
+    assert_eq!(table.known("d/", "gone"), None);
+    assert!(table.memory.lost_since(asked) && !table.memory.lost_since(heard));
+}

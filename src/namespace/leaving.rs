@@ -66,9 +66,12 @@ mod tests {
         table.leave("top/", "f");
         table.restored("top/", "f", &file(1));
         assert_eq!((table.fresh_name("top/", "f"), table.known("top/", "f")), (None, Some(Some(file(1)))));
+        let entry = table.enter("top/", "f", &file(1)).expect("it is back");
+        assert_eq!(entry.ttl, Duration::ZERO, "the kernel asks anew as well");
         // Made anew meanwhile, it is what it was made.
         table.leave("top/", "g");
         let made = table.intern("top/", "g", &file(7));
+        assert_eq!(table.known("top/", "g"), Some(Some(file(7))), "and shown at once");
         table.restored("top/", "g", &file(1));
         assert_eq!(table.child_in("top/", "g"), Some(made));
         table.leave("top/", "h");

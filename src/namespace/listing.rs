@@ -294,6 +294,7 @@ impl DirStream {
 
     /// Takes in a page: its entries are heard, and so is what it shows not to be there.
     fn take_page(&mut self, page: ListPage, asked: Instant, last: bool) {
+        let first = self.begun.is_none();
         let begun = *self.begun.get_or_insert(asked);
         let after: Box<str> = self.merge.last().into();
         self.merge.page(page, asked);
@@ -301,19 +302,20 @@ impl DirStream {
             self.merge.release_all();
             self.log_hidden();
         }
-        let in_order = self.merge.in_order;
-        if !in_order {
+        if !self.merge.in_order {
             self.namespace.lists_in_another_order();
         }
+        // Where the server knows no order, pages are in order by chance.
+        let in_order = self.merge.in_order && self.namespace.in_key_order();
+        let decided: Vec<Decided> = self.merge.decided().collect();
+        let mut table = self.namespace.lock();
         let span = match (in_order, last) {
             (true, true) => Some(Span { after, upto: None, asked }),
             (true, false) => Some(Span { after, upto: Some(self.merge.last().into()), asked }),
-            // In no order, only the whole says what is not there.
-            (false, true) => Some(Span::whole(begun)),
-            (false, false) => None,
+            // In no order only the whole says what is not there, if none of it had to make room.
+            (false, true) => (first || table.hears(&self.dir, begun)).then(|| Span::whole(begun)),
+            (false, false) => first.then(|| Span::nothing(begun)),
         };
-        let decided: Vec<Decided> = self.merge.decided().collect();
-        let mut table = self.namespace.lock();
         // Out of order, a file may come after the directory of its name, which hides it.
         let said = decided.iter().filter(|d| in_order || !d.again || d.listed.node.kind() == Kind::Directory);
         let said = said.map(|d| (d.listed.name.as_str(), &d.listed.node, d.asked));

@@ -27,6 +27,8 @@ pub(super) struct Memory {
     /// Questions under way: below which key, and when they were asked.
     questions: HashMap<u64, (Box<str>, Instant)>,
     question: u64,
+    /// When the last of the changes was made here that had to make room.
+    lost: Option<Instant>,
     asked_to_forget: Option<Instant>,
 }
 
@@ -39,6 +41,7 @@ impl Memory {
             newest: 0,
             questions: HashMap::new(),
             question: 0,
+            lost: None,
             asked_to_forget: None,
         }
     }
@@ -75,6 +78,12 @@ impl Memory {
     pub fn oldest_question(&self, dir: &str) -> Option<Instant> {
         let questions = self.questions.values();
         questions.filter(|(below, _)| dir.starts_with(&**below)).map(|(_, asked)| *asked).min()
+    }
+
+    /// Whether what was changed here since `asked` may be known no longer, so that an answer from then would undo it.
+    /// Of what a question under way may tell nothing is lost.
+    pub fn lost_since(&self, asked: Instant) -> bool {
+        self.lost.is_some_and(|lost| lost >= asked)
     }
 
     fn is_exceeded(&self) -> bool {
@@ -125,7 +134,7 @@ impl Table {
             return self.memory.used(&mut known.used);
         }
         let before = known.bytes();
-        known.evict(oldest);
+        self.memory.lost = self.memory.lost.max(known.evict(oldest));
         self.memory.changed(before, known.bytes());
         if known.is_blank() {
             self.memory.order.remove(&known.used);

@@ -276,6 +276,11 @@ impl Namespace {
         self.lock().restored(dir, name, node);
     }
 
+    /// S3 has something below a directory, whatever was listed. `dir`: its key.
+    pub fn not_empty(&self, dir: &str) {
+        self.lock().not_empty(dir);
+    }
+
     /// A file was made at a name, by us and in S3.
     pub fn made_file(&self, parent: u64, name: &str, info: FileInfo) {
         self.within(parent, |table, dir| table.made(dir, name, &Node::File(info)));

@@ -83,6 +83,10 @@ impl Namespace {
         for whole in told.wholes {
             let (dir, asked) = (whole.dir, whole.asked);
             let mut table = self.lock();
+            // It began with an earlier page, whose question is answered.
+            if table.memory.lost_since(asked) {
+                continue;
+            }
             let names = whole.names.iter().map(|(name, node)| (name.as_str(), node, asked));
             table.hear_range(&dir, names, Some(Span::whole(asked)), None);
             if whole.marker {

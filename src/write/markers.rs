@@ -26,12 +26,19 @@ impl Contents {
     /// Asks S3, looking past the keys `but`, of which there are at most [`KEYS_BUT_MAX`].
     pub async fn of(client: &S3Client, dir: &str, but: &HashSet<String>) -> Result<Contents, S3Error> {
         let max_keys = u32::try_from(but.len() + 2).unwrap_or(LIST_PAGE_KEYS_MAX).min(LIST_PAGE_KEYS_MAX);
-        let query = ListObjectsV2 { prefix: dir.into(), max_keys: Some(max_keys), ..Default::default() };
-        let page = client.list_objects_v2(&query).await?;
-        let marker = page.contents.iter().any(|object| object.key == dir);
+        let mut query = ListObjectsV2 { prefix: dir.into(), max_keys: Some(max_keys), ..Default::default() };
         let other = |key: &String| key != dir && !but.contains(key);
-        let others = page.undecodable > 0 || page.contents.iter().any(|object| other(&object.key));
-        Ok(Contents { marker, others })
+        let mut contents = Contents { marker: false, others: false };
+        loop {
+            let page = client.list_objects_v2(&query).await?;
+            contents.marker |= page.contents.iter().any(|object| object.key == dir);
+            contents.others |= page.undecodable > 0 || page.contents.iter().any(|object| other(&object.key));
+            // A server may answer with fewer keys than it was asked for.
+            query.continuation_token = page.next_continuation_token.filter(|_| !contents.others);
+            if query.continuation_token.is_none() {
+                return Ok(contents);
+            }
+        }
     }
 }
 
