@@ -22,8 +22,8 @@ BUCKET = "bench"
 class Model:
     """A running server."""
 
-    def __init__(self, program, delays):
-        command = [program, "serve", "--bucket", BUCKET, *CONTENT, *delays]
+    def __init__(self, program, delays, content=CONTENT):
+        command = [program, "serve", "--bucket", BUCKET, *content, *delays]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.url = self.process.stdout.readline().strip()
         if not self.url:

@@ -17,22 +17,30 @@ pub enum Order {
     Key,
     /// By path component, as SeaweedFS does: `d/1` before `d!x`, and `start-after=d!x` leaves `d/` out.
     Component,
+    /// In one of its own, as S3's directory buckets do: what begins with `m` to `z` comes first.
+    Own,
 }
 
 impl Order {
     /// Bytes that sort as this order has it. Component order is key order with `/` below every other
     /// byte; NUL takes its place, which SeaweedFS's keys cannot hold either.
     pub fn sortable(self, key: &[u8]) -> Vec<u8> {
-        self.swap(key, b'/', 0)
+        match self {
+            Order::Own => key.iter().map(|b| b.wrapping_sub(b'm')).collect(),
+            _ => self.swap(key, b'/', 0),
+        }
     }
 
     pub fn key(self, sortable: &[u8]) -> Vec<u8> {
-        self.swap(sortable, 0, b'/')
+        match self {
+            Order::Own => sortable.iter().map(|b| b.wrapping_add(b'm')).collect(),
+            _ => self.swap(sortable, 0, b'/'),
+        }
     }
 
     fn swap(self, bytes: &[u8], from: u8, to: u8) -> Vec<u8> {
         match self {
-            Order::Key => bytes.to_vec(),
+            Order::Key | Order::Own => bytes.to_vec(),
             Order::Component => bytes.iter().map(|&b| if b == from { to } else { b }).collect(),
         }
     }
