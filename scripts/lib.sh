@@ -105,9 +105,10 @@ JSON
     read -r master volume filer s3 < <("$venv/bin/python3" "$root/scripts/free_ports.py" 4)
     # Telemetry off; the Iceberg and Lance ports off and the sockets here, for they are fixed otherwise
     # and a second server would not start.
-    nohup "$venv/bin/weed" server -dir="$data" -ip=127.0.0.1 -ip.bind=127.0.0.1 \
+    # By default it refuses every write on a disk with less than a hundredth free.
+    nohup "$venv/bin/weed" -logtostderr=true server -dir="$data" -ip=127.0.0.1 -ip.bind=127.0.0.1 \
         -master.port="$master" -volume.port="$volume" -filer.port="$filer" \
-        -master.volumeSizeLimitMB=1024 -volume.max=100 -master.telemetry=false \
+        -master.volumeSizeLimitMB=1024 -volume.max=100 -volume.minFreeSpace=64MiB -master.telemetry=false \
         -s3 -s3.port="$s3" -s3.config="$data/s3.json" -s3.port.iceberg=0 -s3.port.lance=0 \
         -filer.localSocket="$data/filer.sock" -s3.localSocket="$data/s3.sock" >"$data/weed.log" 2>&1 &
     server_pid=$!

@@ -39,13 +39,17 @@ pub struct Server {
 
 /// One server of each kind for all the tests of a file: they keep apart by bucket names.
 pub fn shared(kind: Kind) -> &'static Server {
-    static SEAWEEDFS: OnceLock<Server> = OnceLock::new();
-    static MOTO: OnceLock<Server> = OnceLock::new();
+    static SEAWEEDFS: OnceLock<Result<Server, String>> = OnceLock::new();
+    static MOTO: OnceLock<Result<Server, String>> = OnceLock::new();
     let slot = match kind {
         Kind::SeaweedFs => &SEAWEEDFS,
         Kind::Moto => &MOTO,
     };
-    slot.get_or_init(|| Server::start(kind))
+    // One that does not start fails all its tests at once: none waits for it again.
+    match slot.get_or_init(|| Server::try_start(kind)) {
+        Ok(server) => server,
+        Err(why) => panic!("{kind:?} does not start: {why}"),
+    }
 }
 
 /// A program of the virtual environment. Without it a test of feature `servers` fails: what it was
@@ -72,9 +76,13 @@ pub fn bucket_name(hint: &str) -> String {
 impl Server {
     /// Starts one and waits until it stores an object and gives it back.
     pub fn start(kind: Kind) -> Server {
-        let mut last = String::new();
+        Server::try_start(kind).unwrap_or_else(|why| panic!("{kind:?} does not start: {why}"))
+    }
+
+    fn try_start(kind: Kind) -> Result<Server, String> {
+        let end = Instant::now() + Duration::from_secs(START_SECONDS_MAX);
         // Another process may take a port between our look at it and the server's; then once more.
-        for _ in 0..3 {
+        loop {
             let dir = tempfile::Builder::new().prefix("pailfs-server-").tempdir().expect("a directory");
             let dir = dir.keep();
             at_exit(|leftovers| leftovers.dirs.push(dir.clone()));
@@ -86,12 +94,12 @@ impl Server {
                 dir,
                 child: Mutex::new(None),
             };
-            match server.launch() {
-                Ok(()) => return server,
-                Err(why) => last = why,
+            match server.launch(end) {
+                Ok(()) => return Ok(server),
+                Err(why) if Instant::now() > end => return Err(why),
+                Err(_) => {}
             }
         }
-        panic!("{kind:?} does not start: {last}");
     }
 
     /// Ends it as a crash would: SIGKILL, and the data stays.
@@ -106,7 +114,8 @@ impl Server {
     /// Starts it again on the same port. SeaweedFS has its data still; moto has forgotten it.
     pub fn restart(&self) {
         self.kill();
-        self.launch().unwrap_or_else(|why| panic!("{:?} does not restart: {why}", self.kind));
+        let end = Instant::now() + Duration::from_secs(START_SECONDS_MAX);
+        self.launch(end).unwrap_or_else(|why| panic!("{:?} does not restart: {why}", self.kind));
     }
 
     /// A new bucket.
@@ -121,7 +130,7 @@ impl Server {
         Boto::start(&self.endpoint)
     }
 
-    fn launch(&self) -> Result<(), String> {
+    fn launch(&self, end: Instant) -> Result<(), String> {
         let log_path = self.dir.join("log");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&log_path);
         let log = log.expect("the server's log");
@@ -134,7 +143,7 @@ impl Server {
         let child = spawn_for_life(command);
         at_exit(|leftovers| leftovers.pids.push(child.id()));
         *self.child.lock().unwrap_or_else(|e| e.into_inner()) = Some(child);
-        self.wait_until_ready().map_err(|why| {
+        self.wait_until_ready(end).map_err(|why| {
             self.kill();
             let log = std::fs::read_to_string(&log_path).unwrap_or_default();
             let tail: Vec<&str> = log.lines().rev().take(20).collect();
@@ -155,13 +164,16 @@ impl Server {
         let data = self.dir.join("data");
         std::fs::create_dir_all(&data).expect("the server's data directory");
         let mut command = Command::new(program("weed"));
-        command.arg("server");
+        // Its logs would go to /tmp.
+        command.args(["-logtostderr=true", "server"]);
         command.arg(format!("-dir={}", data.display()));
         command.args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1"]);
         command.arg(format!("-master.port={master}"));
         command.arg(format!("-volume.port={volume}"));
         command.arg(format!("-filer.port={filer}"));
         command.args(["-master.volumeSizeLimitMB=1024", "-volume.max=1000"]);
+        // By default it refuses every write on a disk with less than a hundredth free.
+        command.arg("-volume.minFreeSpace=64MiB");
         command.args(["-s3", &format!("-s3.port={s3}")]);
         command.arg(format!("-s3.config={}", config.display()));
         // It would tell its makers about our test machine.
@@ -170,6 +182,13 @@ impl Server {
         command.args(["-s3.port.iceberg=0", "-s3.port.lance=0"]);
         command.arg(format!("-filer.localSocket={}", self.dir.join("filer.sock").display()));
         command.arg(format!("-s3.localSocket={}", self.dir.join("s3.sock").display()));
+        // It makes these sockets in /tmp, whatever one tells it, and leaves them there.
+        let grpc = [("s3", s3), ("master", master), ("volume", volume), ("filer", filer)];
+        at_exit(|leftovers| {
+            leftovers.sockets.extend(grpc.map(|(part, port)| {
+                PathBuf::from(format!("/tmp/seaweedfs-{part}-grpc-{}.sock", port + 10_000))
+            }));
+        });
         command
     }
 
@@ -179,8 +198,7 @@ impl Server {
         command
     }
 
-    fn wait_until_ready(&self) -> Result<(), String> {
-        let end = Instant::now() + Duration::from_secs(START_SECONDS_MAX);
+    fn wait_until_ready(&self, end: Instant) -> Result<(), String> {
         let address = ("127.0.0.1", self.ports[0]);
         while TcpStream::connect(address).is_err() {
             self.still_runs()?;
@@ -282,6 +300,7 @@ fn spawn_for_life(mut command: Command) -> Child {
 struct Leftovers {
     pids: Vec<u32>,
     dirs: Vec<PathBuf>,
+    sockets: Vec<PathBuf>,
 }
 
 /// What must be gone when the process exits in good order; statics are never dropped.
@@ -306,6 +325,9 @@ fn at_exit(note: impl FnOnce(&mut Leftovers)) {
         }
         for dir in &leftovers.dirs {
             let _ = std::fs::remove_dir_all(dir);
+        }
+        for socket in &leftovers.sockets {
+            let _ = std::fs::remove_file(socket);
         }
     }
     let leftovers = LEFTOVERS.get_or_init(|| {
