@@ -39,6 +39,8 @@ pub(super) struct MountArgs {
     #[command(flatten)]
     pub cache: CacheArgs,
     #[command(flatten)]
+    pub staging: StagingArgs,
+    #[command(flatten)]
     pub process: ProcessArgs,
     /// Any option above without its dashes, as in fstab: `-o ro,endpoint_url=URL`
     ///
@@ -176,6 +178,22 @@ pub(super) struct CacheArgs {
     /// What it must leave free on its file system [default: 1GiB]
     #[arg(long, value_name = "SIZE", value_parser = size, requires = "cache")]
     pub cache_min_free: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Changes on their way to S3")]
+pub(super) struct StagingArgs {
+    /// Directory for what is written out of order, until the file is closed
+    ///
+    /// A file written from its start to its end needs none. Made with mode 0700 if it is missing; several mounts may
+    /// share it. Default: $XDG_CACHE_HOME/pailfs/staging ($XDG_CACHE_HOME is ~/.cache if not set).
+    #[arg(long, value_name = "DIR")]
+    pub staging: Option<PathBuf>,
+    /// The most it may take of the disk, at least 64MiB [default: 10GiB]
+    ///
+    /// When it is full a write waits for files that are being closed, then fails with ENOSPC.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub staging_size: Option<u64>,
 }
 
 #[derive(Debug, Args)]

@@ -13,10 +13,12 @@ use aws_runtime::env_config::file::EnvConfigFiles;
 use aws_runtime::env_config::section::EnvConfigSections;
 use aws_types::os_shim_internal::{Env, Fs};
 
-use crate::config::{Addressing, Config, DiskCacheConfig, LIST_PAGE_KEYS_MAX, PayloadSigning, S3Config};
+use crate::config::{
+    Addressing, Config, DiskCacheConfig, LIST_PAGE_KEYS_MAX, PayloadSigning, S3Config, StagingConfig,
+};
 use crate::failure::Failure;
 
-use super::mount::{CacheArgs, MountArgs, S3Args};
+use super::mount::{CacheArgs, MountArgs, S3Args, StagingArgs};
 
 const METADATA_TTL: Duration = Duration::from_secs(1);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -25,6 +27,8 @@ const MEMORY_BYTES: u64 = 512 << 20;
 const PART_BYTES: u64 = 8 << 20;
 /// Room for a few large files or many small ones, on most disks without being missed.
 const DISK_CACHE_BYTES: u64 = 10 << 30;
+/// Room for changes in a few large files, or in many small ones.
+const STAGING_BYTES: u64 = 10 << 30;
 /// Enough for a system whose root file system it is to go on: logs, updates, logins.
 const DISK_CACHE_FREE_BYTES: u64 = 1 << 30;
 const FILE_MODE: u16 = 0o644;
@@ -55,6 +59,7 @@ pub(super) fn config(args: &MountArgs, env: &Env, files: &Fs) -> Result<Config, 
         sync_unlink: files_args.sync_unlink,
         content_type: files_args.content_type.clone(),
         disk_cache: disk_cache(&args.cache)?,
+        staging: staging(&args.staging, env)?,
     };
     config.check().map_err(Failure::new)?;
     Ok(config)
@@ -67,6 +72,14 @@ fn disk_cache(args: &CacheArgs) -> Result<Option<DiskCacheConfig>, Failure> {
         bytes_max: args.cache_size.unwrap_or(DISK_CACHE_BYTES),
         free_bytes_min: args.cache_min_free.unwrap_or(DISK_CACHE_FREE_BYTES),
     }))
+}
+
+fn staging(args: &StagingArgs, env: &Env) -> Result<StagingConfig, Failure> {
+    let dir = match &args.staging {
+        Some(dir) => absolute(dir)?,
+        None => cache_home(env).join("pailfs/staging"),
+    };
+    Ok(StagingConfig { dir, bytes_max: args.staging_size.unwrap_or(STAGING_BYTES) })
 }
 
 /// `name`, `s3://name`, `s3://name/prefix` (which gets its last slash).
@@ -233,11 +246,24 @@ pub(super) fn state_home(env: &Env) -> Option<PathBuf> {
     if nix::unistd::geteuid().is_root() {
         return None;
     }
-    let set = var(env, "XDG_STATE_HOME").map(PathBuf::from);
+    Some(xdg(env, "XDG_STATE_HOME", ".local/state"))
+}
+
+/// As [`state_home`]; for root, who may be mounting at boot without a home, the system's.
+fn cache_home(env: &Env) -> PathBuf {
+    let homeless = var(env, "HOME").is_none() && var(env, "XDG_CACHE_HOME").is_none();
+    match homeless && nix::unistd::geteuid().is_root() {
+        true => "/var/cache".into(),
+        false => xdg(env, "XDG_CACHE_HOME", ".cache"),
+    }
+}
+
+fn xdg(env: &Env, variable: &str, within_home: &str) -> PathBuf {
+    let set = var(env, variable).map(PathBuf::from);
     // The specification: a relative path is to be ignored.
-    set.filter(|path| path.is_absolute()).or_else(|| {
+    set.filter(|path| path.is_absolute()).unwrap_or_else(|| {
         let home = var(env, "HOME").unwrap_or_else(|| "/".into());
-        Some(Path::new(&home).join(".local/state"))
+        Path::new(&home).join(within_home)
     })
 }
 

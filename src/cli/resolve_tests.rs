@@ -206,3 +206,21 @@ fn the_disk_cache_is_one_setting() {
         assert!(HelperArgs::try_parse_from(line).unwrap_err().to_string().contains("--cache <DIR>"));
     }
 }
+
+#[test]
+fn what_is_staged_lies_in_the_cache_directory() {
+    let scene = scene();
+    let resolve = |options: &[&str], vars: &[(&str, &str)]| {
+        let ca = [("AWS_CA_BUNDLE", scene.path.as_str())];
+        scene.resolve(options, &[&ca[..], vars].concat()).map(|config| config.staging)
+    };
+    let staging = resolve(&[], &[("XDG_CACHE_HOME", "/xdg")]).unwrap();
+    let defaults = StagingConfig { dir: "/xdg/pailfs/staging".into(), bytes_max: 10 << 30 };
+    assert_eq!(staging, defaults);
+    assert_eq!(resolve(&[], &[("XDG_CACHE_HOME", "relative"), ("HOME", "/h")]).unwrap().dir, Path::new("/h/.cache/pailfs/staging"));
+    let staging = resolve(&["--staging", "here", "--staging-size", "1GiB"], &[]).unwrap();
+    assert!(staging.dir.is_absolute() && staging.dir.ends_with("here"), "{}", staging.dir.display());
+    assert_eq!(staging.bytes_max, 1 << 30);
+    let e = resolve(&["--staging-size", "63MiB"], &[]).unwrap_err().to_string();
+    assert!(e.contains("--staging-size") && e.contains("64MiB"), "{e}");
+}

@@ -7,6 +7,7 @@
 mod ahead;
 mod backing;
 mod dir;
+mod edit;
 mod file;
 mod handles;
 mod meta;
@@ -31,6 +32,7 @@ use crate::read::Reads;
 use crate::s3::{ListObjectsV2, S3Client};
 use crate::write::Writes;
 use crate::write::deletes::Deletes;
+use crate::write::staging::Staging;
 
 use ahead::Ahead;
 pub use backing::Backing;
@@ -85,10 +87,12 @@ impl Filesystem {
         config: Config,
         client: S3Client,
         disk: Option<Arc<DiskCache>>,
+        staging: Arc<Staging>,
         runtime: Handle,
     ) -> Arc<Filesystem> {
         let cache = Arc::new(PartCache::new(Budget::new(config.memory_bytes_max), config.s3.request_timeout));
-        let writes = Writes::new(client.clone(), cache.clone(), runtime.clone(), config.part_bytes);
+        let writes =
+            Writes::new(client.clone(), cache.clone(), staging, runtime.clone(), config.part_bytes);
         let (ttl, metadata_bytes) = (config.metadata_ttl, config.metadata_bytes_max);
         Arc::new(Filesystem {
             namespace: Arc::new(Namespace::new(client.clone(), &config.prefix, ttl, metadata_bytes)),
@@ -168,6 +172,7 @@ impl Filesystem {
             handles: self.handles.len(),
             metadata_bytes: self.namespace.metadata_bytes(),
             object_bytes: self.cache.budget().bytes_held(),
+            staged_bytes: self.writes.staging.bytes_held(),
             removals: self.deletes.pending(),
         }
     }
@@ -203,6 +208,8 @@ pub struct Held {
     /// Of `--metadata-memory`, as near as can be told.
     pub metadata_bytes: u64,
     pub object_bytes: u64,
+    /// Of `--staging-size`.
+    pub staged_bytes: u64,
     /// Keys acknowledged as removed that S3 may still have.
     pub removals: usize,
 }

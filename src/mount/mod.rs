@@ -26,6 +26,7 @@ use crate::fuse::FuseMount;
 use crate::logging::{self, Log, Target};
 use crate::mountpoint;
 use crate::s3::S3Client;
+use crate::write::staging::Staging;
 
 use signals::Signals;
 
@@ -69,8 +70,9 @@ impl Plan {
 pub fn run(mut plan: Plan) -> Result<(), Failure> {
     plan.dir = check::directory(&plan.dir)?;
     if let Some(cache) = &plan.config.disk_cache {
-        check::cache_beside(&cache.dir, &plan.dir)?;
+        check::beside("--cache", &cache.dir, &plan.dir)?;
     }
+    check::beside("--staging", &plan.config.staging.dir, &plan.dir)?;
     check::fuse_usable(plan.config.allow_other)?;
     if plan.fake {
         return Ok(());
@@ -151,7 +153,11 @@ async fn prepare(plan: &Plan, handle: tokio::runtime::Handle) -> Result<Arc<File
     let refused = |e: Error| explain::explain(&e, &config.s3);
     let client = S3Client::connect(&config.s3).await.map_err(|e| refused(e.into()))?;
     let disk = open_disk_cache(config)?;
-    let fs = Filesystem::new(config.clone(), client, disk, handle);
+    let staging = match config.read_only {
+        true => Staging::closed(),
+        false => Staging::open(&config.staging, config.s3.request_timeout).map_err(Failure::new)?,
+    };
+    let fs = Filesystem::new(config.clone(), client, disk, Arc::new(staging), handle);
     fs.probe().await.map_err(refused)?;
     Ok(fs)
 }

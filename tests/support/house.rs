@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pailfs::cache::disk::DiskCache;
-use pailfs::config::Config;
+use pailfs::config::{Config, StagingConfig};
 use pailfs::error::Error;
 use pailfs::fs::{Attr, Filesystem};
 use pailfs::key::ROOT_INO;
 use pailfs::namespace::Kind;
+use pailfs::write::staging::Staging;
 
 use super::fake::{FakeS3, client_over};
 use super::faults::Faults;
@@ -51,6 +52,8 @@ pub fn config_of(fake: &FakeS3) -> Config {
         sync_unlink: false,
         content_type: None,
         disk_cache: None,
+        // Its files have no names, so nothing stays there.
+        staging: StagingConfig { dir: std::env::temp_dir().join("pailfs-staging"), bytes_max: 1 << 30 },
     }
 }
 
@@ -87,7 +90,9 @@ impl House {
             let (url, bucket) = (config.s3.endpoint_url.as_deref(), &config.s3.bucket);
             Arc::new(DiskCache::open(cache, url, bucket).expect("a directory for the cache"))
         });
-        let fs = Filesystem::new(config, client, disk.clone(), tokio::runtime::Handle::current());
+        let staging = Staging::open(&config.staging, config.s3.request_timeout).expect("a directory to stage in");
+        let staging = Arc::new(staging);
+        let fs = Filesystem::new(config, client, disk.clone(), staging, tokio::runtime::Handle::current());
         House { fake, faults, fs, disk }
     }
 
@@ -159,7 +164,7 @@ impl House {
         if self.fs.write_now(fh, offset, data)? {
             return Ok(());
         }
-        self.fs.write(fh, offset, data).await
+        self.fs.write(fh, offset, data, false).await
     }
 
     /// `close(2)`.
