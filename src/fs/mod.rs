@@ -6,6 +6,7 @@
 
 mod ahead;
 mod backing;
+mod copies;
 mod dir;
 mod file;
 mod handles;
@@ -35,7 +36,8 @@ use crate::write::deletes::Deletes;
 use ahead::Ahead;
 pub use backing::Backing;
 use backing::Backings;
-pub use dir::DirItem;
+use copies::Copies;
+pub use dir::{DirItem, OpenedDir};
 pub use file::Opened;
 use file::Versions;
 use handles::Handles;
@@ -74,6 +76,7 @@ pub struct Filesystem {
     backings: Backings,
     ahead: Ahead,
     versions: Versions,
+    copies: Copies,
     /// Directories have no time in S3; they show the mount's.
     mounted: SystemTime,
     kernel: OnceLock<Arc<dyn Kernel>>,
@@ -102,6 +105,7 @@ impl Filesystem {
             backings: Backings::default(),
             ahead: Ahead::default(),
             versions: Versions::new(),
+            copies: Copies::new(),
             mounted: SystemTime::now(),
             kernel: OnceLock::new(),
             runtime,
