@@ -77,8 +77,14 @@ pub struct Config {
     pub content_type: Option<String>,
     /// None: nothing is kept on the local disk.
     pub disk_cache: Option<DiskCacheConfig>,
-    /// Where the journal is, and what could not be sent; absolute.
-    pub staging_dir: PathBuf,
+    pub staging: StagingConfig,
+}
+
+/// Where the journal is, and what could not be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StagingConfig {
+    /// Absolute.
+    pub dir: PathBuf,
 }
 
 /// The cache on the local disk.
@@ -146,7 +152,7 @@ impl Config {
         if self.part_bytes > self.memory_bytes_max / 4 {
             return bad("--part-size", "must be at most a fourth of --memory");
         }
-        if !self.staging_dir.is_absolute() {
+        if !self.staging.dir.is_absolute() {
             return bad("--staging", "must be an absolute path");
         }
         if let Some(cache) = &self.disk_cache {
@@ -273,7 +279,7 @@ mod tests {
             sync_unlink: false,
             content_type: None,
             disk_cache: None,
-            staging_dir: "/staging".into(),
+            staging: StagingConfig { dir: "/s".into() },
         }
     }
 
@@ -301,7 +307,7 @@ mod tests {
         assert_eq!(refused(|c| c.s3.request_timeout = Duration::ZERO), "--request-timeout");
         assert_eq!(refused(|c| c.s3.list_page_keys = 0), "list page");
         assert_eq!(refused(|c| c.s3.region = Some("a/b".into())), "--region");
-        assert_eq!(refused(|c| c.staging_dir = "staging".into()), "--staging");
+        assert_eq!(refused(|c| c.staging.dir = "s".into()), "--staging");
         assert_eq!(refused(|c| c.disk_cache = disk_cache("/c", 64 << 20)), "nothing");
         assert_eq!(refused(|c| c.disk_cache = disk_cache("/c", 1 << 20)), "--cache-size");
         assert_eq!(refused(|c| c.disk_cache = disk_cache("c", 64 << 20)), "--cache");

@@ -12,7 +12,7 @@ use support::{FakeS3, Fault, House, On};
 const MIB: usize = 1 << 20;
 
 fn house_in(staging: &Path, fake: FakeS3) -> House {
-    House::on(fake, |config| config.staging_dir = staging.into())
+    House::on(fake, |config| config.staging.dir = staging.into())
 }
 
 /// Writes 12 MiB of a file, so that its first parts are sent.

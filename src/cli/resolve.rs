@@ -13,7 +13,9 @@ use aws_runtime::env_config::file::EnvConfigFiles;
 use aws_runtime::env_config::section::EnvConfigSections;
 use aws_types::os_shim_internal::{Env, Fs};
 
-use crate::config::{Addressing, Config, DiskCacheConfig, LIST_PAGE_KEYS_MAX, PayloadSigning, S3Config};
+use crate::config::{
+    Addressing, Config, DiskCacheConfig, LIST_PAGE_KEYS_MAX, PayloadSigning, S3Config, StagingConfig,
+};
 use crate::failure::Failure;
 
 use super::mount::{CacheArgs, MountArgs, S3Args};
@@ -55,7 +57,7 @@ pub(super) fn config(args: &MountArgs, env: &Env, files: &Fs) -> Result<Config, 
         sync_unlink: files_args.sync_unlink,
         content_type: files_args.content_type.clone(),
         disk_cache: disk_cache(&args.cache)?,
-        staging_dir: staging_dir(args.staging.staging.as_deref(), env)?,
+        staging: StagingConfig { dir: staging_dir(args.staging.staging.as_deref(), env)? },
     };
     config.check().map_err(Failure::new)?;
     Ok(config)

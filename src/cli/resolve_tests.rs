@@ -212,7 +212,7 @@ fn the_staging_directory_is_where_a_later_mount_looks_for_it() {
     let scene = scene();
     let resolve = |options: &[&str], vars: &[(&str, &str)]| {
         let vars = [vars, &[("AWS_CA_BUNDLE", scene.path.as_str())]].concat();
-        scene.resolve(options, &vars).unwrap().staging_dir
+        scene.resolve(options, &vars).unwrap().staging.dir
     };
     assert_eq!(resolve(&[], &[]), Path::new("/nonexistent/.cache/pailfs/staging"));
     assert_eq!(resolve(&[], &[("XDG_CACHE_HOME", "/x")]), Path::new("/x/pailfs/staging"));

@@ -70,7 +70,7 @@ impl Plan {
 pub fn run(mut plan: Plan) -> Result<(), Failure> {
     plan.dir = check::directory(&plan.dir)?;
     if !plan.config.read_only {
-        check::beside("--staging", &plan.config.staging_dir, &plan.dir)?;
+        check::beside("--staging", &plan.config.staging.dir, &plan.dir)?;
     }
     if let Some(cache) = &plan.config.disk_cache {
         check::beside("--cache", &cache.dir, &plan.dir)?;
@@ -164,7 +164,7 @@ async fn prepare(plan: &Plan, handle: tokio::runtime::Handle) -> Result<Arc<File
 }
 
 fn journal(config: &Config) -> Journal {
-    Journal::new(&config.staging_dir, config.s3.endpoint_url.as_deref(), &config.s3.bucket)
+    Journal::new(&config.staging.dir, config.s3.endpoint_url.as_deref(), &config.s3.bucket)
 }
 
 fn open_disk_cache(config: &Config) -> Result<Option<Arc<DiskCache>>, Failure> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pailfs::cache::disk::DiskCache;
-use pailfs::config::Config;
+use pailfs::config::{Config, StagingConfig};
 use pailfs::error::Error;
 use pailfs::fs::{Attr, Filesystem};
 use pailfs::journal::Journal;
@@ -54,7 +54,7 @@ pub fn config_of(fake: &FakeS3) -> Config {
         sync_unlink: false,
         content_type: None,
         disk_cache: None,
-        staging_dir: "/nonexistent".into(),
+        staging: StagingConfig { dir: "/nonexistent".into() },
     }
 }
 
@@ -84,7 +84,8 @@ impl House {
     pub fn on(fake: FakeS3, change: impl FnOnce(&mut Config)) -> House {
         let faults = Faults::over(fake.transport());
         let staging = tempfile::tempdir().expect("a directory");
-        let mut config = Config { staging_dir: staging.path().into(), ..config_of(&fake) };
+        let mut config = config_of(&fake);
+        config.staging.dir = staging.path().into();
         change(&mut config);
         config.check().expect("settings that can work");
         let client = client_over(faults.transport(), &config.s3);
@@ -93,7 +94,7 @@ impl House {
             Arc::new(DiskCache::open(cache, url, bucket).expect("a directory for the cache"))
         });
         let (url, bucket) = (config.s3.endpoint_url.as_deref(), &config.s3.bucket);
-        let journal = Arc::new(Journal::new(&config.staging_dir, url, bucket));
+        let journal = Arc::new(Journal::new(&config.staging.dir, url, bucket));
         let runtime = tokio::runtime::Handle::current();
         let fs = Filesystem::new(config, client, disk.clone(), journal.clone(), runtime);
         House { fake, faults, fs, disk, journal, _staging: staging }
