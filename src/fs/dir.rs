@@ -295,9 +295,8 @@ impl Filesystem {
         let copied = if head.size <= COPY_BYTES_MAX {
             self.client.copy_object(&from, target, None, &guard).await?
         } else {
-            let (client, runtime, size) = (&self.writes.client, &self.writes.runtime, head.size);
-            upload::copy_large(client, runtime, &from, size, target, &ObjectHeaders::from(head), &guard)
-                .await?
+            let (uploads, size) = (&self.writes.uploads, head.size);
+            upload::copy_large(uploads, &from, size, target, &ObjectHeaders::from(head), &guard).await?
         };
         Ok(copied.etag)
     }

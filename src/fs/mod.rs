@@ -26,12 +26,13 @@ use crate::cache::disk::DiskCache;
 use crate::cache::{Budget, PartCache};
 use crate::config::Config;
 use crate::error::Error;
+use crate::journal::{Journal, JournalError};
 use crate::key;
 use crate::namespace::{Entry, Kind, Namespace, Node};
 use crate::read::Reads;
 use crate::s3::{ListObjectsV2, S3Client};
-use crate::write::Writes;
 use crate::write::deletes::Deletes;
+use crate::write::{Writes, leftovers};
 
 use ahead::Ahead;
 pub use backing::Backing;
@@ -76,7 +77,11 @@ pub struct Filesystem {
     backings: Backings,
     ahead: Ahead,
     versions: Versions,
+<<<<<<< HEAD
     copies: Copies,
+=======
+    journal: Arc<Journal>,
+>>>>>>> renames
     /// Directories have no time in S3; they show the mount's.
     mounted: SystemTime,
     kernel: OnceLock<Arc<dyn Kernel>>,
@@ -88,10 +93,12 @@ impl Filesystem {
         config: Config,
         client: S3Client,
         disk: Option<Arc<DiskCache>>,
+        journal: Arc<Journal>,
         runtime: Handle,
     ) -> Arc<Filesystem> {
         let cache = Arc::new(PartCache::new(Budget::new(config.memory_bytes_max), config.s3.request_timeout));
-        let writes = Writes::new(client.clone(), cache.clone(), runtime.clone(), config.part_bytes);
+        let (for_writes, part_bytes) = (client.clone(), config.part_bytes);
+        let writes = Writes::new(for_writes, cache.clone(), journal.clone(), runtime.clone(), part_bytes);
         let (ttl, metadata_bytes) = (config.metadata_ttl, config.metadata_bytes_max);
         Arc::new(Filesystem {
             namespace: Arc::new(Namespace::new(client.clone(), &config.prefix, ttl, metadata_bytes)),
@@ -105,7 +112,11 @@ impl Filesystem {
             backings: Backings::default(),
             ahead: Ahead::default(),
             versions: Versions::new(),
+<<<<<<< HEAD
             copies: Copies::new(),
+=======
+            journal,
+>>>>>>> renames
             mounted: SystemTime::now(),
             kernel: OnceLock::new(),
             runtime,
@@ -131,6 +142,17 @@ impl Filesystem {
         let query =
             ListObjectsV2 { prefix: self.config.prefix.clone(), max_keys: Some(1), ..Default::default() };
         self.client.list_objects_v2(&query).await?;
+        Ok(())
+    }
+
+    /// Finishes or undoes what mounts of the bucket that died had begun. What S3 refuses is left to the next mount.
+    ///
+    /// Errors: the local disk cannot be used.
+    pub async fn take_over(&self) -> Result<(), JournalError> {
+        let journal = self.journal.clone();
+        let adopted = self.runtime.spawn_blocking(move || journal.adopt()).await;
+        let left = adopted.expect("adopting does not panic")?;
+        self.runtime.spawn(leftovers::abort_uploads(self.client.clone(), self.journal.clone(), left));
         Ok(())
     }
 

@@ -21,6 +21,7 @@
 //! Must never know: inodes, paths, FUSE.
 
 pub mod deletes;
+pub mod leftovers;
 pub mod markers;
 pub mod plan;
 pub mod upload;
@@ -34,22 +35,29 @@ use tokio::sync::Mutex;
 use crate::cache::{Chunks, PartCache, Permit};
 use crate::config::PART_BYTES_MIN;
 use crate::error::{Error, S3ErrorKind};
+use crate::journal::Journal;
 use crate::s3::{CopySource, ObjectHeaders, Precondition, S3Client, Written};
 use plan::Ladder;
-use upload::Upload;
+use upload::{Upload, Uploads};
 
 /// What all writers share.
 pub struct Writes {
     pub client: S3Client,
-    pub runtime: Handle,
+    pub uploads: Uploads,
     cache: Arc<PartCache>,
     ladder: Ladder,
 }
 
 impl Writes {
-    pub fn new(client: S3Client, cache: Arc<PartCache>, runtime: Handle, part_bytes: u64) -> Writes {
+    pub fn new(
+        client: S3Client,
+        cache: Arc<PartCache>,
+        journal: Arc<Journal>,
+        runtime: Handle,
+        part_bytes: u64,
+    ) -> Writes {
         let ladder = Ladder::new(part_bytes, cache.budget().bytes_max());
-        Writes { client, runtime, cache, ladder }
+        Writes { uploads: Uploads { client: client.clone(), runtime, journal }, client, cache, ladder }
     }
 
     /// A permit as soon as there is room; none is needed for no bytes.
@@ -367,8 +375,7 @@ impl State {
     async fn send_part(&mut self, writes: &Writes) -> Result<(), Error> {
         if self.upload.is_none() {
             self.inherit(writes).await?;
-            let mut upload =
-                Upload::create(&writes.client, &writes.runtime, &self.key, &self.headers).await?;
+            let mut upload = Upload::create(&writes.uploads, &self.key, &self.headers).await?;
             let copied = match &self.base {
                 Some(base) if self.buffer_start > 0 => {
                     upload.copy(&self.source_of(writes, base), base.size).await
