@@ -80,12 +80,12 @@ pub struct Config {
     pub staging: StagingConfig,
 }
 
-/// Where what is written out of order waits on the local disk.
+/// Where the journal is, what is written out of order waits, and what could not be sent is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StagingConfig {
     /// Absolute.
     pub dir: PathBuf,
-    /// Cap on what it takes of the disk, in bytes.
+    /// Cap on what waits there, in bytes.
     pub bytes_max: u64,
 }
 

@@ -75,10 +75,7 @@ fn disk_cache(args: &CacheArgs) -> Result<Option<DiskCacheConfig>, Failure> {
 }
 
 fn staging(args: &StagingArgs, env: &Env) -> Result<StagingConfig, Failure> {
-    let dir = match &args.staging {
-        Some(dir) => absolute(dir)?,
-        None => cache_home(env).join("pailfs/staging"),
-    };
+    let dir = staging_dir(args.staging.as_deref(), env)?;
     Ok(StagingConfig { dir, bytes_max: args.staging_size.unwrap_or(STAGING_BYTES) })
 }
 
@@ -241,29 +238,30 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
         .map_err(|e| Failure::new(format_args!("cannot use the path {}: {e}", path.display())))
 }
 
-/// <https://specifications.freedesktop.org/basedir-spec/latest/>; none for root, whose log is the system's.
+/// None for root, whose log is the system's.
 pub(super) fn state_home(env: &Env) -> Option<PathBuf> {
-    if nix::unistd::geteuid().is_root() {
-        return None;
-    }
-    Some(xdg(env, "XDG_STATE_HOME", ".local/state"))
+    let root = nix::unistd::geteuid().is_root();
+    (!root).then(|| xdg_dir(env, "XDG_STATE_HOME", ".local/state"))
 }
 
-/// As [`state_home`]; for root, who may be mounting at boot without a home, the system's.
-fn cache_home(env: &Env) -> PathBuf {
-    let homeless = var(env, "HOME").is_none() && var(env, "XDG_CACHE_HOME").is_none();
-    match homeless && nix::unistd::geteuid().is_root() {
-        true => "/var/cache".into(),
-        false => xdg(env, "XDG_CACHE_HOME", ".cache"),
+pub(super) fn staging_dir(typed: Option<&Path>, env: &Env) -> Result<PathBuf, Failure> {
+    match typed {
+        Some(dir) => absolute(dir),
+        None => Ok(xdg_dir(env, "XDG_CACHE_HOME", ".cache").join("pailfs/staging")),
     }
 }
 
-fn xdg(env: &Env, variable: &str, within_home: &str) -> PathBuf {
+/// <https://specifications.freedesktop.org/basedir-spec/latest/>. What starts a mount at boot may set no HOME: then it
+/// is that of the user database, so that the same directory is found later.
+fn xdg_dir(env: &Env, variable: &str, below_home: &str) -> PathBuf {
     let set = var(env, variable).map(PathBuf::from);
     // The specification: a relative path is to be ignored.
     set.filter(|path| path.is_absolute()).unwrap_or_else(|| {
-        let home = var(env, "HOME").unwrap_or_else(|| "/".into());
-        Path::new(&home).join(within_home)
+        let home = var(env, "HOME").map(PathBuf::from).or_else(|| {
+            let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+            user.map(|user| user.dir)
+        });
+        home.unwrap_or_else(|| "/".into()).join(below_home)
     })
 }
 

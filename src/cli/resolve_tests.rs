@@ -208,19 +208,28 @@ fn the_disk_cache_is_one_setting() {
 }
 
 #[test]
-fn what_is_staged_lies_in_the_cache_directory() {
+fn the_staging_directory_is_where_a_later_mount_looks_for_it() {
     let scene = scene();
     let resolve = |options: &[&str], vars: &[(&str, &str)]| {
-        let ca = [("AWS_CA_BUNDLE", scene.path.as_str())];
-        scene.resolve(options, &[&ca[..], vars].concat()).map(|config| config.staging)
+        let vars = [vars, &[("AWS_CA_BUNDLE", scene.path.as_str())]].concat();
+        scene.resolve(options, &vars).unwrap().staging.dir
     };
-    let staging = resolve(&[], &[("XDG_CACHE_HOME", "/xdg")]).unwrap();
-    let defaults = StagingConfig { dir: "/xdg/pailfs/staging".into(), bytes_max: 10 << 30 };
-    assert_eq!(staging, defaults);
-    assert_eq!(resolve(&[], &[("XDG_CACHE_HOME", "relative"), ("HOME", "/h")]).unwrap().dir, Path::new("/h/.cache/pailfs/staging"));
-    let staging = resolve(&["--staging", "here", "--staging-size", "1GiB"], &[]).unwrap();
-    assert!(staging.dir.is_absolute() && staging.dir.ends_with("here"), "{}", staging.dir.display());
-    assert_eq!(staging.bytes_max, 1 << 30);
-    let e = resolve(&["--staging-size", "63MiB"], &[]).unwrap_err().to_string();
+    assert_eq!(resolve(&[], &[]), Path::new("/nonexistent/.cache/pailfs/staging"));
+    assert_eq!(resolve(&[], &[("XDG_CACHE_HOME", "/x")]), Path::new("/x/pailfs/staging"));
+    assert_eq!(resolve(&[], &[("XDG_CACHE_HOME", "x")]), Path::new("/nonexistent/.cache/pailfs/staging"));
+    let of_user = resolve(&[], &[("HOME", "")]);
+    assert!(of_user.is_absolute() && of_user.ends_with(".cache/pailfs/staging"), "{}", of_user.display());
+    let typed = resolve(&["--staging", "here"], &[("XDG_CACHE_HOME", "/x")]);
+    assert!(typed.is_absolute() && typed.ends_with("here"), "{}", typed.display());
+}
+
+#[test]
+fn what_is_staged_has_a_cap() {
+    let scene = scene();
+    let vars = [("AWS_CA_BUNDLE", scene.path.as_str())];
+    let resolve = |options: &[&str]| scene.resolve(options, &vars).map(|config| config.staging.bytes_max);
+    assert_eq!(resolve(&[]).unwrap(), 10 << 30);
+    assert_eq!(resolve(&["--staging-size", "1GiB"]).unwrap(), 1 << 30);
+    let e = resolve(&["--staging-size", "63MiB"]).unwrap_err().to_string();
     assert!(e.contains("--staging-size") && e.contains("64MiB"), "{e}");
 }

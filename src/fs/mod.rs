@@ -6,6 +6,7 @@
 
 mod ahead;
 mod backing;
+mod copies;
 mod dir;
 mod edit;
 mod file;
@@ -26,18 +27,21 @@ use crate::cache::disk::DiskCache;
 use crate::cache::{Budget, PartCache};
 use crate::config::Config;
 use crate::error::Error;
+use crate::journal::{Journal, JournalError};
 use crate::key;
 use crate::namespace::{Entry, Kind, Namespace, Node};
 use crate::read::Reads;
 use crate::s3::{ListObjectsV2, S3Client};
-use crate::write::Writes;
 use crate::write::deletes::Deletes;
 use crate::write::staging::Staging;
+use crate::write::upload::Uploads;
+use crate::write::{Writes, leftovers};
 
 use ahead::Ahead;
 pub use backing::Backing;
 use backing::Backings;
-pub use dir::DirItem;
+use copies::Copies;
+pub use dir::{DirItem, OpenedDir};
 pub use file::Opened;
 use file::Versions;
 use handles::Handles;
@@ -76,6 +80,8 @@ pub struct Filesystem {
     backings: Backings,
     ahead: Ahead,
     versions: Versions,
+    copies: Copies,
+    journal: Arc<Journal>,
     /// Directories have no time in S3; they show the mount's.
     mounted: SystemTime,
     kernel: OnceLock<Arc<dyn Kernel>>,
@@ -87,12 +93,14 @@ impl Filesystem {
         config: Config,
         client: S3Client,
         disk: Option<Arc<DiskCache>>,
-        staging: Arc<Staging>,
+        journal: Arc<Journal>,
         runtime: Handle,
     ) -> Arc<Filesystem> {
         let cache = Arc::new(PartCache::new(Budget::new(config.memory_bytes_max), config.s3.request_timeout));
-        let writes =
-            Writes::new(client.clone(), cache.clone(), staging, runtime.clone(), config.part_bytes);
+        let uploads = Uploads { client: client.clone(), runtime: runtime.clone(), journal: journal.clone() };
+        let staging =
+            Staging::new(journal.clone(), config.staging.bytes_max, config.s3.request_timeout);
+        let writes = Writes::new(uploads, cache.clone(), staging, config.part_bytes);
         let (ttl, metadata_bytes) = (config.metadata_ttl, config.metadata_bytes_max);
         Arc::new(Filesystem {
             namespace: Arc::new(Namespace::new(client.clone(), &config.prefix, ttl, metadata_bytes)),
@@ -106,6 +114,8 @@ impl Filesystem {
             backings: Backings::default(),
             ahead: Ahead::default(),
             versions: Versions::new(),
+            copies: Copies::new(),
+            journal,
             mounted: SystemTime::now(),
             kernel: OnceLock::new(),
             runtime,
@@ -131,6 +141,17 @@ impl Filesystem {
         let query =
             ListObjectsV2 { prefix: self.config.prefix.clone(), max_keys: Some(1), ..Default::default() };
         self.client.list_objects_v2(&query).await?;
+        Ok(())
+    }
+
+    /// Finishes or undoes what mounts of the bucket that died had begun. What S3 refuses is left to the next mount.
+    ///
+    /// Errors: the local disk cannot be used.
+    pub async fn take_over(&self) -> Result<(), JournalError> {
+        let journal = self.journal.clone();
+        let adopted = self.runtime.spawn_blocking(move || journal.adopt()).await;
+        let left = adopted.expect("adopting does not panic")?;
+        self.runtime.spawn(leftovers::abort_uploads(self.client.clone(), self.journal.clone(), left));
         Ok(())
     }
 

@@ -75,14 +75,14 @@ fn in_the_way(table: &[Mount], dir: &Path) -> Option<String> {
     ))
 }
 
-/// What the mount keeps on the disk would, within it, be written through the mount itself. `option`: that names `kept`.
-pub fn beside(option: &str, kept: &Path, dir: &Path) -> Result<(), Failure> {
+/// A directory of ours within the mount would be written through the mount itself. `option`: what names it.
+pub fn beside(option: &str, ours: &Path, dir: &Path) -> Result<(), Failure> {
     // It need not exist yet: what counts is where it will be made.
-    let real = kept.ancestors().find_map(|above| above.canonicalize().ok());
+    let real = ours.ancestors().find_map(|above| above.canonicalize().ok());
     if real.is_some_and(|real| real.starts_with(dir)) {
         return Err(Failure::new(format_args!(
             "{option}: {} lies within {}, where the bucket is to be mounted; name a directory elsewhere",
-            kept.display(),
+            ours.display(),
             dir.display()
         )));
     }

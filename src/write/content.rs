@@ -610,7 +610,7 @@ impl Content {
 /// Reads an object's bytes, pinned by its ETag.
 async fn get(writes: &Writes, place: &Place<Arc<Object>>, into: &mut [u8]) -> Result<(), Error> {
     let range = place.offset..place.offset + into.len() as u64;
-    let mut got = writes.client.get_object(&place.object.key, Some(range), Some(&place.object.etag)).await?;
+    let mut got = writes.uploads.client.get_object(&place.object.key, Some(range), Some(&place.object.etag)).await?;
     let mut at = 0;
     while let Some(frame) = got.body.frame().await? {
         let room = into.get_mut(at..at + frame.len()).ok_or(Error::Stale)?;

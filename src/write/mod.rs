@@ -23,6 +23,7 @@
 
 mod content;
 pub mod deletes;
+pub mod leftovers;
 pub mod markers;
 pub mod plan;
 mod publish;
@@ -34,24 +35,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use crate::cache::{PartCache, Permit, slice};
 use crate::config::PART_BYTES_MIN;
 use crate::error::Error;
-use crate::s3::{ObjectHeaders, Precondition, S3Client};
+use crate::s3::{ObjectHeaders, Precondition};
 use content::Content;
 use plan::{Ladder, Place};
 use publish::State;
 use staging::Staging;
+use upload::Uploads;
 
 pub use content::{Object, Piece};
 
 /// What all writers share.
 pub struct Writes {
-    pub client: S3Client,
-    pub runtime: Handle,
+    pub uploads: Uploads,
     pub staging: Arc<Staging>,
     cache: Arc<PartCache>,
     ladder: Ladder,
@@ -83,15 +83,9 @@ impl Drop for KeptPart {
 }
 
 impl Writes {
-    pub fn new(
-        client: S3Client,
-        cache: Arc<PartCache>,
-        staging: Arc<Staging>,
-        runtime: Handle,
-        part_bytes: u64,
-    ) -> Writes {
+    pub fn new(uploads: Uploads, cache: Arc<PartCache>, staging: Staging, part_bytes: u64) -> Writes {
         let ladder = Ladder::new(part_bytes, cache.budget().bytes_max());
-        Writes { client, runtime, staging, cache, ladder, bytes_kept: Arc::default() }
+        Writes { uploads, staging: Arc::new(staging), cache, ladder, bytes_kept: Arc::default() }
     }
 
     /// A permit as soon as there is room; none is needed for no bytes.

@@ -87,7 +87,7 @@ impl State {
     pub async fn load_small_base(&mut self, writes: &Writes) -> Result<(), Error> {
         let Some(base) = self.content.small_base(PART_BYTES_MIN) else { return Ok(()) };
         let wanted = 0..self.content.base_end();
-        let mut object = writes.client.get_object(&base.key, Some(wanted.clone()), Some(&base.etag)).await?;
+        let mut object = writes.uploads.client.get_object(&base.key, Some(wanted.clone()), Some(&base.etag)).await?;
         let mut bytes = Chunks::default();
         while let Some(frame) = object.body.frame().await? {
             let permit = writes.reserve(bytes.bytes_needed(frame.len())).await?;
@@ -103,7 +103,7 @@ impl State {
     /// An object that goes on keeps its metadata, type and storage class.
     async fn inherit(&mut self, writes: &Writes) -> Result<(), Error> {
         if let Some(base) = self.content.base().filter(|_| self.inherits) {
-            let head = writes.client.head_object(&self.key).await?;
+            let head = writes.uploads.client.head_object(&self.key).await?;
             if head.etag != base.etag {
                 return Err(Error::Stale);
             }
@@ -116,7 +116,7 @@ impl State {
     async fn begin_upload(&mut self, writes: &Writes) -> Result<(), Error> {
         if self.upload.is_none() {
             self.inherit(writes).await?;
-            let upload = Upload::create(&writes.client, &writes.runtime, &self.key, &self.headers);
+            let upload = Upload::create(&writes.uploads, &self.key, &self.headers);
             self.upload = Some(upload.await?);
         }
         Ok(())
@@ -278,11 +278,11 @@ impl State {
 
     async fn put(&mut self, writes: &Writes, payload: Vec<Bytes>) -> Result<Written, Error> {
         self.inherit(writes).await?;
-        Ok(writes.client.put_object(&self.key, payload, &self.headers, &self.guard).await?)
+        Ok(writes.uploads.client.put_object(&self.key, payload, &self.headers, &self.guard).await?)
     }
 }
 
 fn source_of(writes: &Writes, object: &Object) -> CopySource {
-    let bucket = writes.client.bucket().into();
+    let bucket = writes.uploads.client.bucket().into();
     CopySource { bucket, key: object.key.clone(), if_match: Some(object.etag.clone()), storage_class: None }
 }

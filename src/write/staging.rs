@@ -1,15 +1,15 @@
 //! What is written out of order, on the local disk until it is published.
 //!
-//! Owns: [`Staging`] (the directory, and how much all files in it may take) and [`StagedFile`] (the bytes of one
+//! Owns: [`Staging`] (how much all files of the mount may take) and [`StagedFile`] (the bytes of one
 //! file being written, each at its own offset, so that what was never written is a hole and reads as zeros).
 //! Invariants: no file takes a block that was not counted before; a staged file has no name, so that a crash
 //! leaves nothing behind; what is given up is given back at once.
 //! Must never know: objects, keys, which of its bytes were published.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,8 +22,8 @@ use nix::sys::statvfs::statvfs;
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 
-use crate::config::StagingConfig;
 use crate::error::Error;
+use crate::journal::Journal;
 use crate::ranges::RangeSet;
 
 /// What a file system gives out at a time: how bytes are counted.
@@ -31,17 +31,9 @@ const BLOCK_BYTES: u64 = 4096;
 /// Left free on the file system, for others, in bytes.
 const FREE_BYTES_MIN: u64 = 256 << 20;
 
-/// A directory that cannot hold what is written, and why.
-#[derive(Debug, thiserror::Error)]
-#[error("--staging: {} {problem}", dir.display())]
-pub struct CannotStage {
-    dir: PathBuf,
-    problem: String,
-}
-
-/// The directory, shared by all files that are being written.
+/// The mount's part of the staging directory, shared by all files that are being written.
 pub struct Staging {
-    path: PathBuf,
+    journal: Arc<Journal>,
     bytes_max: u64,
     /// How long to wait for room while uploads that will give some are under way.
     patience: Duration,
@@ -52,41 +44,12 @@ pub struct Staging {
 }
 
 impl Staging {
-    /// Makes the directory if it is missing; its parents as well.
-    ///
-    /// Errors: it is another user's, open to others, or cannot be written.
-    pub fn open(config: &StagingConfig, patience: Duration) -> Result<Staging, CannotStage> {
-        let path = config.dir.clone();
-        let cannot = |problem: String| CannotStage { dir: path.clone(), problem };
-        let failed = |what: &str, e: &io::Error| cannot(format!("cannot be {what}: {e}"));
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).map_err(|e| failed("made", &e))?;
-        }
-        match DirBuilder::new().mode(0o700).create(&path) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed("made", &e)),
-            _ => {}
-        }
-        let meta = std::fs::metadata(&path).map_err(|e| failed("used", &e))?;
-        let us = nix::unistd::geteuid().as_raw();
-        if !meta.is_dir() {
-            return Err(cannot("is not a directory".into()));
-        }
-        if meta.uid() != us {
-            return Err(cannot(format!("belongs to user {}, not to user {us}, who mounts", meta.uid())));
-        }
-        if meta.mode() & 0o077 != 0 {
-            return Err(cannot("is open to other users: `chmod 700` it, or name another".into()));
-        }
-        nameless_file(&path).map_err(|e| failed("written", &e))?;
-        Ok(Staging { bytes_max: config.bytes_max, patience, path, ..Staging::closed() })
-    }
-
-    /// Takes nothing: for a mount that changes nothing.
-    pub fn closed() -> Staging {
+    /// `patience`: how long a write waits for room while none is given back.
+    pub fn new(journal: Arc<Journal>, bytes_max: u64, patience: Duration) -> Staging {
         Staging {
-            path: PathBuf::from("/"),
-            bytes_max: 0,
-            patience: Duration::ZERO,
+            journal,
+            bytes_max,
+            patience,
             bytes_held: AtomicU64::new(0),
             bytes_leaving: AtomicU64::new(0),
             given_back: Notify::new(),
@@ -110,9 +73,10 @@ impl Staging {
         if bytes == 0 {
             return Ok(());
         }
+        self.check_free(bytes).await?;
         loop {
             let given_back = self.given_back.notified();
-            if self.try_take(bytes)? {
+            if self.try_take(bytes) {
                 return Ok(());
             }
             let waits = bytes <= self.bytes_max && self.bytes_leaving.load(Ordering::Acquire) > 0;
@@ -122,13 +86,18 @@ impl Staging {
         }
     }
 
-    fn try_take(&self, bytes: u64) -> Result<bool, Error> {
-        let stat = statvfs(&self.path).map_err(|e| disk_error(&e.into()))?;
-        if stat.blocks_available() as u64 * stat.fragment_size() < bytes + FREE_BYTES_MIN {
-            return Err(Error::NoSpace("the file system of --staging is full"));
+    async fn check_free(&self, bytes: u64) -> Result<(), Error> {
+        let journal = self.journal.clone();
+        let stat = blocking(move || Ok(statvfs(&scratch(&journal)?)?)).await?;
+        match stat.blocks_available() as u64 * stat.fragment_size() < bytes + FREE_BYTES_MIN {
+            true => Err(Error::NoSpace("the file system of --staging is full")),
+            false => Ok(()),
         }
+    }
+
+    fn try_take(&self, bytes: u64) -> bool {
         let more = |held: u64| held.checked_add(bytes).filter(|sum| *sum <= self.bytes_max);
-        Ok(self.bytes_held.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok())
+        self.bytes_held.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
     }
 
     fn give_back(&self, bytes: u64) {
@@ -190,8 +159,8 @@ impl StagedFile {
         let file = match &self.file {
             Some(file) => file.clone(),
             None => {
-                let path = self.staging.path.clone();
-                let file = blocking(move || nameless_file(&path)).await?;
+                let journal = self.staging.journal.clone();
+                let file = blocking(move || nameless_file(&scratch(&journal)?)).await?;
                 self.file.insert(Arc::new(file)).clone()
             }
         };
@@ -255,6 +224,10 @@ impl Drop for StagedFile {
     }
 }
 
+fn scratch(journal: &Journal) -> io::Result<PathBuf> {
+    journal.scratch().map_err(io::Error::other)
+}
+
 /// A hole where the file system can make one, else zeros.
 fn zero(file: &File, range: Range<u64>) -> io::Result<()> {
     let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
@@ -314,9 +287,8 @@ mod tests {
 
     fn staging(bytes_max: u64) -> (tempfile::TempDir, Arc<Staging>) {
         let dir = tempfile::tempdir().unwrap();
-        let config = StagingConfig { dir: dir.path().join("staging"), bytes_max };
-        let staging = Staging::open(&config, Duration::from_millis(1)).unwrap();
-        (dir, Arc::new(staging))
+        let journal = Arc::new(Journal::new(dir.path(), None, "bucket"));
+        (dir, Arc::new(Staging::new(journal, bytes_max, Duration::from_millis(1))))
     }
 
     async fn write(file: &mut StagedFile, offset: u64, data: &'static [u8]) -> Result<(), Error> {
@@ -325,14 +297,16 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_come_back_and_holes_are_zeros() {
-        let (dir, staging) = staging(1 << 20);
+        let (_dir, staging) = staging(1 << 20);
         let mut file = StagedFile::new(staging.clone());
         assert_eq!(file.read(5..8).await.unwrap(), [0; 3]);
         write(&mut file, 10_000, b"hello").await.unwrap();
         assert_eq!(file.read(9_999..10_007).await.unwrap(), b"\0hello\0\0");
         file.punch(10_001..10_003).await.unwrap();
         assert_eq!(file.read(10_000..10_005).await.unwrap(), b"h\0\0lo");
-        assert_eq!(std::fs::read_dir(dir.path().join("staging")).unwrap().count(), 0, "no name");
+        let scratch = std::fs::read_dir(staging.journal.scratch().unwrap()).unwrap();
+        let names: Vec<_> = scratch.map(|entry| entry.unwrap().file_name()).collect();
+        assert!(names.iter().all(|name| name == "journal" || name == "lock"), "no name: {names:?}");
     }
 
     #[tokio::test]
@@ -367,18 +341,5 @@ mod tests {
         };
         let (waited, ()) = tokio::join!(write(&mut waits, 0, b"x"), given_back);
         waited.unwrap();
-    }
-
-    #[test]
-    fn the_directory_is_its_owners_alone() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let dir = tempfile::tempdir().unwrap();
-        let config = StagingConfig { dir: dir.path().join("a/b"), bytes_max: 1 };
-        Staging::open(&config, Duration::ZERO).unwrap();
-        let mode = std::fs::metadata(&config.dir).unwrap().mode();
-        assert_eq!(mode & 0o777, 0o700);
-        std::fs::set_permissions(&config.dir, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let refused = Staging::open(&config, Duration::ZERO).map(|_| ()).unwrap_err().to_string();
-        assert!(refused.contains("chmod 700"), "{refused}");
     }
 }
