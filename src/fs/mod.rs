@@ -12,6 +12,7 @@ mod edit;
 mod file;
 mod handles;
 mod meta;
+mod orphans;
 mod refresh;
 mod unlink;
 mod xattr;
@@ -46,6 +47,7 @@ pub use file::Opened;
 use file::Versions;
 use handles::Handles;
 pub use meta::SetAttr;
+use orphans::Orphans;
 pub use refresh::{Kernel, REFRESH};
 use unlink::Failed;
 pub use xattr::CACHED;
@@ -76,6 +78,7 @@ pub struct Filesystem {
     writes: Arc<Writes>,
     deletes: Arc<Deletes>,
     failed_removals: Failed,
+    orphans: Orphans,
     handles: Handles,
     backings: Backings,
     ahead: Ahead,
@@ -108,6 +111,7 @@ impl Filesystem {
             writes: Arc::new(writes),
             deletes: Deletes::new(client.clone(), runtime.clone()),
             failed_removals: Failed::new(),
+            orphans: Orphans::default(),
             cache,
             disk,
             handles: Handles::default(),
@@ -178,6 +182,8 @@ impl Filesystem {
         for (_, writer) in self.handles.writers() {
             writer.abandon().await;
         }
+        self.bury_below("").await;
+        self.deletes.settle_all().await;
     }
 
     /// The most object bytes ever held at once, of `--memory`.
