@@ -127,7 +127,8 @@ impl Run {
         let (to, _) = self.range(1);
         let from = self.random.random_range(0..SOURCE_BYTES);
         let len = self.random.random_range(0..12 * MIB).min(self.len_max - to.min(self.len_max));
-        let copied = self.house.fs.copy_file_range((self.source_fh, from as u64), (self.fh, to as u64), len as u64);
+        let copied =
+            self.house.fs.copy_file_range((self.source_fh, from as u64), (self.fh, to as u64), len as u64);
         let copied = copied.await.unwrap() as usize;
         assert_eq!(copied, len.min(SOURCE_BYTES - from));
         if copied > 0 {

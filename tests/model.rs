@@ -110,7 +110,9 @@ impl Model {
 
     fn commit(&mut self, node: usize) {
         let node = &mut self.nodes[node];
-        if node.dirty && let Some(path) = node.path.clone() {
+        if node.dirty
+            && let Some(path) = node.path.clone()
+        {
             node.published = Some(node.content.clone());
             node.dirty = false;
             self.lose(|was| was == path);
@@ -538,7 +540,8 @@ impl Run {
     fn compare_objects(&self) {
         let mut keys: BTreeSet<String> = self.house.fake.keys().into_iter().collect();
         let open = self.open.iter().map(|open| &self.model.nodes[open.node]);
-        let orphans: BTreeSet<&String> = open.filter(|node| !node.lost).filter_map(|node| node.was.as_ref()).collect();
+        let orphans: BTreeSet<&String> =
+            open.filter(|node| !node.lost).filter_map(|node| node.was.as_ref()).collect();
         for (path, node) in &self.model.files {
             let Some(published) = &self.model.nodes[*node].published else {
                 let orphan = orphans.contains(path);

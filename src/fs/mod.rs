@@ -101,8 +101,7 @@ impl Filesystem {
     ) -> Arc<Filesystem> {
         let cache = Arc::new(PartCache::new(Budget::new(config.memory_bytes_max), config.s3.request_timeout));
         let uploads = Uploads { client: client.clone(), runtime: runtime.clone(), journal: journal.clone() };
-        let staging =
-            Staging::new(journal.clone(), config.staging.bytes_max, config.s3.request_timeout);
+        let staging = Staging::new(journal.clone(), config.staging.bytes_max, config.s3.request_timeout);
         let writes = Writes::new(uploads, cache.clone(), staging, config.part_bytes);
         let (ttl, metadata_bytes) = (config.metadata_ttl, config.metadata_bytes_max);
         Arc::new(Filesystem {

@@ -87,7 +87,8 @@ impl State {
     pub async fn load_small_base(&mut self, writes: &Writes) -> Result<(), Error> {
         let Some(base) = self.content.small_base(PART_BYTES_MIN) else { return Ok(()) };
         let wanted = 0..self.content.base_end();
-        let mut object = writes.uploads.client.get_object(&base.key, Some(wanted.clone()), Some(&base.etag)).await?;
+        let mut object =
+            writes.uploads.client.get_object(&base.key, Some(wanted.clone()), Some(&base.etag)).await?;
         let mut bytes = Chunks::default();
         while let Some(frame) = object.body.frame().await? {
             let permit = writes.reserve(bytes.bytes_needed(frame.len())).await?;
@@ -235,7 +236,8 @@ impl State {
                 return self.put(writes, payload).await;
             }
             let stretches = self.content.stretches(whole.clone());
-            let parts = plan::parts(&stretches, &writes.ladder, 0, Follows::Nothing).ok_or(Error::TooLarge)?;
+            let parts =
+                plan::parts(&stretches, &writes.ladder, 0, Follows::Nothing).ok_or(Error::TooLarge)?;
             if let [] | [Stretch { copy: None, .. }] = parts[..] {
                 let payload = self.fill(writes, whole).await?;
                 return self.put(writes, vec![payload]).await;
@@ -267,7 +269,11 @@ impl State {
     async fn send_rest(&mut self, writes: &Writes, end: u64) -> Result<(), Error> {
         let start = self.content.sent_end();
         let tail_end = self.content.tail_start() + self.content.tail().len();
-        if start == self.content.tail_start() && end == tail_end && start < end && self.content.is_tail_plain() {
+        if start == self.content.tail_start()
+            && end == tail_end
+            && start < end
+            && self.content.is_tail_plain()
+        {
             let (number, payload) = (self.next_number(), self.content.tail().share());
             self.upload().send(number, payload).await?;
             self.content.was_sent(Sent { range: start..end, copied: false });
