@@ -11,7 +11,7 @@
 //! 3 siblings       namespace/ read/ write/       strangers to each other
 //! 4 file system    fs/                           one async method a POSIX operation
 //! 5 door           fuse/                         the only directory that names fuser
-//! 6 process        cli/ mount/ warm daemon mountpoint logging failure   what a person starts
+//! 6 process        cli/ mount/ warm recover daemon mountpoint logging failure   what a person starts
 //! ```
 
 #![deny(unsafe_code)]
@@ -32,6 +32,7 @@ pub mod mount;
 pub mod mountpoint;
 pub mod namespace;
 pub mod read;
+pub mod recover;
 pub mod s3;
 pub mod warm;
 pub mod write;

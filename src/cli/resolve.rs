@@ -21,7 +21,7 @@ use crate::failure::Failure;
 use super::mount::{CacheArgs, MountArgs, S3Args};
 
 const METADATA_TTL: Duration = Duration::from_secs(1);
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const METADATA_BYTES: u64 = 256 << 20;
 const MEMORY_BYTES: u64 = 512 << 20;
 const PART_BYTES: u64 = 8 << 20;
@@ -73,7 +73,7 @@ fn disk_cache(args: &CacheArgs) -> Result<Option<DiskCacheConfig>, Failure> {
 }
 
 /// `name`, `s3://name`, `s3://name/prefix` (which gets its last slash).
-fn bucket(source: &str) -> Result<(String, String), Failure> {
+pub(super) fn bucket(source: &str) -> Result<(String, String), Failure> {
     let (name, prefix) = match source.strip_prefix("s3://") {
         Some(rest) => rest.split_once('/').unwrap_or((rest, "")),
         None if source.contains(['/', ':']) => {
@@ -88,7 +88,7 @@ fn bucket(source: &str) -> Result<(String, String), Failure> {
     Ok((name.to_owned(), format!("{prefix}{slash}")))
 }
 
-fn s3(
+pub(super) fn s3(
     bucket: String,
     args: &S3Args,
     request_timeout: Duration,

@@ -24,6 +24,7 @@ pub mod deletes;
 pub mod leftovers;
 pub mod markers;
 pub mod plan;
+pub mod recover;
 pub mod upload;
 
 use std::sync::Arc;
