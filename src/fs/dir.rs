@@ -290,6 +290,7 @@ impl Filesystem {
             key: source.into(),
             if_match: Some(head.etag.clone()),
             storage_class: head.storage_class.clone(),
+            ..CopySource::default()
         };
         let guard = Precondition::None;
         let copied = if head.size <= COPY_BYTES_MAX {

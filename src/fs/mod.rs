@@ -77,11 +77,8 @@ pub struct Filesystem {
     backings: Backings,
     ahead: Ahead,
     versions: Versions,
-<<<<<<< HEAD
     copies: Copies,
-=======
     journal: Arc<Journal>,
->>>>>>> renames
     /// Directories have no time in S3; they show the mount's.
     mounted: SystemTime,
     kernel: OnceLock<Arc<dyn Kernel>>,
@@ -112,11 +109,8 @@ impl Filesystem {
             backings: Backings::default(),
             ahead: Ahead::default(),
             versions: Versions::new(),
-<<<<<<< HEAD
             copies: Copies::new(),
-=======
             journal,
->>>>>>> renames
             mounted: SystemTime::now(),
             kernel: OnceLock::new(),
             runtime,
