@@ -305,6 +305,6 @@ fn refresh_of_what_is_on_no_pailfs_mount_fails() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();
     fails(&["refresh", path], &["is not on a pailfs mount", "findmnt"]);
-    fails(&["refresh", &format!("{path}/missing")], &["cannot find"]);
+    fails(&["refresh", &format!("{path}/missing")], &["cannot open"]);
     misused(&["refresh"], &["PATH"]);
 }

@@ -6,6 +6,7 @@
 
 mod ahead;
 mod backing;
+mod copies;
 mod dir;
 mod file;
 mod handles;
@@ -36,7 +37,8 @@ use crate::write::{Writes, leftovers};
 use ahead::Ahead;
 pub use backing::Backing;
 use backing::Backings;
-pub use dir::DirItem;
+use copies::Copies;
+pub use dir::{DirItem, OpenedDir};
 pub use file::Opened;
 use file::Versions;
 use handles::Handles;
@@ -75,6 +77,7 @@ pub struct Filesystem {
     backings: Backings,
     ahead: Ahead,
     versions: Versions,
+    copies: Copies,
     journal: Arc<Journal>,
     /// Directories have no time in S3; they show the mount's.
     mounted: SystemTime,
@@ -106,6 +109,7 @@ impl Filesystem {
             backings: Backings::default(),
             ahead: Ahead::default(),
             versions: Versions::new(),
+            copies: Copies::new(),
             journal,
             mounted: SystemTime::now(),
             kernel: OnceLock::new(),

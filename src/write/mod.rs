@@ -397,7 +397,12 @@ impl State {
 
     fn source_of(&self, writes: &Writes, base: &Committed) -> CopySource {
         let bucket = writes.client.bucket().into();
-        CopySource { bucket, key: self.key.clone(), if_match: Some(base.etag.clone()), storage_class: None }
+        CopySource {
+            bucket,
+            key: self.key.clone(),
+            if_match: Some(base.etag.clone()),
+            ..CopySource::default()
+        }
     }
 
     async fn publish(&mut self, writes: &Writes, size: u64) -> Result<Committed, Error> {

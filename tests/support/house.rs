@@ -236,7 +236,7 @@ impl House {
         let dir = self.enter(path).await?;
         let opened = self.fs.opendir(dir.ino);
         self.leave(dir.ino);
-        let fh = opened?;
+        let fh = opened?.fh;
         let mut all = Vec::new();
         let mut cookie = 0;
         let result = loop {
@@ -325,7 +325,7 @@ impl House {
     /// `pailfs refresh`.
     pub async fn refresh(&self, path: &str) {
         let attr = self.enter(path).await.expect("it is there");
-        let set = self.fs.setxattr(attr.ino, OsStr::new(pailfs::fs::REFRESH)).await;
+        let set = self.fs.refresh(attr.ino).await;
         self.leave(attr.ino);
         set.expect("it is known");
     }
