@@ -165,7 +165,7 @@ impl<'a> Content<'a> {
                 bucket: self.client.bucket().into(),
                 key: key.clone(),
                 if_match: Some(base.etag.clone()),
-                storage_class: None,
+                ..CopySource::default()
             };
             let copied = self.client.upload_part_copy(&source, range, key, upload_id, number).await;
             return copied.map_err(is_it_the_base);
