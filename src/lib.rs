@@ -3,7 +3,7 @@
 //! The house has floors; a file imports only from floors below its own (`tests/tidy.rs` checks it):
 //!
 //! ```text
-//! 0 words          error key config              no I/O, no async
+//! 0 words          error key attr config            no I/O, no async
 //! 1 the wire       aws/   transport retry sign credentials endpoint
 //! 1 local memory   cache/                        budget, LRU of object parts, a writer's chunks; disk/
 //! 2 services       s3/                           one typed method an S3 operation
@@ -15,6 +15,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod attr;
 pub mod aws;
 pub mod cache;
 pub mod cli;
