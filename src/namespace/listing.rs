@@ -210,7 +210,12 @@ impl DirStream {
         }
     }
 
-    /// The next entry; none at the end. Its attributes are taken note of.
+    /// What is read: the directory's inode.
+    pub fn directory(&self) -> (&Arc<Namespace>, u64) {
+        (&self.namespace, self.ino)
+    }
+
+    /// The next entry; none at the end. What the listing tells of it is taken note of.
     pub async fn next(&mut self) -> Result<Option<Listed>, Error> {
         loop {
             if let Some(entry) = self.next_local().or_else(|| self.ready.pop_front()) {

@@ -27,10 +27,12 @@ pub mod upload;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
+use crate::attr::{Attributes, Kind};
 use crate::cache::{Chunks, PartCache, Permit};
 use crate::config::PART_BYTES_MIN;
 use crate::error::{Error, S3ErrorKind};
@@ -77,11 +79,15 @@ pub struct Committed {
 }
 
 /// What a commit did.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Published {
     pub now: Committed,
     /// The version whose content it goes on from; none where it began anew.
     pub from: Option<String>,
+    /// What the object is to carry.
+    pub headers: ObjectHeaders,
+    /// It carries less: some of it was set when the upload had begun.
+    pub late: bool,
 }
 
 /// How a file begins to be written.
@@ -109,6 +115,12 @@ pub struct Writer {
 struct State {
     key: String,
     headers: ObjectHeaders,
+    /// The metadata tell when the file was written.
+    stamps: bool,
+    /// It was written since its times were set.
+    stale_times: bool,
+    /// The headers were changed when the upload had begun.
+    late: bool,
     base: Option<Committed>,
     /// What the base carries is still to be asked, to go on with what is written.
     inherits: bool,
@@ -123,7 +135,14 @@ struct State {
 }
 
 impl Writer {
-    pub fn new(writes: Arc<Writes>, key: String, headers: ObjectHeaders, start: Start) -> Writer {
+    /// `stamps`: whether its metadata are to tell when the file was written.
+    pub fn new(
+        writes: Arc<Writes>,
+        key: String,
+        headers: ObjectHeaders,
+        stamps: bool,
+        start: Start,
+    ) -> Writer {
         let (base, guard) = match start {
             Start::New { exclusive: true } => (None, Precondition::Absent),
             Start::New { exclusive: false } => (None, Precondition::None),
@@ -133,6 +152,9 @@ impl Writer {
         let state = State {
             key,
             headers,
+            stamps,
+            stale_times: true,
+            late: false,
             dirty: base.is_none(),
             inherits: base.is_some(),
             base,
@@ -210,7 +232,7 @@ impl Writer {
 
     fn push(&self, state: &mut State, data: &[u8], permit: Option<Permit>) {
         state.buffer.push(data, permit);
-        state.dirty = true;
+        (state.dirty, state.stale_times) = (true, true);
         self.len.fetch_add(data.len() as u64, Ordering::AcqRel);
     }
 
@@ -230,7 +252,7 @@ impl Writer {
         }
         state.buffer = Chunks::default();
         state.buffer_start = 0;
-        state.dirty = true;
+        (state.dirty, state.stale_times, state.late) = (true, true, false);
         state.failed = None;
         self.len.store(0, Ordering::Release);
     }
@@ -239,6 +261,20 @@ impl Writer {
     pub async fn is_dirty(&self) -> bool {
         let state = self.state.lock().await;
         state.dirty && !state.unlinked
+    }
+
+    /// Changes what the object will carry, its times among it. False, and nothing is changed, where nothing is to be
+    /// published.
+    pub async fn amend(&self, change: impl FnOnce(&mut ObjectHeaders)) -> Result<bool, Error> {
+        let mut state = self.state.lock().await;
+        if !state.dirty {
+            return Ok(false);
+        }
+        state.inherit(&self.writes).await?;
+        state.stamp();
+        change(&mut state.headers);
+        state.late |= state.upload.is_some();
+        Ok(true)
     }
 
     /// Publishes all that was written: when this has answered, S3 has the object, whole.
@@ -253,7 +289,9 @@ impl Writer {
         }
         let from = state.base.as_ref().map(|base| base.etag.clone());
         let committed = state.publish(&self.writes, self.len()).await;
-        Ok(Some(Published { now: state.keep_failure(committed)?, from }))
+        let now = state.keep_failure(committed)?;
+        let late = std::mem::take(&mut state.late);
+        Ok(Some(Published { now, from, headers: state.headers.clone(), late }))
     }
 
     /// Where the bytes at `offset` are: in S3 as far as the base goes, else in the buffer.
@@ -364,9 +402,19 @@ impl State {
         Ok(())
     }
 
+    /// The metadata tell that the file was written now, if it was written since they were set.
+    fn stamp(&mut self) {
+        if self.stamps && std::mem::take(&mut self.stale_times) {
+            let now = Some(SystemTime::now());
+            let times = Attributes { mtime: now, ctime: now, ..Attributes::default() };
+            times.write(Kind::File, &mut self.headers.metadata);
+        }
+    }
+
     async fn send_part(&mut self, writes: &Writes) -> Result<(), Error> {
         if self.upload.is_none() {
             self.inherit(writes).await?;
+            self.stamp();
             let mut upload =
                 Upload::create(&writes.client, &writes.runtime, &self.key, &self.headers).await?;
             let copied = match &self.base {
@@ -396,6 +444,7 @@ impl State {
         let whole_in_buffer = self.upload.is_none() && self.buffer_start == 0;
         if whole_in_buffer {
             self.inherit(writes).await?;
+            self.stamp();
         }
         let written = if whole_in_buffer {
             let client = &writes.client;

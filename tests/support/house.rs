@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pailfs::cache::disk::DiskCache;
-use pailfs::config::Config;
+use pailfs::config::{AttributesConfig, Config};
 use pailfs::error::Error;
-use pailfs::fs::{Attr, Filesystem};
+use pailfs::fs::{Attr, Filesystem, Maker};
 use pailfs::key::ROOT_INO;
 use pailfs::namespace::Kind;
 
@@ -22,6 +22,9 @@ pub struct House {
     /// Where `disk_cache` was set.
     pub disk: Option<Arc<DiskCache>>,
 }
+
+/// Who makes files and directories here.
+pub const MAKER: Maker = Maker { perm: 0o640, uid: 1000, gid: 1000 };
 
 /// An entry as a directory stream gave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +45,7 @@ pub fn config_of(fake: &FakeS3) -> Config {
         no_exec: false,
         uid: 1000,
         gid: 1000,
+        attributes: AttributesConfig::None,
         file_mode: 0o644,
         dir_mode: 0o755,
         metadata_ttl: Duration::from_secs(3600),
@@ -143,7 +147,7 @@ impl House {
     pub async fn create(&self, path: &str, flags: i32) -> Result<u64, Error> {
         let (dir, name) = split(path);
         let dir = self.enter(dir).await?;
-        let created = self.fs.create(dir.ino, OsStr::new(name), flags | libc::O_CREAT);
+        let created = self.fs.create(dir.ino, OsStr::new(name), flags | libc::O_CREAT, MAKER);
         self.leave(dir.ino);
         let (attr, opened) = created?;
         self.leave(attr.ino);
@@ -268,7 +272,7 @@ impl House {
     pub async fn mkdir(&self, path: &str) -> Result<(), Error> {
         let (dir, name) = split(path);
         let dir = self.enter(dir).await?;
-        let made = self.fs.mkdir(dir.ino, OsStr::new(name)).await;
+        let made = self.fs.mkdir(dir.ino, OsStr::new(name), MAKER).await;
         self.leave(dir.ino);
         self.leave(made?.ino);
         Ok(())
