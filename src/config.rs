@@ -79,6 +79,14 @@ pub struct Config {
     pub content_type: Option<String>,
     /// None: nothing is kept on the local disk.
     pub disk_cache: Option<DiskCacheConfig>,
+    pub staging: StagingConfig,
+}
+
+/// Where the journal is, and what could not be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StagingConfig {
+    /// Absolute.
+    pub dir: PathBuf,
 }
 
 /// Where mode, owner and times of files are.
@@ -155,6 +163,9 @@ impl Config {
         }
         if self.part_bytes > self.memory_bytes_max / 4 {
             return bad("--part-size", "must be at most a fourth of --memory");
+        }
+        if !self.staging.dir.is_absolute() {
+            return bad("--staging", "must be an absolute path");
         }
         if let Some(cache) = &self.disk_cache {
             if !cache.dir.is_absolute() {
@@ -281,6 +292,7 @@ mod tests {
             sync_unlink: false,
             content_type: None,
             disk_cache: None,
+            staging: StagingConfig { dir: "/s".into() },
         }
     }
 
@@ -308,6 +320,7 @@ mod tests {
         assert_eq!(refused(|c| c.s3.request_timeout = Duration::ZERO), "--request-timeout");
         assert_eq!(refused(|c| c.s3.list_page_keys = 0), "list page");
         assert_eq!(refused(|c| c.s3.region = Some("a/b".into())), "--region");
+        assert_eq!(refused(|c| c.staging.dir = "s".into()), "--staging");
         assert_eq!(refused(|c| c.disk_cache = disk_cache("/c", 64 << 20)), "nothing");
         assert_eq!(refused(|c| c.disk_cache = disk_cache("/c", 1 << 20)), "--cache-size");
         assert_eq!(refused(|c| c.disk_cache = disk_cache("c", 64 << 20)), "--cache");

@@ -6,6 +6,7 @@
 //! 0 words          error key attr config            no I/O, no async
 //! 1 the wire       aws/   transport retry sign credentials endpoint
 //! 1 local memory   cache/                        budget, LRU of object parts, a writer's chunks; disk/
+//! 1 local disk     journal/                      what a crash must not leave half done, what could not be sent
 //! 2 services       s3/                           one typed method an S3 operation
 //! 3 siblings       namespace/ read/ write/       strangers to each other
 //! 4 file system    fs/                           one async method a POSIX operation
@@ -25,6 +26,7 @@ pub mod error;
 pub mod failure;
 pub mod fs;
 pub mod fuse;
+pub mod journal;
 pub mod key;
 pub mod logging;
 pub mod mount;

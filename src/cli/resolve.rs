@@ -15,6 +15,7 @@ use aws_types::os_shim_internal::{Env, Fs};
 
 use crate::config::{
     Addressing, AttributesConfig, Config, DiskCacheConfig, LIST_PAGE_KEYS_MAX, PayloadSigning, S3Config,
+    StagingConfig,
 };
 use crate::failure::Failure;
 
@@ -58,6 +59,7 @@ pub(super) fn config(args: &MountArgs, env: &Env, files: &Fs) -> Result<Config, 
         sync_unlink: files_args.sync_unlink,
         content_type: files_args.content_type.clone(),
         disk_cache: disk_cache(&args.cache)?,
+        staging: StagingConfig { dir: staging_dir(args.staging.staging.as_deref(), env)? },
     };
     config.check().map_err(Failure::new)?;
     Ok(config)
@@ -231,16 +233,30 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
         .map_err(|e| Failure::new(format_args!("cannot use the path {}: {e}", path.display())))
 }
 
-/// <https://specifications.freedesktop.org/basedir-spec/latest/>; none for root, whose log is the system's.
+/// None for root, whose log is the system's.
 pub(super) fn state_home(env: &Env) -> Option<PathBuf> {
-    if nix::unistd::geteuid().is_root() {
-        return None;
+    let root = nix::unistd::geteuid().is_root();
+    (!root).then(|| xdg_dir(env, "XDG_STATE_HOME", ".local/state"))
+}
+
+pub(super) fn staging_dir(typed: Option<&Path>, env: &Env) -> Result<PathBuf, Failure> {
+    match typed {
+        Some(dir) => absolute(dir),
+        None => Ok(xdg_dir(env, "XDG_CACHE_HOME", ".cache").join("pailfs/staging")),
     }
-    let set = var(env, "XDG_STATE_HOME").map(PathBuf::from);
+}
+
+/// <https://specifications.freedesktop.org/basedir-spec/latest/>. What starts a mount at boot may set no HOME: then it
+/// is that of the user database, so that the same directory is found later.
+fn xdg_dir(env: &Env, variable: &str, below_home: &str) -> PathBuf {
+    let set = var(env, variable).map(PathBuf::from);
     // The specification: a relative path is to be ignored.
-    set.filter(|path| path.is_absolute()).or_else(|| {
-        let home = var(env, "HOME").unwrap_or_else(|| "/".into());
-        Some(Path::new(&home).join(".local/state"))
+    set.filter(|path| path.is_absolute()).unwrap_or_else(|| {
+        let home = var(env, "HOME").map(PathBuf::from).or_else(|| {
+            let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+            user.map(|user| user.dir)
+        });
+        home.unwrap_or_else(|| "/".into()).join(below_home)
     })
 }
 

@@ -282,6 +282,7 @@ impl Filesystem {
         }
         // Also where this handle is lost: whoever opens the file next shall have the new one.
         let refreshed = self.namespace.refresh(handle.ino).await;
+        self.copies.doubt(self.namespace.parent(handle.ino));
         if let Some(kernel) = self.kernel.get() {
             kernel.forget_attributes(handle.ino);
         }

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::error::Error;
 use crate::key::VersionId;
-use crate::namespace::DirStream;
 use crate::read::Reader;
 use crate::write::Writer;
 
@@ -115,9 +114,9 @@ impl Handles {
         Ok((fh, handle))
     }
 
-    pub fn add_dir(&self, ino: u64, stream: DirStream) -> Result<u64, Error> {
+    pub fn add_dir(&self, ino: u64, listing: Listing) -> Result<u64, Error> {
         let fh = self.number()?;
-        let handle = DirHandle { ino, listing: tokio::sync::Mutex::new(Listing::new(stream)) };
+        let handle = DirHandle { ino, listing: tokio::sync::Mutex::new(listing) };
         self.lock().dirs.insert(fh, Arc::new(handle));
         Ok(fh)
     }
@@ -142,6 +141,11 @@ impl Handles {
 
     pub fn dir(&self, fh: u64) -> Result<Arc<DirHandle>, Error> {
         self.lock().dirs.get(&fh).cloned().ok_or(Error::BadHandle)
+    }
+
+    /// Whether a directory is open.
+    pub fn has_dir(&self, ino: u64) -> bool {
+        self.lock().dirs.values().any(|handle| handle.ino == ino)
     }
 
     pub fn remove_dir(&self, fh: u64) {

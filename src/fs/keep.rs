@@ -188,15 +188,15 @@ impl Filesystem {
         let source = CopySource {
             bucket: self.client.bucket().into(),
             key: key.into(),
+            version_id: None,
             if_match: Some(head.etag.clone()),
             storage_class: None,
         };
         if head.size <= COPY_BYTES_MAX {
             return Ok(self.client.copy_object(&source, key, Some(headers), &Precondition::None).await?);
         }
-        let (client, runtime) = (&self.client, &self.runtime);
         let guard = Precondition::Etag(head.etag.clone());
-        upload::copy_large(client, runtime, &source, head.size, key, headers, &guard).await
+        upload::copy_large(&self.writes.uploads, &source, head.size, key, headers, &guard).await
     }
 
     /// As [`Filesystem::change_headers`]; the marker is written where it was missing.

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use super::{Attr, Filesystem, old_name};
 use crate::attr::PERMISSIONS;
 use crate::error::Error;
+use crate::key::ROOT_INO;
 use crate::namespace::{Entry, Node};
 
 /// What S3's `Last-Modified` tells apart is a second; setting a time to now is done if it is now already, as
@@ -43,6 +44,15 @@ impl Filesystem {
         self.namespace.ask_ahead(parent, name);
         self.relieve();
         Ok(self.attr(&entry))
+    }
+
+    /// For how long the kernel may take a name for absent that [`Filesystem::lookup`] did not find. No time in the
+    /// root: a refresh makes the kernel forget what is in a directory by forgetting the directory's own name.
+    pub fn absent_for(&self, parent: u64, name: &OsStr) -> Duration {
+        match old_name(name) {
+            Ok(name) if parent != ROOT_INO => self.namespace.absent_for(parent, name),
+            _ => Duration::ZERO,
+        }
     }
 
     /// The kernel dropped `count` references.

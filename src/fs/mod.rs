@@ -6,6 +6,7 @@
 
 mod ahead;
 mod backing;
+mod copies;
 mod dir;
 mod file;
 mod handles;
@@ -28,17 +29,19 @@ use crate::cache::disk::DiskCache;
 use crate::cache::{Budget, PartCache};
 use crate::config::{AttributesConfig, Config};
 use crate::error::Error;
+use crate::journal::{Journal, JournalError};
 use crate::key;
 use crate::namespace::{Entry, Kind, Namespace, Node};
 use crate::read::Reads;
 use crate::s3::{ListObjectsV2, S3Client};
-use crate::write::Writes;
 use crate::write::deletes::Deletes;
+use crate::write::{Writes, leftovers};
 
 use ahead::Ahead;
 pub use backing::Backing;
 use backing::Backings;
-pub use dir::DirItem;
+use copies::Copies;
+pub use dir::{DirItem, OpenedDir};
 pub use file::Opened;
 use file::Versions;
 use handles::Handles;
@@ -84,6 +87,8 @@ pub struct Filesystem {
     ahead: Ahead,
     versions: Versions,
     keeping: Keeping,
+    copies: Copies,
+    journal: Arc<Journal>,
     /// Directories have no time in S3; they show the mount's.
     mounted: SystemTime,
     kernel: OnceLock<Arc<dyn Kernel>>,
@@ -95,10 +100,12 @@ impl Filesystem {
         config: Config,
         client: S3Client,
         disk: Option<Arc<DiskCache>>,
+        journal: Arc<Journal>,
         runtime: Handle,
     ) -> Arc<Filesystem> {
         let cache = Arc::new(PartCache::new(Budget::new(config.memory_bytes_max), config.s3.request_timeout));
-        let writes = Writes::new(client.clone(), cache.clone(), runtime.clone(), config.part_bytes);
+        let (for_writes, part_bytes) = (client.clone(), config.part_bytes);
+        let writes = Writes::new(for_writes, cache.clone(), journal.clone(), runtime.clone(), part_bytes);
         let (ttl, metadata_bytes) = (config.metadata_ttl, config.metadata_bytes_max);
         let keeps = config.attributes == AttributesConfig::Metadata;
         Arc::new(Filesystem {
@@ -114,6 +121,8 @@ impl Filesystem {
             ahead: Ahead::default(),
             versions: Versions::new(),
             keeping: Keeping::default(),
+            copies: Copies::new(),
+            journal,
             mounted: SystemTime::now(),
             kernel: OnceLock::new(),
             runtime,
@@ -139,6 +148,17 @@ impl Filesystem {
         let query =
             ListObjectsV2 { prefix: self.config.prefix.clone(), max_keys: Some(1), ..Default::default() };
         self.client.list_objects_v2(&query).await?;
+        Ok(())
+    }
+
+    /// Finishes or undoes what mounts of the bucket that died had begun. What S3 refuses is left to the next mount.
+    ///
+    /// Errors: the local disk cannot be used.
+    pub async fn take_over(&self) -> Result<(), JournalError> {
+        let journal = self.journal.clone();
+        let adopted = self.runtime.spawn_blocking(move || journal.adopt()).await;
+        let left = adopted.expect("adopting does not panic")?;
+        self.runtime.spawn(leftovers::abort_uploads(self.client.clone(), self.journal.clone(), left));
         Ok(())
     }
 

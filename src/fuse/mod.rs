@@ -20,18 +20,19 @@ use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, FopenFlags, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner,
-    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    BsdFileFlags, Errno, FileHandle, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
 use crate::attr::PERMISSIONS;
 use crate::error::Error;
-use crate::fs::{DirItem, Filesystem, Maker, SetAttr, SetTime};
+use crate::fs::{DirItem, Filesystem, Maker, REFRESH, SetAttr, SetTime};
 use passthrough::Passed;
-use reply::{add_plus, file_type, refuse, reply_attr, reply_empty, reply_entry, reply_frames};
+use reply::{
+    add_plus, dir_flags, file_type, refuse, reply_absent, reply_attr, reply_empty, reply_entry, reply_frames,
+};
 
 pub use mount::FuseMount;
 
@@ -81,7 +82,7 @@ fn set_time(time: TimeOrNow) -> SetTime {
 }
 
 /// What is not here fuser answers with ENOSYS, and the kernel then helps itself or stops asking: listing
-/// extended attributes, fallocate, lseek, copy_file_range, access (the mount has `default_permissions`).
+/// and setting extended attributes, fallocate, lseek, copy_file_range, access (the mount has `default_permissions`).
 impl fuser::Filesystem for Door {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let wanted = [
@@ -112,8 +113,17 @@ impl fuser::Filesystem for Door {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (fs, name) = (self.fs(), name.to_owned());
         self.run(async move {
-            let found = fs.lookup(parent.0, &name).await;
-            reply_entry(reply, found.map_err(|e| refuse(&fs, "lookup", parent, Some(&name), &e)));
+            match fs.lookup(parent.0, &name).await {
+                Ok(attr) => reply_entry(reply, Ok(attr)),
+                Err(e) => {
+                    let errno = refuse(&fs, "lookup", parent, Some(&name), &e);
+                    let absent_for = fs.absent_for(parent.0, &name);
+                    match e {
+                        Error::NotFound if !absent_for.is_zero() => reply_absent(reply, absent_for),
+                        _ => reply.error(errno),
+                    }
+                }
+            }
         });
     }
 
@@ -348,7 +358,7 @@ impl fuser::Filesystem for Door {
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         match self.fs.opendir(ino.0) {
-            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
+            Ok(opened) => reply.opened(FileHandle(opened.fh), dir_flags(&opened)),
             Err(e) => reply.error(refuse(&self.fs, "opendir", ino, None, &e)),
         }
     }
@@ -427,34 +437,26 @@ impl fuser::Filesystem for Door {
         });
     }
 
-    fn setxattr(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        name: &OsStr,
-        _value: &[u8],
-        _flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
-    ) {
-        let (fs, name) = (self.fs(), name.to_owned());
-        self.run(async move {
-            let set = fs.setxattr(ino.0, &name).await;
-            reply_empty(reply, set.map_err(|e| refuse(&fs, "setxattr", ino, None, &e)));
-        });
-    }
-
     fn ioctl(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _fh: FileHandle,
         _flags: IoctlFlags,
-        _cmd: u32,
+        cmd: u32,
         _in_data: &[u8],
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        reply.error(Errno::ENOTTY);
+        if cmd != REFRESH {
+            return reply.error(Errno::ENOTTY);
+        }
+        let fs = self.fs();
+        self.run(async move {
+            match fs.refresh(ino.0).await {
+                Ok(()) => reply.ioctl(0, &[]),
+                Err(e) => reply.error(refuse(&fs, "refresh", ino, None, &e)),
+            }
+        });
     }
 }

@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::failure::Failure;
 use crate::fs::Filesystem;
 use crate::fuse::FuseMount;
+use crate::journal::Journal;
 use crate::logging::{self, Log, Target};
 use crate::mountpoint;
 use crate::s3::S3Client;
@@ -68,8 +69,11 @@ impl Plan {
 /// as soon as the mount answers, and the daemon (which returns too, much later) when it has ended.
 pub fn run(mut plan: Plan) -> Result<(), Failure> {
     plan.dir = check::directory(&plan.dir)?;
+    if !plan.config.read_only {
+        check::beside("--staging", &plan.config.staging.dir, &plan.dir)?;
+    }
     if let Some(cache) = &plan.config.disk_cache {
-        check::cache_beside(&cache.dir, &plan.dir)?;
+        check::beside("--cache", &cache.dir, &plan.dir)?;
     }
     check::fuse_usable(plan.config.allow_other)?;
     if plan.fake {
@@ -151,9 +155,16 @@ async fn prepare(plan: &Plan, handle: tokio::runtime::Handle) -> Result<Arc<File
     let refused = |e: Error| explain::explain(&e, &config.s3);
     let client = S3Client::connect(&config.s3).await.map_err(|e| refused(e.into()))?;
     let disk = open_disk_cache(config)?;
-    let fs = Filesystem::new(config.clone(), client, disk, handle);
+    let fs = Filesystem::new(config.clone(), client, disk, Arc::new(journal(config)), handle);
     fs.probe().await.map_err(refused)?;
+    if !config.read_only {
+        fs.take_over().await.map_err(Failure::new)?;
+    }
     Ok(fs)
+}
+
+fn journal(config: &Config) -> Journal {
+    Journal::new(&config.staging.dir, config.s3.endpoint_url.as_deref(), &config.s3.bucket)
 }
 
 fn open_disk_cache(config: &Config) -> Result<Option<Arc<DiskCache>>, Failure> {

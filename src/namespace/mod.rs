@@ -9,6 +9,7 @@
 
 mod attributes;
 mod dir;
+mod fresh;
 mod inode;
 mod known;
 mod leaving;

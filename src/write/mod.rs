@@ -21,6 +21,7 @@
 //! Must never know: inodes, paths, FUSE.
 
 pub mod deletes;
+pub mod leftovers;
 pub mod markers;
 pub mod plan;
 pub mod upload;
@@ -36,22 +37,29 @@ use crate::attr::{Attributes, Kind};
 use crate::cache::{Chunks, PartCache, Permit};
 use crate::config::PART_BYTES_MIN;
 use crate::error::{Error, S3ErrorKind};
+use crate::journal::Journal;
 use crate::s3::{CopySource, ObjectHeaders, Precondition, S3Client, Written};
 use plan::Ladder;
-use upload::Upload;
+use upload::{Upload, Uploads};
 
 /// What all writers share.
 pub struct Writes {
     pub client: S3Client,
-    pub runtime: Handle,
+    pub uploads: Uploads,
     cache: Arc<PartCache>,
     ladder: Ladder,
 }
 
 impl Writes {
-    pub fn new(client: S3Client, cache: Arc<PartCache>, runtime: Handle, part_bytes: u64) -> Writes {
+    pub fn new(
+        client: S3Client,
+        cache: Arc<PartCache>,
+        journal: Arc<Journal>,
+        runtime: Handle,
+        part_bytes: u64,
+    ) -> Writes {
         let ladder = Ladder::new(part_bytes, cache.budget().bytes_max());
-        Writes { client, runtime, cache, ladder }
+        Writes { uploads: Uploads { client: client.clone(), runtime, journal }, client, cache, ladder }
     }
 
     /// A permit as soon as there is room; none is needed for no bytes.
@@ -415,8 +423,7 @@ impl State {
         if self.upload.is_none() {
             self.inherit(writes).await?;
             self.stamp();
-            let mut upload =
-                Upload::create(&writes.client, &writes.runtime, &self.key, &self.headers).await?;
+            let mut upload = Upload::create(&writes.uploads, &self.key, &self.headers).await?;
             let copied = match &self.base {
                 Some(base) if self.buffer_start > 0 => {
                     upload.copy(&self.source_of(writes, base), base.size).await
@@ -437,7 +444,12 @@ impl State {
 
     fn source_of(&self, writes: &Writes, base: &Committed) -> CopySource {
         let bucket = writes.client.bucket().into();
-        CopySource { bucket, key: self.key.clone(), if_match: Some(base.etag.clone()), storage_class: None }
+        CopySource {
+            bucket,
+            key: self.key.clone(),
+            if_match: Some(base.etag.clone()),
+            ..CopySource::default()
+        }
     }
 
     async fn publish(&mut self, writes: &Writes, size: u64) -> Result<Committed, Error> {
