@@ -60,6 +60,8 @@ pub struct Config {
     pub no_exec: bool,
     pub uid: u32,
     pub gid: u32,
+    /// Where mode, owner and times of files are.
+    pub attributes: AttributesConfig,
     /// Permission bits of files and directories, `umask` applied.
     pub file_mode: u16,
     pub dir_mode: u16,
@@ -87,6 +89,16 @@ pub struct StagingConfig {
     pub dir: PathBuf,
     /// Cap on what waits there, in bytes.
     pub bytes_max: u64,
+}
+
+/// Where mode, owner and times of files are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AttributesConfig {
+    /// Nowhere: they are the mount's and S3's own.
+    #[default]
+    None,
+    /// In the objects' user metadata.
+    Metadata,
 }
 
 /// The cache on the local disk.
@@ -277,6 +289,7 @@ mod tests {
             no_exec: false,
             uid: 0,
             gid: 0,
+            attributes: AttributesConfig::None,
             file_mode: 0o644,
             dir_mode: 0o755,
             metadata_ttl: Duration::from_secs(1),

@@ -38,6 +38,10 @@ pub enum S3ErrorKind {
     Unavailable,
     /// The answer was not S3's: XML that does not parse, headers missing, wrong length.
     Malformed,
+    /// The bucket or object has no such document: no policy, no CORS, no tags.
+    NotSet,
+    /// A document that S3 refuses: malformed, or with values that it does not take.
+    BadDocument,
     /// Any other 4xx: the request was refused as it stands.
     Refused,
 }
@@ -161,6 +165,8 @@ impl Error {
                 S3ErrorKind::NotImplemented => libc::EOPNOTSUPP,
                 S3ErrorKind::BucketNotEmpty => libc::ENOTEMPTY,
                 S3ErrorKind::BucketExists => libc::EEXIST,
+                S3ErrorKind::NotSet => libc::ENODATA,
+                S3ErrorKind::BadDocument => libc::EINVAL,
                 S3ErrorKind::InvalidRange
                 | S3ErrorKind::WrongRegion
                 | S3ErrorKind::Unavailable
@@ -229,6 +235,8 @@ mod tests {
         assert_eq!(s3(S3ErrorKind::PreconditionFailed), libc::ESTALE);
         assert_eq!(s3(S3ErrorKind::Unavailable), libc::EIO);
         assert_eq!(s3(S3ErrorKind::TooLarge), libc::EFBIG);
+        assert_eq!(s3(S3ErrorKind::NotSet), libc::ENODATA);
+        assert_eq!(s3(S3ErrorKind::BadDocument), libc::EINVAL);
         assert_eq!(Error::TooLarge.errno(), libc::EFBIG);
         assert_eq!(Error::Stale.errno(), libc::ESTALE);
         assert_eq!(Error::ReadOnly.errno(), libc::EROFS);

@@ -11,8 +11,10 @@ use crate::config::Addressing;
 /// The service a bucket is reached at.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
+    /// Empty: the service itself is meant.
     bucket: String,
     style: Style,
+    addressing: Addressing,
     base: Base,
 }
 
@@ -60,13 +62,26 @@ pub struct EndpointError(pub String);
 
 impl Endpoint {
     /// `url`: `http[s]://host[:port][/path]`; none: AWS.
+    /// An empty `bucket`: the service itself.
     pub fn new(url: Option<&str>, addressing: Addressing, bucket: &str) -> Result<Endpoint, EndpointError> {
-        check_bucket(bucket)?;
         let base = match url {
             None => Base::Aws,
             Some(url) => parse_base(url)?,
         };
+        Endpoint::of(base, addressing, bucket)
+    }
+
+    /// The same service for another bucket; an empty one: the service itself.
+    pub fn for_bucket(&self, bucket: &str) -> Result<Endpoint, EndpointError> {
+        Endpoint::of(self.base.clone(), self.addressing, bucket)
+    }
+
+    fn of(base: Base, addressing: Addressing, bucket: &str) -> Result<Endpoint, EndpointError> {
+        if !bucket.is_empty() {
+            check_bucket(bucket)?;
+        }
         let style = match (addressing, &base) {
+            _ if bucket.is_empty() => Style::Path,
             (Addressing::Path, _) | (Addressing::Auto, Base::Custom { .. }) => Style::Path,
             // The certificate's `*` covers one label: a bucket with dots would not match it.
             (Addressing::Auto, Base::Aws) if bucket.contains('.') || !is_host_label(bucket) => Style::Path,
@@ -77,7 +92,7 @@ impl Endpoint {
                 "bucket {bucket:?} cannot be part of a host name: use --path-style"
             )));
         }
-        Ok(Endpoint { bucket: bucket.to_string(), style, base })
+        Ok(Endpoint { bucket: bucket.to_string(), style, addressing, base })
     }
 
     pub fn bucket(&self) -> &str {
@@ -98,6 +113,9 @@ impl Endpoint {
     pub fn locate(&self, region: &str, key: Option<&str>) -> Result<Location, EndpointError> {
         if let Some(key) = key {
             check_key(key)?;
+            if self.bucket.is_empty() {
+                return Err(EndpointError(format!("key {key:?} is in no bucket")));
+            }
         }
         let (scheme, authority, base) = match &self.base {
             Base::Custom { scheme, authority, path } => (scheme.as_str(), authority.clone(), path.as_str()),
@@ -106,6 +124,7 @@ impl Endpoint {
         let key = key.map(encode_path);
         let (host, mut path) = match self.style {
             Style::VirtualHost => (format!("{}.{authority}", self.bucket), base.to_string()),
+            Style::Path if self.bucket.is_empty() => (authority, base.to_string()),
             Style::Path => (authority, format!("{base}/{}", encode_query(&self.bucket))),
         };
         if let Some(key) = &key {
@@ -229,6 +248,18 @@ mod tests {
     }
 
     #[test]
+    fn without_a_bucket_it_is_the_service_itself() {
+        let aws = Endpoint::new(None, Addressing::VirtualHost, "photos").unwrap();
+        let at = |endpoint: &Endpoint| endpoint.locate("eu-west-1", None).unwrap().url("");
+        let service = aws.for_bucket("").unwrap();
+        assert_eq!(at(&service), "https://s3.eu-west-1.amazonaws.com/");
+        assert_eq!(at(&service.for_bucket("films").unwrap()), "https://films.s3.eu-west-1.amazonaws.com/");
+        assert_eq!(url(Some("http://gate/s3/"), Addressing::Auto, "", None), "http://gate/s3");
+        assert!(service.for_bucket("..").is_err());
+        assert!(service.locate("eu-west-1", Some("k")).is_err(), "k would be a bucket");
+    }
+
+    #[test]
     fn an_endpoint_is_addressed_by_path_unless_told_otherwise() {
         assert_eq!(
             url(Some("http://127.0.0.1:8333/"), Addressing::Auto, "b", Some("k")),
@@ -285,7 +316,7 @@ mod tests {
             let e = Endpoint::new(Some(bad), Addressing::Auto, "b").unwrap_err();
             assert!(e.to_string().contains("expected http"), "{e}");
         }
-        for bad in ["", "..", "a/b", "ü"] {
+        for bad in ["..", "a/b", "ü"] {
             assert!(Endpoint::new(None, Addressing::Auto, bad).is_err());
         }
         assert!(Endpoint::new(None, Addressing::VirtualHost, "Old_Name").is_err());

@@ -37,7 +37,7 @@ use self::effort::RetryTokens;
 pub use self::hedge::HedgeCounts;
 use self::hedge::{Hedge, Hedges};
 use crate::aws::credentials::{Credentials, Keys};
-use crate::aws::endpoint::Endpoint;
+use crate::aws::endpoint::{Endpoint, Location};
 use crate::aws::sign::{self, Scope, SigningKeys, Target};
 use crate::aws::transport::{BodyStream, Progress, Request, Response, Transport, TransportError};
 use crate::config::is_region;
@@ -85,7 +85,7 @@ pub struct Answer {
 /// What sends: shared by all requests to one bucket.
 pub struct Wire {
     transport: Arc<dyn Transport>,
-    credentials: Credentials,
+    credentials: Arc<Credentials>,
     endpoint: Endpoint,
     service: &'static str,
     judge: Judge,
@@ -123,7 +123,7 @@ impl Wire {
     ) -> Wire {
         Wire {
             transport,
-            credentials,
+            credentials: Arc::new(credentials),
             endpoint,
             service,
             judge,
@@ -132,6 +132,22 @@ impl Wire {
             hedges: Hedges::default(),
             region: RwLock::new(Arc::from(region.unwrap_or(REGION_UNKNOWN))),
             skew_seconds: AtomicI64::new(0),
+        }
+    }
+
+    /// What sends to another bucket, or none, of the same service, with the same keys over the same connections.
+    pub fn beside(&self, endpoint: Endpoint) -> Wire {
+        Wire {
+            transport: self.transport.clone(),
+            credentials: self.credentials.clone(),
+            endpoint,
+            service: self.service,
+            judge: self.judge,
+            request_timeout: self.request_timeout,
+            tokens: RetryTokens::default(),
+            hedges: Hedges::default(),
+            region: RwLock::new(self.region()),
+            skew_seconds: AtomicI64::new(self.skew_seconds.load(Ordering::Relaxed)),
         }
     }
 
@@ -237,35 +253,59 @@ impl Wire {
         }
     }
 
-    /// Addresses and signs one try.
-    async fn prepare(&self, call: &Call<'_>) -> Result<(Request, Used), Failure> {
-        let refused = |e: &dyn std::error::Error| Failure::local(S3ErrorKind::Refused, e.to_string());
-        let used = Used {
-            keys: self
-                .credentials
-                .keys()
-                .await
-                .map_err(|e| Failure::local(S3ErrorKind::NoCredentials, e.to_string()))?,
+    /// A URL that carries its signature, for whoever has it to send this call without body within `expires`, which
+    /// S3 allows to be 7 days. The call's headers must be sent with it.
+    ///
+    /// Errors: without keys nothing can be signed.
+    pub async fn presign(&self, call: &Call<'_>, expires: Duration) -> Result<String, S3Error> {
+        let presigned = self.presigned(call, expires).await;
+        presigned.map_err(|failure| self.error(call, &self.effort(), failure))
+    }
+
+    async fn presigned(&self, call: &Call<'_>, expires: Duration) -> Result<String, Failure> {
+        let used = self.used().await?;
+        let Some(keys) = &used.keys else {
+            let why = "a URL cannot be signed without credentials";
+            return Err(Failure::local(S3ErrorKind::NoCredentials, why));
+        };
+        let location = self.endpoint.locate(&used.region, call.key).map_err(|e| refused(&e))?;
+        let query = encoded_query(&call.query);
+        let (scope, target) = self.signing(&used, call, &location, &query);
+        let query = sign::presign(signing_keys(keys), scope, target, &call.headers, expires);
+        Ok(location.url(&query.map_err(|e| refused(&e))?))
+    }
+
+    /// With what a try is made now.
+    async fn used(&self) -> Result<Used, Failure> {
+        let keys = self.credentials.keys().await;
+        Ok(Used {
+            keys: keys.map_err(|e| Failure::local(S3ErrorKind::NoCredentials, e.to_string()))?,
             region: self.region(),
             clock: self.clock(),
-        };
+        })
+    }
+
+    fn signing<'a>(
+        &self,
+        used: &'a Used,
+        call: &'a Call<'_>,
+        location: &'a Location,
+        query: &'a str,
+    ) -> (Scope<'a>, Target<'a>) {
+        let (method, host, path) = (call.method.as_str(), &location.host, &location.path);
+        let scope = Scope { region: &used.region, service: self.service, time: used.clock };
+        (scope, Target { method, host, path, query })
+    }
+
+    /// Addresses and signs one try.
+    async fn prepare(&self, call: &Call<'_>) -> Result<(Request, Used), Failure> {
+        let used = self.used().await?;
         let location = self.endpoint.locate(&used.region, call.key).map_err(|e| refused(&e))?;
         let query = encoded_query(&call.query);
         let mut headers = call.headers.clone();
         if let Some(keys) = &used.keys {
-            let signing = SigningKeys {
-                access_key_id: &keys.access_key_id,
-                secret_access_key: &keys.secret_access_key,
-                session_token: keys.session_token.as_deref(),
-            };
-            let scope = Scope { region: &used.region, service: self.service, time: used.clock };
-            let target = Target {
-                method: call.method.as_str(),
-                host: &location.host,
-                path: &location.path,
-                query: &query,
-            };
-            sign::sign_headers(signing, scope, target, &mut headers, &call.payload_hash)
+            let (scope, target) = self.signing(&used, call, &location, &query);
+            sign::sign_headers(signing_keys(keys), scope, target, &mut headers, &call.payload_hash)
                 .map_err(|e| refused(&e))?;
         }
         let host = HeaderValue::from_str(&location.host).map_err(|e| refused(&e))?;
@@ -460,6 +500,18 @@ impl Wire {
             "this host's clock differs from the server's; signing by the server's"
         );
         true
+    }
+}
+
+fn refused(e: &dyn std::error::Error) -> Failure {
+    Failure::local(S3ErrorKind::Refused, e.to_string())
+}
+
+fn signing_keys(keys: &Keys) -> SigningKeys<'_> {
+    SigningKeys {
+        access_key_id: &keys.access_key_id,
+        secret_access_key: &keys.secret_access_key,
+        session_token: keys.session_token.as_deref(),
     }
 }
 

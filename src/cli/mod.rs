@@ -7,6 +7,7 @@
 
 mod mount;
 mod options;
+mod recover;
 mod refresh;
 mod resolve;
 mod umount;
@@ -34,6 +35,7 @@ enum Command {
     Umount(umount::UmountArgs),
     Warm(warm::WarmArgs),
     Refresh(refresh::RefreshArgs),
+    Recover(Box<recover::RecoverArgs>),
 }
 
 const EXAMPLES: &str = "\
@@ -42,6 +44,7 @@ Examples:
   pailfs umount /mnt/data                send what is not sent yet, then unmount
   pailfs warm /mnt/data/models           fill the disk cache of a mount
   pailfs refresh /mnt/data/new           see what other hosts changed there, at once
+  pailfs recover my-bucket               see what could not be sent, send it, or write it elsewhere
   pailfs mount --help                    every option, and more examples";
 
 /// Runs the command that `args` (with the program's name first) ask for.
@@ -97,6 +100,7 @@ fn run_command(args: &[OsString]) -> Result<(), Ending> {
         Command::Umount(args) => Ok(umount::run(&args)?),
         Command::Warm(args) => Ok(warm::run(&args)?),
         Command::Refresh(args) => Ok(refresh::run(&args)?),
+        Command::Recover(args) => Ok(recover::run(&args)?),
     }
 }
 
@@ -111,7 +115,7 @@ fn is_mount_helper(args: &[OsString]) -> bool {
     let Some(first) = rest.first().map(|a| a.to_string_lossy()) else {
         return false;
     };
-    let commands = ["mount", "umount", "warm", "refresh", "help"];
+    let commands = ["mount", "umount", "warm", "refresh", "recover", "help"];
     if commands.contains(&first.as_ref()) {
         return false;
     }
@@ -120,7 +124,7 @@ fn is_mount_helper(args: &[OsString]) -> bool {
     }
     // Two words without -o are a bucket and a directory, unless the first looks like a command mistyped.
     let words = rest.iter().filter(|a| !a.as_encoded_bytes().starts_with(b"-"));
-    let mistyped = [("mount", 2), ("umount", 2), ("unmount", 2), ("warm", 1), ("refresh", 2)]
+    let mistyped = [("mount", 2), ("umount", 2), ("unmount", 2), ("warm", 1), ("refresh", 2), ("recover", 2)]
         .iter()
         .any(|(command, slips)| strsim::damerau_levenshtein(command, &first) <= *slips);
     !first.starts_with('-') && words.count() >= 2 && !mistyped
@@ -164,6 +168,8 @@ mod tests {
             "pailfs warm /mnt/a /mnt/b",
             "pailfs refresh /mnt/a /mnt/b",
             "pailfs refesh /mnt/a /mnt/b",
+            "pailfs recover bucket key",
+            "pailfs recovr bucket key",
             "pailfs bucket",
             "pailfs mont b /mnt",
             "pailfs wram /mnt/a /mnt/b",

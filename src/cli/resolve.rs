@@ -14,14 +14,15 @@ use aws_runtime::env_config::section::EnvConfigSections;
 use aws_types::os_shim_internal::{Env, Fs};
 
 use crate::config::{
-    Addressing, Config, DiskCacheConfig, LIST_PAGE_KEYS_MAX, PayloadSigning, S3Config, StagingConfig,
+    Addressing, AttributesConfig, Config, DiskCacheConfig, LIST_PAGE_KEYS_MAX, PayloadSigning, S3Config,
+    StagingConfig,
 };
 use crate::failure::Failure;
 
 use super::mount::{CacheArgs, MountArgs, S3Args, StagingArgs};
 
 const METADATA_TTL: Duration = Duration::from_secs(1);
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const METADATA_BYTES: u64 = 256 << 20;
 const MEMORY_BYTES: u64 = 512 << 20;
 const PART_BYTES: u64 = 8 << 20;
@@ -50,6 +51,7 @@ pub(super) fn config(args: &MountArgs, env: &Env, files: &Fs) -> Result<Config, 
         no_exec: false,
         uid: files_args.uid.unwrap_or_else(|| nix::unistd::getuid().as_raw()),
         gid: files_args.gid.unwrap_or_else(|| nix::unistd::getgid().as_raw()),
+        attributes: files_args.attrs.map_or_else(AttributesConfig::default, AttributesConfig::from),
         file_mode,
         dir_mode,
         metadata_ttl: resources.metadata_ttl.unwrap_or(METADATA_TTL),
@@ -80,7 +82,7 @@ fn staging(args: &StagingArgs, env: &Env) -> Result<StagingConfig, Failure> {
 }
 
 /// `name`, `s3://name`, `s3://name/prefix` (which gets its last slash).
-fn bucket(source: &str) -> Result<(String, String), Failure> {
+pub(super) fn bucket(source: &str) -> Result<(String, String), Failure> {
     let (name, prefix) = match source.strip_prefix("s3://") {
         Some(rest) => rest.split_once('/').unwrap_or((rest, "")),
         None if source.contains(['/', ':']) => {
@@ -95,7 +97,7 @@ fn bucket(source: &str) -> Result<(String, String), Failure> {
     Ok((name.to_owned(), format!("{prefix}{slash}")))
 }
 
-fn s3(
+pub(super) fn s3(
     bucket: String,
     args: &S3Args,
     request_timeout: Duration,

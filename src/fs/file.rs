@@ -18,13 +18,15 @@ use lru::LruCache;
 
 use super::backing::Backing;
 use super::handles::FileHandle;
+use super::keep::Maker;
 use super::{Attr, Filesystem, new_name};
+use crate::attr::{Attributes, Kind};
 use crate::error::{Error, S3ErrorKind};
 use crate::key::{self, VersionId};
 use crate::namespace::{Entry, FileInfo, Node};
 use crate::read::{Reader, Version};
 use crate::s3::ObjectHeaders;
-use crate::write::{Committed, Object, Piece, Published, Start, Writer};
+use crate::write::{Committed, Object, Piece, Start, Writer};
 
 /// Files whose last versions are remembered, at most.
 const VERSIONS_MAX: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
@@ -184,8 +186,9 @@ impl Filesystem {
     /// O_TRUNC: the file is empty, and closing it makes it so in S3.
     pub(super) async fn begin_anew(&self, handle: &FileHandle) -> Result<(), Error> {
         let key = self.namespace.key(handle.ino)?;
-        let writer =
-            self.handles.writer_for(handle, || self.new_writer(key, Start::New { exclusive: false }));
+        let metadata = self.metadata_to_keep(handle.ino, &key).await?;
+        let start = Start::New { exclusive: false };
+        let writer = self.handles.writer_for(handle, || self.new_writer(key, start, metadata));
         writer.truncate(0).await?;
         // What was empty in S3 already is not ours to publish.
         if writer.is_dirty().await {
@@ -195,11 +198,20 @@ impl Filesystem {
     }
 
     /// `open(2)` with O_CREAT of a name that is not there. S3 hears of it at close.
-    pub fn create(&self, parent: u64, name: &OsStr, flags: i32) -> Result<(Attr, Opened), Error> {
+    pub fn create(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        flags: i32,
+        maker: Maker,
+    ) -> Result<(Attr, Opened), Error> {
         self.check_writable()?;
         let name = new_name(name)?;
         let key = key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
-        let entry = self.namespace.create(parent, name)?;
+        let attributes = Attributes { mtime: None, ctime: None, ..self.made_by(parent, Kind::File, maker) };
+        let mut metadata = Vec::new();
+        attributes.write(Kind::File, &mut metadata);
+        let entry = self.namespace.create(parent, name, self.kept(attributes))?;
         let added = self.handles.add_file(FileHandle::new(entry.ino, flags));
         let (fh, handle) = added.inspect_err(|_| {
             self.namespace.removed(parent, name);
@@ -207,15 +219,16 @@ impl Filesystem {
         })?;
         self.namespace.pin(entry.ino);
         let exclusive = flags & libc::O_EXCL != 0;
-        self.handles.writer_for(&handle, || self.new_writer(key, Start::New { exclusive }));
+        self.handles.writer_for(&handle, || self.new_writer(key, Start::New { exclusive }, metadata));
         let backing = handle.enter(&self.backings, None).map(|(backing, _)| backing);
         Ok((self.attr(&entry), Opened { fh, keep_cache: false, direct_io: true, backing }))
     }
 
-    pub(super) fn new_writer(&self, key: String, start: Start) -> Writer {
+    /// `metadata`: what a new object carries; one that goes on from another carries what that did.
+    pub(super) fn new_writer(&self, key: String, start: Start, metadata: Vec<(String, String)>) -> Writer {
         let content_type = self.config.content_type.clone().or_else(|| content_type_of(&key));
-        let headers = ObjectHeaders { content_type, ..ObjectHeaders::default() };
-        Writer::new(self.writes.clone(), key, headers, start)
+        let headers = ObjectHeaders { content_type, metadata, ..ObjectHeaders::default() };
+        Writer::new(self.writes.clone(), key, headers, self.namespace.keeps_attributes(), start)
     }
 
     /// `read(2)`. Fewer bytes than asked for come only at the file's end.
@@ -408,7 +421,7 @@ impl Filesystem {
         let Node::File(info) = entry.node else { return Err(Error::IsDirectory) };
         let key = self.namespace.key(handle.ino)?;
         let base = Committed { etag: info.etag, size: info.size };
-        Ok(self.handles.writer_for(handle, || self.new_writer(key, Start::From(base))))
+        Ok(self.handles.writer_for(handle, || self.new_writer(key, Start::From(base), Vec::new())))
     }
 
     /// `close(2)` of a descriptor: when this has answered, S3 has what was written through its handle,
@@ -436,12 +449,15 @@ impl Filesystem {
         if let Ok(key) = self.namespace.key(ino) {
             self.settle_name(&key).await;
         }
-        if let Some(Published { now: Committed { etag, size }, from }) = writer.commit().await? {
-            self.versions.made(ino, from.as_deref(), &etag);
-            self.namespace.publish(ino, FileInfo { size, mtime: SystemTime::now(), etag });
+        if let Some(published) = writer.commit().await? {
+            let Committed { etag, size } = published.now.clone();
+            self.versions.made(ino, published.from.as_deref(), &etag);
+            self.namespace.publish(ino, FileInfo { size, mtime: SystemTime::now(), etag, kept: None });
+            let kept = self.keep_published(ino, &published).await;
             if writer.is_dirty().await {
                 self.namespace.written(ino, writer.len()); // another handle wrote on meanwhile
             }
+            kept?;
         }
         Ok(())
     }

@@ -55,7 +55,7 @@ impl Filesystem {
         let key = key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
         let open = self.namespace.ino_of(parent, name).and_then(|ino| {
             let base = Committed { etag: info.etag.clone(), size: info.size };
-            let writer = || self.new_writer(key.clone(), Start::From(base));
+            let writer = || self.new_writer(key.clone(), Start::From(base), Vec::new());
             Some((ino, self.handles.writer_for_all(ino, writer)?))
         });
         if let Some((ino, writer)) = open {

@@ -88,6 +88,16 @@ impl KeptItem {
         self.dir.join(BYTES)
     }
 
+    /// The right to work on it, as long as the file is held; none while another process has it.
+    pub fn claim(&self) -> io::Result<Option<File>> {
+        let record = File::open(self.dir.join(RECORD))?;
+        match record.try_lock() {
+            Ok(()) => Ok(Some(record)),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+            Err(std::fs::TryLockError::Error(e)) => Err(e),
+        }
+    }
+
     pub fn discard(self) -> io::Result<()> {
         // Without its record it is no item any more, whatever else is left of it.
         std::fs::remove_file(self.dir.join(RECORD))?;

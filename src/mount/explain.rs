@@ -66,7 +66,9 @@ fn advice(e: &S3Error, config: &S3Config) -> String {
         | S3ErrorKind::InvalidRange
         | S3ErrorKind::TooLarge
         | S3ErrorKind::BucketNotEmpty
-        | S3ErrorKind::BucketExists => format!(
+        | S3ErrorKind::BucketExists
+        | S3ErrorKind::NotSet
+        | S3ErrorKind::BadDocument => format!(
             "{place} refuses a listing of {bucket} (region: {region}): check --region and --endpoint-url"
         ),
     }

@@ -26,6 +26,7 @@ use crate::fuse::FuseMount;
 use crate::journal::Journal;
 use crate::logging::{self, Log, Target};
 use crate::mountpoint;
+use crate::recover;
 use crate::s3::S3Client;
 
 use signals::Signals;
@@ -79,6 +80,10 @@ pub fn run(mut plan: Plan) -> Result<(), Failure> {
     if plan.fake {
         return Ok(());
     }
+    let kept = recover::notice(&journal(&plan.config), &plan.config.s3.bucket);
+    if let Some(kept) = &kept {
+        eprintln!("pailfs: {kept}");
+    }
     let target = plan.log_target();
     let log = Log::open(&target)?;
     let mut ready = if plan.foreground {
@@ -90,6 +95,9 @@ pub fn run(mut plan: Plan) -> Result<(), Failure> {
         }
     };
     logging::init(&log, plan.log_level);
+    if let Some(kept) = &kept {
+        tracing::warn!("{kept}");
+    }
     let served = serve(&plan, &mut ready, &log);
     if let Err(failure) = &served {
         if !plan.foreground || plan.log_file.is_some() {

@@ -1,13 +1,22 @@
-//! HeadBucket: whether the bucket is there and may be used.
+//! Buckets: HeadBucket, ListBuckets, CreateBucket, DeleteBucket, GetBucketLocation.
 //!
-//! Owns: the first request of a mount; its error is what a person reads when the mount does not work.
+//! Owns: these operations; HeadBucket is the first request of a mount, and its error is what a person reads when the
+//! mount does not work.
+//! Invariant: a bucket that holds anything is not deleted, whatever the server would do.
 //! Must never know: what the bucket holds.
 
 use http::Method;
 
-use super::{R, S3Client, call};
-use crate::aws::retry::Effort;
+use super::object::parse_timestamp;
+use super::xml::{self, Element};
+use super::{
+    ListBucketsPage, ListObjectVersions, ListObjectsV2, ListedBucket, R, S3Client, call, set_document,
+};
+use crate::aws::retry::{Effort, Failure};
 use crate::error::S3ErrorKind;
+
+/// AWS's oldest region: the one that must not be named when a bucket is made, and is not when it is asked for.
+const REGION_UNNAMED: &str = "us-east-1";
 
 /// A person waits: a server that is not there is told of in a second, not after the full round of tries.
 const TRIES_MAX: u32 = 3;
@@ -45,5 +54,127 @@ impl S3Client {
         call.query.push(("list-type", "2".into()));
         call.query.push(("max-keys", "1".into()));
         self.wire().send(&call, effort).await.map(|_| ())
+    }
+
+    /// The buckets of whoever asks, by name. `continuation_token`: of the page before.
+    pub async fn list_buckets(&self, continuation_token: Option<&str>) -> R<ListBucketsPage> {
+        let service = self.beside("")?;
+        let mut call = call("ListBuckets", Method::GET, None);
+        if let Some(token) = continuation_token {
+            call.query.push(("continuation-token", token.into()));
+        }
+        let (answer, effort) = service.send(&call).await?;
+        let root = service.document(&call, &effort, &answer, "ListAllMyBucketsResult")?;
+        let page = read_buckets(&root, continuation_token);
+        page.map_err(|why| service.malformed(&call, &effort, why))
+    }
+
+    /// Makes this client's bucket, in the client's region.
+    ///
+    /// # Errors
+    /// `BucketExists`, also where it is one's own.
+    pub async fn create_bucket(&self) -> R<()> {
+        let mut call = call("CreateBucket", Method::PUT, None);
+        let region = self.wire().region();
+        if *region != *REGION_UNNAMED {
+            let document = format!(
+                "<CreateBucketConfiguration xmlns=\"{}\"><LocationConstraint>{}</LocationConstraint>\
+                 </CreateBucketConfiguration>",
+                xml::NAMESPACE,
+                xml::escape(&region)
+            );
+            set_document(&mut call, document).await;
+        }
+        let mut effort = self.wire().effort();
+        match self.wire().send(&call, &mut effort).await {
+            Err(e) if !(effort.in_doubt && e.code.as_deref() == Some("BucketAlreadyOwnedByYou")) => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes this client's bucket, if it is empty: asked first, for some servers delete all that is in it.
+    ///
+    /// # Errors
+    /// `BucketNotEmpty`, also where it holds nothing but old versions and delete markers.
+    pub async fn delete_bucket(&self) -> R<()> {
+        let call = call("DeleteBucket", Method::DELETE, None);
+        let mut effort = self.wire().effort();
+        if self.holds_anything().await? {
+            let failure = Failure::local(S3ErrorKind::BucketNotEmpty, "the bucket is not empty");
+            return Err(self.wire().error(&call, &effort, failure));
+        }
+        match self.wire().send(&call, &mut effort).await {
+            Err(e) if !(effort.in_doubt && e.kind == S3ErrorKind::NoSuchBucket) => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    async fn holds_anything(&self) -> R<bool> {
+        let query = ListObjectVersions { max_keys: Some(1), ..ListObjectVersions::default() };
+        // Not every server knows versions, and who may list objects need not be allowed to list versions.
+        if let Ok(page) = self.list_object_versions(&query).await
+            && !page.versions.is_empty()
+        {
+            return Ok(true);
+        }
+        let query = ListObjectsV2 { max_keys: Some(1), ..ListObjectsV2::default() };
+        let page = self.list_objects_v2(&query).await?;
+        Ok(!page.contents.is_empty() || page.undecodable > 0)
+    }
+
+    /// The region of this client's bucket.
+    pub async fn get_bucket_location(&self) -> R<String> {
+        let mut call = call("GetBucketLocation", Method::GET, None);
+        call.query.push(("location", "".into()));
+        let (answer, effort) = self.send(&call).await?;
+        // SeaweedFS wraps it in the document of CreateBucket.
+        let wrapped = |e| {
+            let root = self.document(&call, &effort, &answer, "CreateBucketConfiguration");
+            root.map(|root| root.child("LocationConstraint").cloned().unwrap_or_default()).map_err(|_| e)
+        };
+        let root = self.document(&call, &effort, &answer, "LocationConstraint").or_else(wrapped)?;
+        // https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetBucketLocation.html
+        Ok(match root.text.trim() {
+            "" => REGION_UNNAMED.to_string(),
+            "EU" => "eu-west-1".to_string(),
+            region => region.to_string(),
+        })
+    }
+}
+
+fn read_buckets(root: &Element, sent: Option<&str>) -> Result<ListBucketsPage, &'static str> {
+    let mut page = ListBucketsPage::default();
+    for bucket in root.child("Buckets").into_iter().flat_map(|buckets| buckets.children("Bucket")) {
+        let name = bucket.text_of("Name").filter(|name| !name.is_empty());
+        let created = bucket.text_of("CreationDate").and_then(parse_timestamp);
+        page.buckets.push(ListedBucket {
+            name: name.ok_or("a bucket without Name")?.to_string(),
+            created: created.ok_or("a bucket without CreationDate")?,
+        });
+    }
+    let next = root.text_of("ContinuationToken").filter(|token| !token.is_empty());
+    if next.is_some() && next == sent {
+        return Err("the page leads to itself");
+    }
+    page.next_continuation_token = next.map(String::from);
+    Ok(page)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_buckets_lead_on() {
+        let root = xml::parse(
+            b"<r><Buckets><Bucket><Name>a</Name><CreationDate>2024-01-02T03:04:05.000Z</CreationDate></Bucket>\
+            </Buckets><ContinuationToken>t</ContinuationToken></r>",
+        )
+        .unwrap();
+        let page = read_buckets(&root, None).unwrap();
+        assert_eq!(page.buckets[0].name, "a");
+        assert_eq!(page.next_continuation_token.as_deref(), Some("t"));
+        assert!(read_buckets(&root, Some("t")).is_err());
+        assert!(read_buckets(&xml::parse(b"<r><Buckets><Bucket/></Buckets></r>").unwrap(), None).is_err());
     }
 }

@@ -12,7 +12,7 @@ use futures_util::{StreamExt, stream};
 use http::Method;
 
 use super::object::is_gone;
-use super::{R, S3Client, call, error, payload, set_document, xml};
+use super::{ObjectId, R, S3Client, call, call_on, error, payload, set_document, xml};
 use crate::aws::endpoint::check_key;
 use crate::aws::retry::{Call, Effort, Failure, is_transient};
 use crate::error::{S3Error, S3ErrorKind};
@@ -25,7 +25,13 @@ const PARALLEL_MAX: usize = 8;
 impl S3Client {
     /// A key that is not there is a success, as S3 has it.
     pub async fn delete_object(&self, key: &str) -> R<()> {
-        let call = call("DeleteObject", Method::DELETE, Some(key));
+        self.delete_object_version(ObjectId::current(key)).await
+    }
+
+    /// With a version id that version is gone for good, or the delete marker taken away; without one a bucket with
+    /// versions gets a delete marker. What is not there is a success.
+    pub async fn delete_object_version(&self, object: ObjectId<'_>) -> R<()> {
+        let call = call_on("DeleteObject", Method::DELETE, Some(object));
         match self.send(&call).await {
             Err(e) if !is_gone(&e) => Err(e),
             _ => Ok(()),

@@ -88,6 +88,12 @@ fn kind_of(status: u16, code: &str) -> S3ErrorKind {
     match code {
         "NoSuchKey" | "NoSuchUpload" | "NoSuchVersion" => return Kind::NoSuchKey,
         "NoSuchBucket" => return Kind::NoSuchBucket,
+        "NoSuchBucketPolicy"
+        | "NoSuchCORSConfiguration"
+        | "NoSuchLifecycleConfiguration"
+        | "NoSuchTagSet"
+        | "NoSuchWebsiteConfiguration"
+        | "ServerSideEncryptionConfigurationNotFoundError" => return Kind::NotSet,
         "InvalidObjectState" => return Kind::Archived,
         "InvalidRange" => return Kind::InvalidRange,
         "EntityTooLarge" => return Kind::TooLarge,
@@ -142,6 +148,7 @@ mod tests {
             (404, "NoSuchKey", Kind::NoSuchKey),
             (404, "NoSuchUpload", Kind::NoSuchKey),
             (404, "NoSuchBucket", Kind::NoSuchBucket),
+            (404, "NoSuchCORSConfiguration", Kind::NotSet),
             (403, "AccessDenied", Kind::AccessDenied),
             (403, "SignatureDoesNotMatch", Kind::AccessDenied),
             (403, "InvalidObjectState", Kind::Archived),

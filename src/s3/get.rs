@@ -14,7 +14,7 @@ use http::Method;
 use tokio::time::timeout;
 
 use super::object::{content_length, read_head};
-use super::{ObjectHead, R, S3Client, call};
+use super::{ObjectHead, ObjectId, R, S3Client, call_on};
 use crate::aws::retry::{Call, Effort, Failure};
 use crate::aws::transport::{BodyStream, Response};
 use crate::error::{S3Error, S3ErrorKind};
@@ -37,6 +37,7 @@ pub struct GetObject {
 pub struct ObjectBody {
     client: S3Client,
     key: String,
+    version_id: Option<String>,
     etag: String,
     /// What is still to come.
     left: Range<u64>,
@@ -57,28 +58,41 @@ impl S3Client {
         range: Option<Range<u64>>,
         if_match: Option<&str>,
     ) -> R<GetObject> {
+        self.get_object_version(ObjectId::current(key), range, if_match).await
+    }
+
+    /// [`S3Client::get_object`] of any version.
+    ///
+    /// # Errors
+    /// As there; `NotImplemented` for a delete marker.
+    pub async fn get_object_version(
+        &self,
+        object: ObjectId<'_>,
+        range: Option<Range<u64>>,
+        if_match: Option<&str>,
+    ) -> R<GetObject> {
         if let Some(asked) = &range
             && asked.is_empty()
         {
-            let head = self.head_object_if(key, if_match).await?;
-            return Ok(self.got(key, head, asked.start..asked.start, None, self.wire().effort()));
+            let head = self.head_object_if(object, if_match).await?;
+            return Ok(self.got(object, head, asked.start..asked.start, None, self.wire().effort()));
         }
-        let call = self.get_call(key, range.clone(), if_match)?;
+        let call = self.get_call(object, range.clone(), if_match)?;
         let mut effort = self.wire().effort();
         match self.wire().open(&call, &mut effort).await {
             Ok(response) => {
                 let (head, got) =
                     read_answer(&response, range).map_err(|why| self.malformed(&call, &effort, why))?;
                 self.check_version(&call, &effort, &head, if_match)?;
-                Ok(self.got(key, head, got, Some(response.body), effort))
+                Ok(self.got(object, head, got, Some(response.body), effort))
             }
             // No byte can be had of an empty object, so a range of it is an error to S3.
             Err(e) if e.kind == S3ErrorKind::InvalidRange && range.is_some_and(|r| r.start == 0) => {
-                let head = self.head_object_if(key, if_match).await?;
+                let head = self.head_object_if(object, if_match).await?;
                 if head.size > 0 {
                     return Err(e);
                 }
-                Ok(self.got(key, head, 0..0, None, effort))
+                Ok(self.got(object, head, 0..0, None, effort))
             }
             Err(e) => Err(e),
         }
@@ -86,7 +100,7 @@ impl S3Client {
 
     fn got(
         &self,
-        key: &str,
+        object: ObjectId<'_>,
         head: ObjectHead,
         range: Range<u64>,
         stream: Option<BodyStream>,
@@ -94,7 +108,8 @@ impl S3Client {
     ) -> GetObject {
         let body = ObjectBody {
             client: self.clone(),
-            key: key.to_string(),
+            key: object.key.to_string(),
+            version_id: object.version_id.map(String::from),
             etag: head.etag.clone(),
             left: range.clone(),
             stream,
@@ -103,8 +118,13 @@ impl S3Client {
         GetObject { head, range, body }
     }
 
-    fn get_call<'a>(&self, key: &'a str, range: Option<Range<u64>>, if_match: Option<&str>) -> R<Call<'a>> {
-        let mut call = call("GetObject", Method::GET, Some(key));
+    fn get_call<'a>(
+        &self,
+        object: ObjectId<'a>,
+        range: Option<Range<u64>>,
+        if_match: Option<&str>,
+    ) -> R<Call<'a>> {
+        let mut call = call_on("GetObject", Method::GET, Some(object));
         if let Some(Range { start, end }) = range {
             // Some servers read numbers past 2^63 as no range at all.
             let last = match end {
@@ -140,8 +160,11 @@ impl ObjectBody {
             }
             let stream = match &mut self.stream {
                 Some(stream) => stream,
-                none => none
-                    .insert(reopen(&self.client, &self.key, &self.etag, &self.left, &mut self.effort).await?),
+                none => {
+                    let object = ObjectId { key: &self.key, version_id: self.version_id.as_deref() };
+                    let (client, effort) = (&self.client, &mut self.effort);
+                    none.insert(reopen(client, object, &self.etag, &self.left, effort).await?)
+                }
             };
             let stall = STALL_MAX.min(self.effort.timeout() / 2).min(self.effort.left());
             let failure = match timeout(stall, stream.next()).await {
@@ -155,7 +178,7 @@ impl ObjectBody {
                 Err(_) => Failure::timed_out(format!("the body stalled for {stall:?}")),
             };
             self.stream = None;
-            let call = self.client.get_call(&self.key, None, None)?;
+            let call = self.client.get_call(ObjectId::current(&self.key), None, None)?;
             self.client.wire().pause(&call, &mut self.effort, failure).await?;
         }
     }
@@ -163,7 +186,7 @@ impl ObjectBody {
     fn take(&mut self, frame: Bytes) -> R<Bytes> {
         let bytes = frame.len() as u64;
         if bytes > self.left.end - self.left.start {
-            let call = self.client.get_call(&self.key, None, None)?;
+            let call = self.client.get_call(ObjectId::current(&self.key), None, None)?;
             let why = "more bytes than were asked for";
             return Err(self.client.malformed(&call, &self.effort, why));
         }
@@ -176,12 +199,12 @@ impl ObjectBody {
 /// Asks again for what is left.
 async fn reopen(
     client: &S3Client,
-    key: &str,
+    object: ObjectId<'_>,
     etag: &str,
     left: &Range<u64>,
     effort: &mut Effort,
 ) -> R<BodyStream> {
-    let call = client.get_call(key, Some(left.clone()), Some(etag))?;
+    let call = client.get_call(object, Some(left.clone()), Some(etag))?;
     let response = client.wire().open(&call, effort).await?;
     let (head, got) =
         read_answer(&response, Some(left.clone())).map_err(|why| client.malformed(&call, effort, why))?;

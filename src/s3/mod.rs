@@ -1,6 +1,6 @@
 //! The S3 client: one typed method an S3 operation.
 //!
-//! Owns: [`S3Client`], bound to one bucket; cheap to clone. Names, parameters and answers are the
+//! Owns: [`S3Client`], bound to one bucket (or, under an empty name, to none); cheap to clone. Names, parameters and answers are the
 //! S3 API's: <https://docs.aws.amazon.com/AmazonS3/latest/API/API_Operations.html>.
 //! Invariant: what S3 did not say it did is an error; an answer that is not S3's is never taken for one.
 //! Must never know: paths, inodes, FUSE.
@@ -16,19 +16,26 @@
 //! - CopyObject with a precondition: a 412 stands, since the copy's ETag need not be the source's.
 //! - CreateMultipartUpload: an upload may be left behind that nobody knows; listing the uploads finds it.
 //! - AbortMultipartUpload: a second try that finds no upload is a success.
+//! - CreateBucket: a second try that finds the bucket ours (`BucketAlreadyOwnedByYou`) is a success; DeleteBucket: one
+//!   that finds none.
+//! - RestoreObject: a second try is told that a restore is under way, and that error stands: it may be another's.
 //!
 //! Where an ETag is not an MD5 (encrypted with customer's keys) nothing can be told, and the error stands.
 
+mod archive;
 mod bucket;
 mod delete;
+mod document;
 mod error;
 mod get;
 mod list;
 mod multipart;
 mod object;
 mod payload;
+mod presign;
 mod types;
-mod xml;
+mod versions;
+pub mod xml;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -38,6 +45,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use self::payload::Protection;
+use self::xml::Element;
 use crate::aws::credentials::Credentials;
 use crate::aws::endpoint::Endpoint;
 use crate::aws::retry::{Answer, Call, Effort, Failure, HedgeCounts, Wire};
@@ -46,7 +54,9 @@ use crate::aws::transport::{HttpTransport, Transport};
 use crate::config::{PayloadSigning, S3Config};
 use crate::error::{S3Error, S3ErrorKind};
 pub use delete::DELETE_KEYS_MAX;
+pub use document::{Acl, Document, Permission};
 pub use get::{GetObject, ObjectBody};
+pub use presign::{PRESIGN_EXPIRES_MAX, Presigned};
 pub use types::*;
 
 type R<T> = Result<T, S3Error>;
@@ -137,6 +147,28 @@ impl S3Client {
         }
     }
 
+    /// A client of another bucket, over the same connections, with the same keys; an empty name: of no bucket, for
+    /// what is asked of the service itself.
+    ///
+    /// # Errors
+    /// `Refused`, if the name cannot be a bucket's.
+    pub fn beside(&self, bucket: &str) -> R<S3Client> {
+        let call = call("connect", Method::GET, None);
+        let endpoint = self.wire().endpoint().for_bucket(bucket);
+        let endpoint = endpoint.map_err(|e| self.refused(&call, e.to_string()))?;
+        let inner = &self.inner;
+        Ok(S3Client {
+            inner: Arc::new(Inner {
+                wire: inner.wire.beside(endpoint),
+                sign_requests: inner.sign_requests,
+                payload_signing: inner.payload_signing,
+                list_page_keys: inner.list_page_keys,
+                checksums_refused: AtomicBool::new(inner.checksums_refused.load(Ordering::Relaxed)),
+                batches_refused: AtomicBool::new(inner.batches_refused.load(Ordering::Relaxed)),
+            }),
+        })
+    }
+
     pub fn bucket(&self) -> &str {
         self.inner.wire.endpoint().bucket()
     }
@@ -213,6 +245,11 @@ impl S3Client {
         }
     }
 
+    /// The document of an answer, whose root must be `root`.
+    fn document(&self, call: &Call<'_>, effort: &Effort, answer: &Answer, root: &str) -> R<Element> {
+        xml::parse_root(&answer.body, root).map_err(|e| self.malformed(call, effort, e.to_string()))
+    }
+
     /// An answer that is not what S3 would say.
     fn malformed(&self, call: &Call<'_>, effort: &Effort, message: impl Into<String>) -> S3Error {
         let failure = Failure::local(S3ErrorKind::Malformed, message);
@@ -259,9 +296,18 @@ fn call<'a>(operation: &'static str, method: Method, key: Option<&'a str>) -> Ca
     }
 }
 
+/// [`call`] on an object's version; none: on the bucket.
+fn call_on<'a>(operation: &'static str, method: Method, object: Option<ObjectId<'a>>) -> Call<'a> {
+    let mut call = call(operation, method, object.map(|object| object.key));
+    if let Some(version_id) = object.and_then(|object| object.version_id) {
+        call.query.push(("versionId", version_id.into()));
+    }
+    call
+}
+
 /// A small document as the body: its hash is always signed.
-async fn set_document(call: &mut Call<'_>, document: String) {
-    call.body = vec![Bytes::from(document)];
+async fn set_document(call: &mut Call<'_>, document: impl Into<Bytes>) {
+    call.body = vec![document.into()];
     call.payload_hash = Cow::Owned(payload::sha256(&call.body).await);
     call.headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
 }

@@ -17,7 +17,7 @@ use super::{
     CopySource, ListPartsPage, ListUploadsPage, ListedPart, ListedUpload, ObjectHeaders, PartChecksum,
     Payload, Precondition, R, S3Client, UploadedPart, Written, blames_checksum, call, set_document,
 };
-use crate::aws::retry::{Answer, Call, Effort};
+use crate::aws::retry::Call;
 use crate::error::S3ErrorKind;
 
 const CHECKSUM_ALGORITHM_HEADER: &str = "x-amz-checksum-algorithm";
@@ -164,10 +164,6 @@ impl S3Client {
         let (answer, effort) = self.send(&call).await?;
         let root = self.document(&call, &effort, &answer, "ListMultipartUploadsResult")?;
         read_uploads(&root, after).map_err(|why| self.malformed(&call, &effort, why))
-    }
-
-    fn document(&self, call: &Call<'_>, effort: &Effort, answer: &Answer, root: &str) -> R<Element> {
-        xml::parse_root(&answer.body, root).map_err(|e| self.malformed(call, effort, e.to_string()))
     }
 }
 

@@ -9,12 +9,12 @@ use std::time::SystemTime;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::{
-    CopySource, ObjectHead, ObjectHeaders, Payload, Precondition, R, S3Client, Written, call, header_value,
-    payload, xml,
+    CopySource, ObjectDetails, ObjectHead, ObjectHeaders, ObjectId, Payload, Precondition, R, S3Client,
+    Written, call, call_on, header_value, payload, xml,
 };
 use crate::aws::endpoint::check_key;
 use crate::aws::retry::{Answer, Call, Effort};
-use crate::aws::sign::encode_path;
+use crate::aws::sign::{encode_path, encode_query};
 use crate::error::{S3Error, S3ErrorKind};
 use crate::s3::error::header_text;
 
@@ -27,20 +27,34 @@ impl S3Client {
     /// # Errors
     /// `NoSuchKey` also where the bucket is gone: an answer to HEAD does not tell the two apart.
     pub async fn head_object(&self, key: &str) -> R<ObjectHead> {
-        self.head_object_if(key, None).await
+        self.head_object_if(ObjectId::current(key), None).await
     }
 
-    pub(super) async fn head_object_if(&self, key: &str, if_match: Option<&str>) -> R<ObjectHead> {
-        let mut call = call("HeadObject", Method::HEAD, Some(key));
+    /// HeadObject of any version, with its checksums.
+    ///
+    /// # Errors
+    /// As [`S3Client::head_object`]; `NotImplemented` for a delete marker, of which S3 tells nothing.
+    pub async fn head_object_details(&self, object: ObjectId<'_>) -> R<ObjectDetails> {
+        let mut call = call_on("HeadObject", Method::HEAD, Some(object));
+        self.set_header(&mut call, "x-amz-checksum-mode", "ENABLED")?;
+        self.head(&call, None).await
+    }
+
+    pub(super) async fn head_object_if(&self, object: ObjectId<'_>, if_match: Option<&str>) -> R<ObjectHead> {
+        let mut call = call_on("HeadObject", Method::HEAD, Some(object));
         if let Some(etag) = if_match {
             self.set_header(&mut call, "if-match", etag)?;
         }
-        let (answer, effort) = self.send(&call).await?;
+        Ok(self.head(&call, if_match).await?.head)
+    }
+
+    async fn head(&self, call: &Call<'_>, if_match: Option<&str>) -> R<ObjectDetails> {
+        let (answer, effort) = self.send(call).await?;
         let size = content_length(&answer.headers)
-            .ok_or_else(|| self.malformed(&call, &effort, "no Content-Length"))?;
-        let head = read_head(&answer.headers, size).map_err(|why| self.malformed(&call, &effort, why))?;
-        self.check_version(&call, &effort, &head, if_match)?;
-        Ok(head)
+            .ok_or_else(|| self.malformed(call, &effort, "no Content-Length"))?;
+        let head = read_head(&answer.headers, size).map_err(|why| self.malformed(call, &effort, why))?;
+        self.check_version(call, &effort, &head, if_match)?;
+        Ok(ObjectDetails { head, headers: answer.headers })
     }
 
     pub async fn put_object(
@@ -178,7 +192,11 @@ impl S3Client {
     pub(super) fn set_copy_source(&self, call: &mut Call<'_>, source: &CopySource) -> R<()> {
         // Servers that keep objects as files resolve `..` in this header, too.
         check_key(&source.key).map_err(|e| self.refused(call, e.to_string()))?;
-        let path = format!("{}/{}", source.bucket, encode_path(&source.key));
+        let mut path = format!("{}/{}", source.bucket, encode_path(&source.key));
+        if let Some(version_id) = &source.version_id {
+            path.push_str("?versionId=");
+            path.push_str(&encode_query(version_id));
+        }
         self.set_header(call, "x-amz-copy-source", &path)?;
         match &source.if_match {
             Some(etag) => self.set_header(call, "x-amz-copy-source-if-match", etag),
@@ -232,7 +250,7 @@ pub(super) fn storage_class(told: Option<String>) -> Option<String> {
     told.filter(|class| !class.is_empty() && class != "STANDARD")
 }
 
-/// `2009-10-12T17:50:30.000Z`
+/// `2009-10-12T17:50:30.000Z`, and back.
 pub(super) fn parse_timestamp(text: &str) -> Option<SystemTime> {
     use time::format_description::well_known::Rfc3339;
     time::OffsetDateTime::parse(text, &Rfc3339).ok().map(SystemTime::from)

@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use http::HeaderMap;
 
 /// A request body whose chunks are shared, so that a retry sends the same bytes again without a copy.
 pub type Payload = Vec<Bytes>;
@@ -59,6 +60,28 @@ pub struct ObjectHead {
     pub headers: Vec<(String, String)>,
 }
 
+/// An object, and which of its versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObjectId<'a> {
+    pub key: &'a str,
+    /// None: the current one.
+    pub version_id: Option<&'a str>,
+}
+
+impl<'a> ObjectId<'a> {
+    pub fn current(key: &'a str) -> ObjectId<'a> {
+        ObjectId { key, version_id: None }
+    }
+}
+
+/// All that HeadObject tells.
+#[derive(Debug, Clone)]
+pub struct ObjectDetails {
+    pub head: ObjectHead,
+    /// As they came, with what [`ObjectHead`] leaves out: encryption, checksums, `x-amz-restore`.
+    pub headers: HeaderMap,
+}
+
 /// A guard on a write.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Precondition {
@@ -110,6 +133,8 @@ pub struct PartChecksum {
 pub struct CopySource {
     pub bucket: String,
     pub key: String,
+    /// None: the current version.
+    pub version_id: Option<String>,
     /// `x-amz-copy-source-if-match`.
     pub if_match: Option<String>,
     /// What CopyObject stores the copy as, which does not follow from the source; none: STANDARD.
@@ -150,4 +175,59 @@ pub struct ListedUpload {
     pub key: String,
     pub upload_id: String,
     pub initiated: SystemTime,
+}
+
+/// A page of ListBuckets.
+#[derive(Debug, Clone, Default)]
+pub struct ListBucketsPage {
+    pub buckets: Vec<ListedBucket>,
+    pub next_continuation_token: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedBucket {
+    pub name: String,
+    pub created: SystemTime,
+}
+
+/// ListObjectVersions' parameters; `encoding-type=url` is always sent and undone.
+#[derive(Debug, Clone, Default)]
+pub struct ListObjectVersions {
+    pub prefix: String,
+    /// `true`: delimiter `/`.
+    pub delimiter: bool,
+    /// Where the page before ended: key and version id.
+    pub after: Option<(String, String)>,
+    /// At most this many versions and prefixes; none: the client's page size.
+    pub max_keys: Option<u32>,
+}
+
+/// One page of versions.
+#[derive(Debug, Clone, Default)]
+pub struct ListVersionsPage {
+    /// In the server's order: on S3 by key, of each the newest first.
+    pub versions: Vec<ListedVersion>,
+    pub common_prefixes: Vec<String>,
+    /// Key marker and version id marker of the next page.
+    pub next: Option<(String, String)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedVersion {
+    pub key: String,
+    /// `null` of an object that was put while its bucket kept no versions.
+    pub version_id: String,
+    pub is_latest: bool,
+    pub last_modified: SystemTime,
+    /// None: a delete marker.
+    pub object: Option<VersionedObject>,
+}
+
+/// What a version holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionedObject {
+    pub size: u64,
+    pub etag: String,
+    /// None: STANDARD.
+    pub storage_class: Option<String>,
 }

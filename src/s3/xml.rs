@@ -10,6 +10,9 @@ use quick_xml::Reader;
 use quick_xml::escape::resolve_predefined_entity;
 use quick_xml::events::{BytesRef, Event};
 
+/// Of every document that S3 takes.
+pub const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
+
 /// S3's deepest answer has 5 levels.
 const DEPTH_MAX: usize = 16;
 /// A listing of 1,000 keys has about 10,000.

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, percent_encode};
+use serde_json::Value;
 
 use super::servers::{ACCESS_KEY, REGION, SECRET_KEY, program};
 
@@ -69,6 +70,18 @@ impl Boto {
     fn must(&mut self, words: &[&[u8]]) -> Vec<Vec<u8>> {
         let answer = self.order(words);
         answer.unwrap_or_else(|e| panic!("boto3, {}: {} {}", text(words[0]), e.code, e.message))
+    }
+
+    /// Any method of boto3's client, with arguments and answer as JSON.
+    pub fn try_call(&mut self, method: &str, arguments: &Value) -> Result<Value, BotoError> {
+        let words = self.order(&[b"call", method.as_bytes(), arguments.to_string().as_bytes()])?;
+        Ok(serde_json::from_slice(&words[0]).expect("JSON"))
+    }
+
+    #[track_caller]
+    pub fn call(&mut self, method: &str, arguments: &Value) -> Value {
+        let answer = self.try_call(method, arguments);
+        answer.unwrap_or_else(|e| panic!("boto3, {method} {arguments}: {} {}", e.code, e.message))
     }
 
     /// Stores an object and reads it back.

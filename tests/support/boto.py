@@ -5,6 +5,7 @@ An answer begins with `ok`, or with `err` and S3's code.
 """
 
 import hashlib
+import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -127,9 +128,19 @@ def uploads(s3, bucket):
     return answer
 
 
+def call(s3, method, arguments):
+    """Any method of the client; arguments and answer are JSON."""
+    answer = getattr(s3, method)(**json.loads(arguments))
+    if isinstance(answer, dict):
+        answer.pop("ResponseMetadata", None)
+        if hasattr(answer.get("Body"), "read"):
+            answer["Body"] = answer["Body"].read().decode()
+    return [json.dumps(answer, default=lambda value: value.isoformat())]
+
+
 ORDERS = {
     f.__name__: f
-    for f in (probe, create, put, put_file, put_many, get, get_sum, head, delete, empty, keys, uploads)
+    for f in (probe, create, put, put_file, put_many, get, get_sum, head, delete, empty, keys, uploads, call)
 }
 
 

@@ -1,0 +1,301 @@
+//! The documents S3 keeps beside a bucket or object: ACL, tags, CORS, lifecycle, policy and their like.
+//!
+//! Owns: [`Document`], and for each the names of its operations; ACLs given by name or by grants; tags.
+//! Invariants: a document goes to S3 and comes back byte for byte, and S3 is the judge of it; what is answered is the
+//! document that was asked for; no server is asked to delete a document that it does not show.
+//! Must never know: what a document means (but tags), how people write it.
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, header};
+
+use super::xml::{self, Element};
+use super::{ObjectId, R, S3Client, call_on, payload, set_document};
+use crate::aws::retry::Call;
+use crate::error::S3ErrorKind;
+
+/// A document in S3's own form: XML, but for the policy, which is JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Document {
+    /// Of a bucket or object.
+    Acl,
+    Cors,
+    Encryption,
+    Lifecycle,
+    Logging,
+    Notification,
+    Policy,
+    /// Of a bucket or object.
+    Tagging,
+    Versioning,
+    Website,
+}
+
+/// How a document is asked for and changed.
+struct Operations {
+    query: &'static str,
+    get: &'static str,
+    put: &'static str,
+    delete: Delete,
+}
+
+enum Delete {
+    By(&'static str),
+    /// An empty one is none.
+    PutEmpty,
+    /// There always is one.
+    Never,
+}
+
+impl Document {
+    /// None: the document is not XML.
+    pub fn root(self) -> Option<&'static str> {
+        Some(match self {
+            Document::Acl => "AccessControlPolicy",
+            Document::Cors => "CORSConfiguration",
+            Document::Encryption => "ServerSideEncryptionConfiguration",
+            Document::Lifecycle => "LifecycleConfiguration",
+            Document::Logging => "BucketLoggingStatus",
+            Document::Notification => "NotificationConfiguration",
+            Document::Policy => return None,
+            Document::Tagging => "Tagging",
+            Document::Versioning => "VersioningConfiguration",
+            Document::Website => "WebsiteConfiguration",
+        })
+    }
+
+    /// None: objects have no such document.
+    fn of_objects(self) -> Option<Operations> {
+        let of = |query, get, put, delete| Some(Operations { query, get, put, delete });
+        match self {
+            Document::Acl => of("acl", "GetObjectAcl", "PutObjectAcl", Delete::Never),
+            Document::Tagging => {
+                let delete = Delete::By("DeleteObjectTagging");
+                of("tagging", "GetObjectTagging", "PutObjectTagging", delete)
+            }
+            _ => None,
+        }
+    }
+
+    fn of_buckets(self) -> Operations {
+        use Delete::{By, Never, PutEmpty};
+        let (query, get, put, delete) = match self {
+            Document::Acl => ("acl", "GetBucketAcl", "PutBucketAcl", Never),
+            Document::Cors => ("cors", "GetBucketCors", "PutBucketCors", By("DeleteBucketCors")),
+            Document::Encryption => {
+                ("encryption", "GetBucketEncryption", "PutBucketEncryption", By("DeleteBucketEncryption"))
+            }
+            Document::Lifecycle => (
+                "lifecycle",
+                "GetBucketLifecycleConfiguration",
+                "PutBucketLifecycleConfiguration",
+                By("DeleteBucketLifecycle"),
+            ),
+            Document::Logging => ("logging", "GetBucketLogging", "PutBucketLogging", PutEmpty),
+            Document::Notification => (
+                "notification",
+                "GetBucketNotificationConfiguration",
+                "PutBucketNotificationConfiguration",
+                PutEmpty,
+            ),
+            Document::Policy => ("policy", "GetBucketPolicy", "PutBucketPolicy", By("DeleteBucketPolicy")),
+            Document::Tagging => {
+                ("tagging", "GetBucketTagging", "PutBucketTagging", By("DeleteBucketTagging"))
+            }
+            Document::Versioning => ("versioning", "GetBucketVersioning", "PutBucketVersioning", Never),
+            Document::Website => {
+                ("website", "GetBucketWebsite", "PutBucketWebsite", By("DeleteBucketWebsite"))
+            }
+        };
+        Operations { query, get, put, delete }
+    }
+}
+
+/// An ACL that is not written out as a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Acl {
+    /// `private`, `public-read`, …:
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/acl-overview.html#canned-acl>.
+    Canned(String),
+    /// To whom what is allowed: `id=…`, `uri=…`, `emailAddress=…`, several parted by commas.
+    Grants(Vec<(Permission, String)>),
+}
+
+/// What an ACL can allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permission {
+    Read,
+    Write,
+    ReadAcp,
+    WriteAcp,
+    FullControl,
+}
+
+impl Permission {
+    fn header(self) -> &'static str {
+        match self {
+            Permission::Read => "x-amz-grant-read",
+            Permission::Write => "x-amz-grant-write",
+            Permission::ReadAcp => "x-amz-grant-read-acp",
+            Permission::WriteAcp => "x-amz-grant-write-acp",
+            Permission::FullControl => "x-amz-grant-full-control",
+        }
+    }
+}
+
+impl S3Client {
+    /// The document of the object; none: of the bucket.
+    ///
+    /// # Errors
+    /// `NotSet`, if there is none.
+    pub async fn get_document(&self, document: Document, of: Option<ObjectId<'_>>) -> R<Bytes> {
+        let operations = self.operations(document, of)?;
+        let mut call = call_on(operations.get, Method::GET, of);
+        call.query.push((operations.query, "".into()));
+        let (answer, effort) = self.send(&call).await?;
+        if let Some(root) = document.root() {
+            // moto names the root of some after the operation.
+            self.document(&call, &effort, &answer, root).or_else(|e| {
+                let root = format!("{}Response", operations.get);
+                self.document(&call, &effort, &answer, &root).map_err(|_| e)
+            })?;
+        }
+        Ok(answer.body)
+    }
+
+    /// Puts a document in place of the one there is.
+    ///
+    /// # Errors
+    /// `BadDocument`, with what S3 says of it.
+    pub async fn put_document(&self, document: Document, of: Option<ObjectId<'_>>, body: Bytes) -> R<()> {
+        let operations = self.operations(document, of)?;
+        let mut call = call_on(operations.put, Method::PUT, of);
+        call.query.push((operations.query, "".into()));
+        let md5 = payload::content_md5(&body);
+        self.set_header(&mut call, "content-md5", &md5)?;
+        set_document(&mut call, body).await;
+        if document == Document::Policy {
+            call.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        self.put_checked(&call).await
+    }
+
+    /// What is not there is a success, as S3 has it. It is looked at first, so one must be allowed to.
+    ///
+    /// # Errors
+    /// `Refused`, if there always is one (ACL, versioning).
+    pub async fn delete_document(&self, document: Document, of: Option<ObjectId<'_>>) -> R<()> {
+        let operations = self.operations(document, of)?;
+        match (operations.delete, document.root()) {
+            (Delete::By(operation), _) => {
+                // SeaweedFS takes a DELETE that it does not know for DeleteBucket, and all that is in the bucket is
+                // gone: nothing is sent where there is nothing to delete, so that it must know the document.
+                match self.get_document(document, of).await {
+                    Err(e) if e.kind == S3ErrorKind::NotSet => return Ok(()),
+                    asked => asked?,
+                };
+                let mut call = call_on(operation, Method::DELETE, of);
+                call.query.push((operations.query, "".into()));
+                match self.send(&call).await {
+                    Err(e) if e.kind != S3ErrorKind::NotSet => Err(e),
+                    _ => Ok(()),
+                }
+            }
+            (Delete::PutEmpty, Some(root)) => {
+                let empty = format!("<{root} xmlns=\"{}\"/>", xml::NAMESPACE);
+                self.put_document(document, of, Bytes::from(empty)).await
+            }
+            (Delete::PutEmpty | Delete::Never, _) => {
+                let call = call_on(operations.put, Method::PUT, of);
+                Err(self.refused(&call, "it can be changed, but not taken away"))
+            }
+        }
+    }
+
+    /// An ACL by its name, or by whom it allows what.
+    ///
+    /// # Errors
+    /// `BadDocument`, with what S3 says of it.
+    pub async fn put_acl(&self, acl: &Acl, of: Option<ObjectId<'_>>) -> R<()> {
+        let operations = self.operations(Document::Acl, of)?;
+        let mut call = call_on(operations.put, Method::PUT, of);
+        call.query.push((operations.query, "".into()));
+        match acl {
+            Acl::Canned(name) => self.set_header(&mut call, "x-amz-acl", name)?,
+            Acl::Grants(grants) => {
+                for (permission, grantees) in grants {
+                    self.set_header(&mut call, permission.header(), grantees)?;
+                }
+            }
+        }
+        self.put_checked(&call).await
+    }
+
+    /// None at all: no tags, whichever way the server says so.
+    pub async fn get_tags(&self, of: Option<ObjectId<'_>>) -> R<Vec<(String, String)>> {
+        match self.get_document(Document::Tagging, of).await {
+            Ok(document) => Ok(read_tags(&xml::parse(&document).unwrap_or_default())),
+            Err(e) if e.kind == S3ErrorKind::NotSet => Ok(Vec::new()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// These and no others.
+    ///
+    /// # Errors
+    /// `BadDocument`, with what S3 says of them.
+    pub async fn put_tags(&self, tags: &[(String, String)], of: Option<ObjectId<'_>>) -> R<()> {
+        self.put_document(Document::Tagging, of, Bytes::from(tagging(tags))).await
+    }
+
+    fn operations(&self, document: Document, of: Option<ObjectId<'_>>) -> R<Operations> {
+        let Some(object) = of else { return Ok(document.of_buckets()) };
+        document.of_objects().ok_or_else(|| {
+            let call = call_on(document.of_buckets().get, Method::GET, Some(object));
+            self.refused(&call, "buckets have it, objects do not")
+        })
+    }
+
+    /// Whatever is wrong with a request that is all document is wrong with the document. A server that does not know
+    /// the document may take the request for CreateBucket.
+    async fn put_checked(&self, call: &Call<'_>) -> R<()> {
+        match self.send(call).await {
+            Ok(_) => Ok(()),
+            Err(mut e) => {
+                e.kind = match e.kind {
+                    S3ErrorKind::Refused if e.status == Some(400) => S3ErrorKind::BadDocument,
+                    S3ErrorKind::BucketExists => S3ErrorKind::NotImplemented,
+                    kind => kind,
+                };
+                Err(e)
+            }
+        }
+    }
+}
+
+fn read_tags(root: &Element) -> Vec<(String, String)> {
+    let text = |tag: &Element, name| tag.text_of(name).unwrap_or_default().to_string();
+    let set = root.child("TagSet").into_iter();
+    set.flat_map(|set| set.children("Tag")).map(|tag| (text(tag, "Key"), text(tag, "Value"))).collect()
+}
+
+fn tagging(tags: &[(String, String)]) -> String {
+    let mut out = format!("<Tagging xmlns=\"{}\"><TagSet>", xml::NAMESPACE);
+    for (key, value) in tags {
+        let (key, value) = (xml::escape(key), xml::escape(value));
+        out.push_str(&format!("<Tag><Key>{key}</Key><Value>{value}</Value></Tag>"));
+    }
+    out.push_str("</TagSet></Tagging>");
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_come_back() {
+        let tags = [("a<b".to_string(), "c & d".to_string()), ("empty".to_string(), String::new())];
+        assert_eq!(read_tags(&xml::parse(tagging(&tags).as_bytes()).unwrap()), tags);
+        assert_eq!(read_tags(&xml::parse(tagging(&[]).as_bytes()).unwrap()), []);
+    }
+}
