@@ -6,9 +6,9 @@ mod support;
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use support::House;
 use support::bytes::{assert_same_bytes, pattern};
 use support::house::errno;
+use support::{Fault, House, On};
 
 const MIB: usize = 1 << 20;
 const STEPS: usize = 120;
@@ -380,4 +380,49 @@ async fn what_takes_the_name_of_an_unlinked_open_file_stays() {
     assert_eq!(house.keys_settled().await, ["file"], "its directory takes it along");
     assert_eq!(errno(house.read(open, 0, 1).await), libc::ESTALE);
     house.close(open).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_could_not_be_published_is_kept_whole_with_its_reason() {
+    let denied = || Fault::Error { status: 403, code: "AccessDenied" };
+    // A new file of one PUT; a change in a large one; a stream whose upload fails.
+    for (operation, base, streamed) in
+        [("PutObject", 0, 1000), ("CompleteMultipartUpload", 20 * MIB, 0), ("UploadPart", 0, 12 * MIB)]
+    {
+        let (house, mut data) = stored(base).await;
+        if base == 0 {
+            house.fake.delete("file");
+        }
+        let line = house.faults.plan(On::op(operation), denied());
+        let fh = match base {
+            0 => house.create("file", libc::O_RDWR).await.unwrap(),
+            _ => house.open("file", libc::O_RDWR).await.unwrap(),
+        };
+        data.extend(pattern(6, streamed));
+        for (n, piece) in data[base..].chunks(MIB).enumerate() {
+            let _told_at_close = house.write(fh, (base + n * MIB) as u64, piece).await;
+        }
+        if base > 0 {
+            house.write(fh, 7_000_000, b"changed").await.unwrap();
+            data[7_000_000..7_000_007].copy_from_slice(b"changed");
+        }
+        assert_eq!(errno(house.close(fh).await), libc::EACCES, "{operation}");
+        assert!(line.fired() > 0);
+        assert_eq!(house.fake.uploads(), [], "{operation}");
+        let kept = house.journal.kept().unwrap();
+        let [item] = &kept[..] else { panic!("{operation}: {kept:?}") };
+        assert_eq!((item.kept.key.as_str(), item.kept.base.is_some()), ("file", base > 0));
+        assert!(item.kept.reason.contains("AccessDenied"), "{}", item.kept.reason);
+        let bytes = std::fs::read(item.bytes()).unwrap();
+        let written: u64 = item.kept.ranges.iter().map(|range| range.end - range.start).sum();
+        for range in &item.kept.ranges {
+            let range = range.start as usize..range.end as usize;
+            assert_same_bytes(&bytes[range.clone()], &data[range], operation);
+        }
+        match base {
+            // Of a stream that failed, what was written until it failed.
+            0 => assert_eq!(written, item.kept.size),
+            _ => assert!(written <= 5 * MIB as u64 && item.kept.size == data.len() as u64),
+        }
+    }
 }

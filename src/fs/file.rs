@@ -491,7 +491,7 @@ impl Filesystem {
             let committed = self.commit(ino, &writer).await;
             if self.handles.remove_writer(ino) {
                 if let Err(e) = &committed {
-                    tracing::warn!(file = %self.describe(ino, None), "not published: {e}");
+                    self.keep_for_recovery(ino, &writer, e).await;
                 }
                 if committed.is_err() || self.namespace.is_local(ino) {
                     self.namespace.give_up(ino);
@@ -502,6 +502,18 @@ impl Filesystem {
             }
         }
         self.namespace.unpin(ino);
+    }
+
+    /// What could not be published stays on the local disk, and the log says so.
+    pub(super) async fn keep_for_recovery(&self, ino: u64, writer: &Writer, why: &Error) {
+        let file = self.describe(ino, None);
+        match writer.keep(why).await {
+            Ok(Some(name)) => {
+                tracing::error!(file, "not published, but kept as {name} for `pailfs recover`: {why}")
+            }
+            Ok(None) => {}
+            Err(e) => tracing::error!(file, "not published, and lost, for it cannot be kept ({e}): {why}"),
+        }
     }
 }
 

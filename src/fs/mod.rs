@@ -189,9 +189,11 @@ impl Filesystem {
         open
     }
 
-    /// Gives up what is being written: nothing of it is published, no upload is left over.
+    /// Gives up what is being written: nothing of it is published, no upload is left over. It is kept for recovery.
     pub async fn abandon_all(&self) {
-        for (_, writer) in self.handles.writers() {
+        let ended = Error::Io("the mount ended while it was open for writing".into());
+        for (ino, writer) in self.handles.writers() {
+            self.keep_for_recovery(ino, &writer, &ended).await;
             writer.abandon().await;
         }
         self.bury_below("").await;

@@ -28,7 +28,7 @@ use bytes::Bytes;
 use super::KeptPart;
 use super::plan::{Place, Stretch};
 use super::staging::{StagedFile, Staging};
-use crate::cache::{Chunks, Permit};
+use crate::cache::{Chunks, Permit, slice};
 use crate::error::Error;
 use crate::ranges::RangeSet;
 
@@ -132,6 +132,10 @@ impl Content {
 
     pub fn file(&self) -> &StagedFile {
         &self.file
+    }
+
+    pub fn file_mut(&mut self) -> &mut StagedFile {
+        &mut self.file
     }
 
     /// Whether a write at `offset` continues the stream.
@@ -470,6 +474,26 @@ impl Content {
         let place = |object: &Arc<Object>| Place { object: object.clone(), offset: range.start };
         let copy = self.base.as_ref().map(place);
         (!range.is_empty()).then_some(Stretch { range, copy })
+    }
+
+    /// All that S3 does not have goes to the staging file; answers where it is. The upload, if there was one, is given up.
+    ///
+    /// Errors: [`Error::NoSpace`]; [`Error::NotSupported`] where some of it is nowhere any more, or only in other objects.
+    pub async fn gather(&mut self) -> Result<Vec<Range<u64>>, Error> {
+        self.unsend();
+        self.spill().await?;
+        for (start, part) in std::mem::take(&mut self.kept) {
+            for gap in self.staged.gaps(start..start + part.len()) {
+                let bytes = slice(&part.bytes, gap.start - start..gap.end - start);
+                self.file.write(gap.start, bytes).await?;
+                self.staged.insert(gap.clone());
+                self.dirty.insert(gap);
+            }
+        }
+        if !self.linked.is_empty() || self.is_lost(0..self.len()) {
+            return Err(Error::NotSupported("some of the bytes are not on this host any more"));
+        }
+        Ok(self.dirty.covered(0..self.len()).collect())
     }
 
     /// Whether all of it is, or may well be, staged, once it is published.

@@ -377,6 +377,19 @@ impl Writer {
         }
     }
 
+    /// Keeps what could not be published for `pailfs recover`; answers what it is called there. None where there is
+    /// nothing to keep.
+    ///
+    /// Errors: as [`Content::gather`]; the disk's.
+    pub async fn keep(&self, reason: &Error) -> Result<Option<String>, Error> {
+        let mut state = self.state.lock().await;
+        if !state.changed || state.unlinked {
+            return Ok(None);
+        }
+        let item = state.keep(reason.to_string()).await?;
+        Ok(Some(item.name().to_owned()))
+    }
+
     /// Gives up what was not published.
     pub async fn abandon(&self) {
         let mut state = self.state.lock().await;

@@ -18,6 +18,7 @@ use crate::attr::{Attributes, Kind};
 use crate::cache::{Chunks, Permit};
 use crate::config::PART_BYTES_MIN;
 use crate::error::{Error, S3ErrorKind};
+use crate::journal::{Base, Kept, KeptHeaders, KeptItem};
 use crate::s3::{CopySource, ObjectHeaders, Precondition, Written};
 
 pub(super) struct State {
@@ -280,6 +281,23 @@ impl State {
         self.content.was_published(object, &writes.staging);
         drop(leaving);
         Ok(Committed { etag, size })
+    }
+
+    /// Keeps what was not published on the local disk.
+    pub async fn keep(&mut self, reason: String) -> Result<KeptItem, Error> {
+        let ranges = self.content.gather().await?;
+        let ObjectHeaders { content_type, storage_class, metadata, headers, .. } = self.headers.clone();
+        let kept = Kept {
+            key: self.key.clone(),
+            base: self.content.base().map(|base| Base { etag: base.etag.clone(), size: base.size }),
+            exclusive: self.guard == Precondition::Absent,
+            size: self.content.len(),
+            ranges,
+            headers: KeptHeaders { content_type, storage_class, metadata, headers },
+            reason,
+            at: SystemTime::now(),
+        };
+        self.content.file_mut().keep(kept).await
     }
 
     async fn put_or_complete(&mut self, writes: &Writes) -> Result<Written, Error> {

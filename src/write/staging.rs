@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 
 use crate::error::Error;
-use crate::journal::Journal;
+use crate::journal::{Journal, Kept, KeptItem, Staged};
 use crate::ranges::RangeSet;
 
 /// What a file system gives out at a time: how bytes are counted.
@@ -156,14 +156,7 @@ impl StagedFile {
         self.staging.take(more).await?;
         self.bytes_held += more;
         self.blocks.insert(blocks);
-        let file = match &self.file {
-            Some(file) => file.clone(),
-            None => {
-                let journal = self.staging.journal.clone();
-                let file = blocking(move || nameless_file(&scratch(&journal)?)).await?;
-                self.file.insert(Arc::new(file)).clone()
-            }
-        };
+        let file = self.file().await?;
         blocking(move || {
             let mut at = offset;
             for piece in &data {
@@ -171,6 +164,25 @@ impl StagedFile {
                 at += piece.len() as u64;
             }
             Ok(())
+        })
+        .await
+    }
+
+    async fn file(&mut self) -> Result<Arc<File>, Error> {
+        if let Some(file) = &self.file {
+            return Ok(file.clone());
+        }
+        let journal = self.staging.journal.clone();
+        let file = blocking(move || nameless_file(&scratch(&journal)?)).await?;
+        Ok(self.file.insert(Arc::new(file)).clone())
+    }
+
+    /// Keeps the file's bytes for `pailfs recover`. When this answers, the disk has them.
+    pub async fn keep(&mut self, kept: Kept) -> Result<KeptItem, Error> {
+        let (file, journal) = (self.file().await?, self.staging.journal.clone());
+        blocking(move || {
+            file.set_len(kept.size)?; // a hole at the end belongs to it
+            journal.keep(&kept, Staged::File(&file)).map_err(io::Error::other)
         })
         .await
     }
