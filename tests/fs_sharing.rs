@@ -173,3 +173,37 @@ async fn two_mounts_that_change_in_turn_agree() {
         }
     }
 }
+
+/// Each of two mounts adds lines to one object, opening and closing it in any order: what closed without an error is
+/// there, once, and what did not is not.
+#[tokio::test]
+async fn of_two_mounts_that_append_neither_loses_a_line_without_an_error() {
+    let houses = two(Duration::ZERO);
+    houses[0].fake.put("log", "begin\n");
+    let mut random = StdRng::seed_from_u64(7);
+    let mut open: [Option<(u64, String)>; 2] = [None, None];
+    let mut expected = vec!["begin".to_string()];
+    let mut stale = 0;
+    for n in 0..200 {
+        let at = random.random_range(0..2);
+        let house = &houses[at];
+        if let Some((fh, line)) = open[at].take() {
+            match house.close(fh).await {
+                Ok(()) => expected.push(line),
+                Err(e) => {
+                    assert_eq!(e.errno(), libc::ESTALE);
+                    stale += 1;
+                }
+            }
+        } else {
+            let line = format!("{at} {n}");
+            let fh = house.open("log", libc::O_WRONLY | libc::O_APPEND).await.unwrap();
+            house.fs.write(fh, 0, format!("{line}\n").as_bytes(), true).await.unwrap();
+            open[at] = Some((fh, line));
+        }
+    }
+    let data = houses[0].fake.data("log");
+    let lines: Vec<_> = std::str::from_utf8(&data).unwrap().lines().collect();
+    assert_eq!(lines, expected);
+    assert!(stale > 0 && expected.len() > 20, "both happened: {stale} of {}", expected.len());
+}

@@ -83,13 +83,14 @@ impl Filesystem {
         let from = self.handles.file(fh)?;
         let to = self.writable_handle(to_fh)?;
         let writer = self.writer_to_go_on(&to).await?;
-        // What is being written has no object yet that the server could copy.
+        // What is being written has no object yet that the server could copy, and a handle reads one version.
         if from.ino != to.ino
             && self.handles.writer(from.ino).is_none()
             && let Node::File(info) = self.namespace.attributes(from.ino).await?.node
         {
             let len = len.min(info.size.saturating_sub(offset));
-            if len >= PART_BYTES_MIN {
+            let seen = from.reader().as_ref().is_none_or(|reader| reader.version.etag == info.etag);
+            if seen && len >= PART_BYTES_MIN {
                 let key = self.namespace.key(from.ino)?;
                 let object = Arc::new(Object { key, etag: info.etag, size: info.size });
                 if writer.link(to_offset..to_offset + len, object, offset).await? {

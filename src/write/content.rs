@@ -536,3 +536,24 @@ impl Content {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Journal;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn places_that_a_file_is_written_in_are_capped() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Arc::new(Journal::new(dir.path(), None, "bucket"));
+        let staging = Arc::new(Staging::new(journal, 1 << 20, Duration::ZERO));
+        let base = Object { key: "key".into(), etag: "etag".into(), size: 1 << 40 };
+        let mut content = Content::new(Arc::default(), Some(base), staging);
+        for n in 0..RANGES_MAX as u64 {
+            content.zero(2 * n..2 * n + 1).await.unwrap();
+        }
+        let refused = content.zero(1 << 30..(1 << 30) + 1).await;
+        assert_eq!(refused.map_err(|e| e.errno()), Err(libc::ENOSPC));
+    }
+}
