@@ -7,8 +7,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// How the bucket is named in a request's URL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Addressing {
     /// By endpoint: virtual host on AWS, path elsewhere (an endpoint URL was given).
     #[default]
@@ -18,7 +20,7 @@ pub enum Addressing {
 }
 
 /// How the bytes of a request body are protected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum PayloadSigning {
     /// A checksum header and `UNSIGNED-PAYLOAD` over TLS, a signed SHA-256 over plain HTTP.
     #[default]
@@ -27,8 +29,8 @@ pub enum PayloadSigning {
     Unsigned,
 }
 
-/// What the S3 client must know.
-#[derive(Debug, Clone)]
+/// What the S3 client must know. It holds no secret: a mount tells it to whoever may look at its root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct S3Config {
     pub bucket: String,
     /// `https://host[:port]`; none: AWS, by region.
@@ -122,6 +124,7 @@ fn bad(setting: &'static str, problem: impl Into<String>) -> Result<(), BadSetti
 impl Config {
     /// Every limit that one value alone, or two together, must keep.
     pub fn check(&self) -> Result<(), BadSetting> {
+        check_bucket(&self.s3.bucket)?;
         self.s3.check()?;
         if !self.prefix.is_empty() && !self.prefix.ends_with('/') {
             return bad("prefix", "must end in /");
@@ -174,8 +177,11 @@ impl S3Config {
         }
     }
 
-    fn check(&self) -> Result<(), BadSetting> {
-        check_bucket(&self.bucket)?;
+    /// As a part of [`Config::check`]; without a bucket, what is left.
+    pub fn check(&self) -> Result<(), BadSetting> {
+        if !self.bucket.is_empty() {
+            check_bucket(&self.bucket)?;
+        }
         if let Some(url) = &self.endpoint_url {
             check_endpoint(url)?;
         }

@@ -108,10 +108,8 @@ pub fn run(warm: &Warm) -> Result<(), Failure> {
 fn on_a_mount_with_a_cache(path: &Path) -> Result<(PathBuf, Cached), Failure> {
     let shown = path.display();
     let absolute = path.canonicalize().map_err(|e| Failure::new(format_args!("cannot use {shown}: {e}")))?;
-    let table = mountpoint::table()
+    let mount = mountpoint::holding(&absolute)
         .map_err(|e| Failure::new(format_args!("cannot read /proc/self/mountinfo: {e}")))?;
-    let mount = table.iter().rev().filter(|mount| absolute.starts_with(&mount.point));
-    let mount = mount.max_by_key(|mount| mount.point.components().count());
     let Some(mount) = mount.filter(|mount| mount.fs_type == FS_TYPE) else {
         return Err(Failure::new(format_args!(
             "{shown} is not on a pailfs mount; `findmnt -t {FS_TYPE}` lists those there are"

@@ -324,7 +324,7 @@ fn mode(text: &str) -> Result<u16, String> {
     }
 }
 
-fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Result<u64, String> {
     let parsed = text.parse::<bytesize::ByteSize>();
     let negative = text.trim_start().starts_with('-');
     match parsed {
@@ -333,7 +333,7 @@ fn size(text: &str) -> Result<u64, String> {
     }
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(super) fn time(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|_| "expected a time with its unit, such as 500ms, 5s or 2m".into())
 }

@@ -19,7 +19,7 @@ use crate::failure::Failure;
 use super::mount::{CacheArgs, MountArgs, S3Args};
 
 const METADATA_TTL: Duration = Duration::from_secs(1);
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const METADATA_BYTES: u64 = 256 << 20;
 const MEMORY_BYTES: u64 = 512 << 20;
 const PART_BYTES: u64 = 8 << 20;
@@ -85,7 +85,8 @@ fn bucket(source: &str) -> Result<(String, String), Failure> {
     Ok((name.to_owned(), format!("{prefix}{slash}")))
 }
 
-fn s3(
+/// What the S3 client needs to know, not yet checked.
+pub(super) fn s3(
     bucket: String,
     args: &S3Args,
     request_timeout: Duration,

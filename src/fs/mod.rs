@@ -42,7 +42,7 @@ use handles::Handles;
 pub use meta::SetAttr;
 pub use refresh::{Kernel, REFRESH};
 use unlink::Failed;
-pub use xattr::CACHED;
+pub use xattr::{CACHED, S3};
 
 /// What `stat` shows.
 #[derive(Debug, Clone, PartialEq, Eq)]

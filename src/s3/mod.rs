@@ -173,6 +173,11 @@ impl S3Client {
         self.inner.wire.endpoint().bucket()
     }
 
+    /// Where requests go now: as configured, or as learnt since.
+    pub fn region(&self) -> Arc<str> {
+        self.wire().region()
+    }
+
     /// GETs that were sent a second time because their answer was slow.
     pub fn hedge_counts(&self) -> HedgeCounts {
         self.wire().hedge_counts()
