@@ -10,7 +10,7 @@
 //! 3 siblings       namespace/ read/ write/       strangers to each other
 //! 4 file system    fs/                           one async method a POSIX operation
 //! 5 door           fuse/                         the only directory that names fuser
-//! 6 process        cli/ mount/ warm daemon mountpoint logging failure   what a person starts
+//! 6 process        cli/ mount/ transfer/ warm progress daemon mountpoint logging failure   what a person starts
 //! ```
 
 #![deny(unsafe_code)]
@@ -29,7 +29,9 @@ pub mod logging;
 pub mod mount;
 pub mod mountpoint;
 pub mod namespace;
+pub mod progress;
 pub mod read;
 pub mod s3;
+pub mod transfer;
 pub mod warm;
 pub mod write;

@@ -236,7 +236,7 @@ impl Filesystem {
     }
 
     pub(super) fn new_writer(&self, key: String, start: Start) -> Writer {
-        let content_type = self.config.content_type.clone().or_else(|| content_type_of(&key));
+        let content_type = self.config.content_type.clone().or_else(|| key::content_type_of(&key));
         let headers = ObjectHeaders { content_type, ..ObjectHeaders::default() };
         Writer::new(self.writes.clone(), key, headers, start)
     }
@@ -447,9 +447,4 @@ impl Filesystem {
 /// The object is not the one the handle began with.
 fn is_other_version(e: &Error) -> bool {
     matches!(e.s3_kind(), Some(S3ErrorKind::PreconditionFailed | S3ErrorKind::NoSuchKey))
-}
-
-/// By the name's extension; none: S3's own default.
-fn content_type_of(key: &str) -> Option<String> {
-    mime_guess::from_path(key).first_raw().map(str::to_owned)
 }

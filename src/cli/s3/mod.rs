@@ -6,6 +6,7 @@
 
 mod aws_json;
 mod buckets;
+mod cp;
 mod documents;
 mod objects;
 mod place;
@@ -39,6 +40,7 @@ pub(super) enum S3Command {
     #[command(subcommand)]
     Buckets(buckets::Buckets),
     Ls(objects::Ls),
+    Cp(Box<cp::Cp>),
     Head(objects::Head),
     #[command(subcommand)]
     Versions(objects::Versions),
@@ -97,6 +99,7 @@ pub(super) fn run(command: &S3Command) -> Result<(), Ending> {
     match command {
         S3Command::Buckets(args) => args.run(),
         S3Command::Ls(args) => args.run(),
+        S3Command::Cp(args) => args.run(),
         S3Command::Head(args) => args.run(),
         S3Command::Versions(args) => args.run(),
         S3Command::Restore(args) => args.run(),

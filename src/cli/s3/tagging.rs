@@ -43,7 +43,7 @@ pub(in crate::cli) struct Set {
     common: Common,
 }
 
-fn tag(text: &str) -> Result<(String, String), String> {
+pub(super) fn tag(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("expected name=value")?;
     Ok((name.to_string(), value.to_string()))
 }
