@@ -412,4 +412,12 @@ mod tests {
         assert_eq!(lock(&many.failures).named.len(), NAMED_MAX);
         assert!(many.end(u64::MAX).unwrap_err().to_string().contains("(7 more than"));
     }
+
+    #[test]
+    fn what_the_mount_says() {
+        assert_eq!(Cached::parse(b"5/12"), Some(Cached { bytes: 5, of: 12 }));
+        for wrong in [&b""[..], b"5", b"5/", b"/5", b"a/b", b"-1/5", b"\xff/1"] {
+            assert_eq!(Cached::parse(wrong), None, "{wrong:?}");
+        }
+    }
 }

@@ -91,6 +91,7 @@ impl Sides {
         let line = line.replace("\"data-", &format!("\"{}-", self.theirs));
         let line = line.replace("\"data\"", &format!("\"{}\"", self.theirs));
         let line = line.replace("\"data/", &format!("\"{}/", self.theirs));
+        let line = line.replace(":::data/", &format!(":::{}/", self.theirs));
         self.boto.evaluate(&line).unwrap_or_else(|e| panic!("{line}: {} {}", e.code, e.message))
     }
 
@@ -99,6 +100,7 @@ impl Sides {
         let dir = self.mount.dir.display().to_string();
         let line = line.replace("/mnt/data", &dir).replace("s3://data", &format!("s3://{}", self.ours));
         let line = line.replace("^data-", &format!("^{}-", self.ours));
+        let line = line.replace(":::data/", &format!(":::{}/", self.ours));
         let path = std::env::var("PATH").unwrap_or_default();
         let bin = pailfs().parent().unwrap().display().to_string();
         let mut shell = Command::new("sh");

@@ -13,10 +13,13 @@ use aws_runtime::env_config::file::EnvConfigFiles;
 use aws_runtime::env_config::section::EnvConfigSections;
 use aws_types::os_shim_internal::{Env, Fs};
 
-use crate::config::{Addressing, Config, DiskCacheConfig, LIST_PAGE_KEYS_MAX, PayloadSigning, S3Config};
+use crate::config::{
+    Addressing, Config, DiskCacheConfig, Encryption, LIST_PAGE_KEYS_MAX, PayloadSigning, RequestOptions,
+    S3Config,
+};
 use crate::failure::Failure;
 
-use super::mount::{CacheArgs, MountArgs, S3Args};
+use super::mount::{CacheArgs, MountArgs, RequestArgs, S3Args, Sse};
 
 const METADATA_TTL: Duration = Duration::from_secs(1);
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -111,6 +114,27 @@ pub(super) fn s3(
         request_timeout,
         ca_bundle: ca_bundle.as_deref().map(readable).transpose()?,
         list_page_keys: LIST_PAGE_KEYS_MAX,
+        requests: requests(&args.requests)?,
+    })
+}
+
+/// What requests carry besides what they ask.
+pub(super) fn requests(args: &RequestArgs) -> Result<RequestOptions, Failure> {
+    let encryption = match (&args.sse_c_key_file, args.sse) {
+        (Some(key_file), _) => Some(Encryption::Customer { key_file: absolute(key_file)? }),
+        (None, Some(Sse::S3)) => Some(Encryption::S3),
+        (None, Some(Sse::Kms)) => Some(Encryption::Kms {
+            key_id: args.sse_kms_key_id.clone(),
+            context: args.sse_kms_context.clone(),
+        }),
+        (None, None) => None,
+    };
+    Ok(RequestOptions {
+        requester_pays: args.requester_pays,
+        expected_bucket_owner: args.expected_bucket_owner.clone(),
+        encryption,
+        acl: args.acl.clone(),
+        storage_class: args.storage_class.clone(),
     })
 }
 

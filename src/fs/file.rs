@@ -237,7 +237,8 @@ impl Filesystem {
 
     pub(super) fn new_writer(&self, key: String, start: Start) -> Writer {
         let content_type = self.config.content_type.clone().or_else(|| key::content_type_of(&key));
-        let headers = ObjectHeaders { content_type, ..ObjectHeaders::default() };
+        let storage_class = self.config.s3.requests.storage_class.clone();
+        let headers = ObjectHeaders { content_type, storage_class, ..ObjectHeaders::default() };
         Writer::new(self.writes.clone(), key, headers, start)
     }
 

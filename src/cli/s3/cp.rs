@@ -58,9 +58,6 @@ pub(in crate::cli) struct Cp {
     /// Metadata of new objects: `name=value`
     #[arg(long, value_name = "NAME=VALUE", value_parser = super::tagging::tag)]
     metadata: Vec<(String, String)>,
-    /// Storage class of new objects [default: STANDARD]
-    #[arg(long, value_name = "CLASS")]
-    storage_class: Option<String>,
     #[command(flatten)]
     common: Common,
 }
@@ -84,7 +81,6 @@ impl Cp {
             return Err(Failure::new("--memory: must be 64MiB or more").into());
         }
         Ok(transfer::run(Transfer {
-            config: place.config,
             way,
             recursive: self.recursive,
             jobs: self.jobs.map_or(JOBS, |jobs| usize::try_from(jobs).unwrap_or(JOBS)),
@@ -92,11 +88,12 @@ impl Cp {
             part_bytes: PART_BYTES,
             headers: ObjectHeaders {
                 content_type: self.content_type.clone(),
-                storage_class: self.storage_class.clone(),
+                storage_class: place.config.requests.storage_class.clone(),
                 metadata: self.metadata.clone(),
                 ..ObjectHeaders::default()
             },
             quiet: self.quiet,
+            config: place.config,
         })?)
     }
 

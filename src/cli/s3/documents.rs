@@ -138,7 +138,7 @@ fn as_s3_takes_it(document: Document, text: Vec<u8>) -> Result<Bytes, String> {
         None => match serde_json::from_slice::<Value>(&text) {
             Ok(Value::Object(members)) => match members.get("Policy").and_then(Value::as_str) {
                 Some(policy) => Ok(policy.to_string().into()),
-                None => Ok(text.into()),
+                None => Ok(Bytes::copy_from_slice(text.trim_ascii())),
             },
             _ => Err("expected a policy in JSON".to_string()),
         },

@@ -85,7 +85,7 @@ impl Place {
             )));
         };
         let mut config = config_of(&mount)?;
-        change(&mut config, common);
+        change(&mut config, common)?;
         let key = key_of(&absolute, &mount)
             .ok_or_else(|| Failure::new(format_args!("{shown} has no key: its name is not UTF-8")))?;
         Ok(Place { config, key })
@@ -98,7 +98,7 @@ fn config(bucket: String, common: &Common) -> Result<S3Config, Failure> {
 }
 
 /// What is typed wins over what the mount tells.
-fn change(config: &mut S3Config, common: &Common) {
+fn change(config: &mut S3Config, common: &Common) -> Result<(), Failure> {
     let args = &common.s3;
     let set = |kept: &mut Option<String>, typed: &Option<String>| {
         if typed.is_some() {
@@ -123,6 +123,15 @@ fn change(config: &mut S3Config, common: &Common) {
     if let Some(timeout) = common.request_timeout {
         config.request_timeout = timeout;
     }
+    let (kept, typed) = (&mut config.requests, resolve::requests(&args.requests)?);
+    kept.requester_pays |= typed.requester_pays;
+    set(&mut kept.expected_bucket_owner, &typed.expected_bucket_owner);
+    set(&mut kept.acl, &typed.acl);
+    set(&mut kept.storage_class, &typed.storage_class);
+    if typed.encryption.is_some() {
+        kept.encryption = typed.encryption;
+    }
+    Ok(())
 }
 
 /// The last name is not followed: a symbolic link is an object, too.
