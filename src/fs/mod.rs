@@ -53,7 +53,7 @@ pub use keep::Maker;
 pub use meta::{SetAttr, SetTime};
 pub use refresh::{Kernel, REFRESH};
 use unlink::Failed;
-pub use xattr::CACHED;
+pub use xattr::{CACHED, S3};
 
 /// What `stat` shows.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,7 @@
-//! Extended attributes: `pailfs.cached`, and no other.
+//! Extended attributes: `pailfs.cached` and `pailfs.s3`, and no other.
 //!
-//! Owns: what `getxattr(2)` answers. It is not listed, so that programs that copy attributes leave it alone.
-//! Invariant: without a disk cache there are no extended attributes at all.
+//! Owns: what `getxattr(2)` answers. They are not listed, so that programs that copy attributes leave them alone.
+//! Invariant: no secret is told.
 
 use std::ffi::OsStr;
 
@@ -14,16 +14,24 @@ use crate::namespace::Node;
 /// its cap.
 pub const CACHED: &str = "pailfs.cached";
 
+/// Where the mount's bucket is: its [`crate::config::S3Config`] as JSON, for `pailfs s3`.
+pub const S3: &str = "pailfs.s3";
+
 impl Filesystem {
-    /// Without it [`Filesystem::getxattr`] answers nothing but errors, and no file is read by the kernel itself.
+    /// Without it no file is read by the kernel itself.
     pub fn has_disk_cache(&self) -> bool {
         self.disk.is_some()
     }
 
     /// `getxattr(2)`. What was read before counts, also while the disk still writes it.
     ///
-    /// Errors: [`Error::NotSupported`] for any other name, and without a disk cache.
+    /// Errors: [`Error::NotSupported`] for any other name, and for `pailfs.cached` without a disk cache.
     pub async fn getxattr(&self, ino: u64, name: &OsStr) -> Result<Vec<u8>, Error> {
+        if name == S3 {
+            let mut config = self.config.s3.clone();
+            config.region = Some(self.client.region().to_string());
+            return serde_json::to_vec(&config).map_err(|e| Error::Io(format!("{S3}: {e}")));
+        }
         let Some(disk) = self.disk.as_ref().filter(|_| name == CACHED) else {
             return Err(Error::NotSupported("extended attributes"));
         };

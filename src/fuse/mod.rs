@@ -468,9 +468,6 @@ impl fuser::Filesystem for Door {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        if !self.fs.has_disk_cache() {
-            return reply.error(Errno::ENOSYS); // the kernel asks no more
-        }
         let (fs, name) = (self.fs(), name.to_owned());
         self.run(async move {
             match fs.getxattr(ino.0, &name).await {
