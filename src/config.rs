@@ -114,6 +114,16 @@ pub struct Config {
     pub content_type: Option<String>,
     /// None: nothing is kept on the local disk.
     pub disk_cache: Option<DiskCacheConfig>,
+    pub staging: StagingConfig,
+}
+
+/// Where the journal is, what is written out of order waits, and what could not be sent is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StagingConfig {
+    /// Absolute.
+    pub dir: PathBuf,
+    /// Cap on what waits there, in bytes.
+    pub bytes_max: u64,
 }
 
 /// The cache on the local disk.
@@ -141,6 +151,8 @@ pub const METADATA_BYTES_MIN: u64 = 1 << 20;
 pub const MEMORY_BYTES_MIN: u64 = 64 << 20;
 /// Below this most objects would push each other out before they are whole.
 pub const DISK_CACHE_BYTES_MIN: u64 = 64 << 20;
+/// Below this hardly a file could be changed in place.
+pub const STAGING_BYTES_MIN: u64 = 64 << 20;
 /// The longest key that may stand before every name of a mount: one byte is left for a name.
 const PREFIX_BYTES_MAX: usize = KEY_BYTES_MAX - 1;
 
@@ -181,6 +193,12 @@ impl Config {
         }
         if self.part_bytes > self.memory_bytes_max / 4 {
             return bad("--part-size", "must be at most a fourth of --memory");
+        }
+        if !self.staging.dir.is_absolute() {
+            return bad("--staging", "must be an absolute path");
+        }
+        if self.staging.bytes_max < STAGING_BYTES_MIN {
+            return bad("--staging-size", "must be 64MiB or more");
         }
         if let Some(cache) = &self.disk_cache {
             if !cache.dir.is_absolute() {
@@ -319,6 +337,7 @@ mod tests {
             sync_unlink: false,
             content_type: None,
             disk_cache: None,
+            staging: StagingConfig { dir: "/s".into(), bytes_max: 1 << 30 },
         }
     }
 
@@ -352,6 +371,8 @@ mod tests {
             c.s3.requests.encryption = Some(Encryption::Kms { key_id: None, context: Some("{".into()) });
         };
         assert_eq!(refused(context), "--sse-kms-context");
+        assert_eq!(refused(|c| c.staging.dir = "s".into()), "--staging");
+        assert_eq!(refused(|c| c.staging.bytes_max = 1 << 20), "--staging-size");
         assert_eq!(refused(|c| c.disk_cache = disk_cache("/c", 64 << 20)), "nothing");
         assert_eq!(refused(|c| c.disk_cache = disk_cache("/c", 1 << 20)), "--cache-size");
         assert_eq!(refused(|c| c.disk_cache = disk_cache("c", 64 << 20)), "--cache");

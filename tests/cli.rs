@@ -282,12 +282,14 @@ fn umount_of_what_is_no_pailfs_mount_fails() {
 }
 
 #[test]
-fn a_cache_within_the_mount_is_refused() {
+fn a_cache_or_a_staging_directory_within_the_mount_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();
     let within = dir.path().join("new/cache");
     fails(&["mount", "data", path, "--cache", within.to_str().unwrap()], &["lies within", "elsewhere"]);
     fails(&["mount", "data", path, "--cache", path], &["lies within", "elsewhere"]);
+    let refused = ["--staging: ", "lies within", "elsewhere"];
+    fails(&["mount", "data", path, "--staging", within.to_str().unwrap()], &refused);
 }
 
 #[test]
@@ -303,6 +305,6 @@ fn refresh_of_what_is_on_no_pailfs_mount_fails() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();
     fails(&["refresh", path], &["is not on a pailfs mount", "findmnt"]);
-    fails(&["refresh", &format!("{path}/missing")], &["cannot find"]);
+    fails(&["refresh", &format!("{path}/missing")], &["cannot open"]);
     misused(&["refresh"], &["PATH"]);
 }

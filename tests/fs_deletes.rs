@@ -198,6 +198,27 @@ async fn a_batch_that_fails_as_a_whole_comes_back_as_a_whole() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_back_makes_the_kernel_read_the_directory_again() {
+    let house = House::with(|config| config.metadata_ttl = Duration::from_secs(3600));
+    house.fake.put_many(names(20), "x");
+    house.fake.put("d/", "");
+    house.faults.plan(On::op("DeleteObjects"), DENIED);
+    with_latency(&house);
+    let dir = house.enter("d").await.unwrap();
+    let keeps = || {
+        let opened = house.fs.opendir(dir.ino).unwrap();
+        house.fs.releasedir(opened.fh);
+        opened.keep_cache
+    };
+    assert_eq!(house.names("d").await.len(), 20);
+    remove_each(&house, &names(20)).await;
+    assert!(house.names("d").await.is_empty() && keeps(), "a copy of what is hidden");
+    assert_eq!(errno(house.fsyncdir("d").await), libc::EACCES);
+    assert!(!keeps());
+    house.leave(dir.ino);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_marker_that_cannot_be_written_brings_the_last_entry_back() {
     let house = House::new();
     house.fake.put_many(names(5), "x");
@@ -231,7 +252,7 @@ async fn what_is_being_removed_is_in_no_view() {
         }
         // Its first page was asked for before all that follows.
         let dir = house.enter("d").await.unwrap();
-        let stream = house.fs.opendir(dir.ino).unwrap();
+        let stream = house.fs.opendir(dir.ino).unwrap().fh;
         let (shown, cookie) = house.readdir(stream, 0, false, 3).await.unwrap();
         assert_eq!(shown[2].name, "0");
         remove_each(&house, &names(20)).await;
@@ -254,7 +275,7 @@ async fn a_listing_from_before_the_answer_shows_nothing_that_went() {
     let house = House::with(|config| config.s3.list_page_keys = 5);
     house.fake.put_many(names(20), "x");
     let dir = house.enter("d").await.unwrap();
-    let stream = house.fs.opendir(dir.ino).unwrap();
+    let stream = house.fs.opendir(dir.ino).unwrap().fh;
     house.faults.plan(On::op("DeleteObjects"), Fault::Delay(Duration::from_secs(5)));
     remove_each(&house, &names(20)).await;
     let (shown, cookie) = house.readdir(stream, 0, false, 2).await.unwrap();

@@ -205,7 +205,7 @@ async fn every_name_and_what_is_beside_it_is_told_before_and_after_a_listing() {
         let paths = asked(&model);
         look_up(&house, &model, &paths, &format!("{what}, before")).await;
         // Half listed, which concludes from a page what it may.
-        let root = house.fs.opendir(ROOT_INO).unwrap();
+        let root = house.fs.opendir(ROOT_INO).unwrap().fh;
         house.readdir(root, 0, true, 40).await.unwrap();
         look_up(&house, &model, &paths, &format!("{what}, meanwhile")).await;
         house.fs.releasedir(root);
@@ -231,7 +231,7 @@ async fn half_a_listing_of_a_directory_bucket_decides_nothing() {
     let fake = directory_bucket(&fake);
     fake.put_many(["m", "n", "z", "a", "b"], "x");
     let house = on(fake, 3, HOUR);
-    let root = house.fs.opendir(ROOT_INO).unwrap();
+    let root = house.fs.opendir(ROOT_INO).unwrap().fh;
     let (first, _) = house.readdir(root, 0, true, 3).await.unwrap();
     assert_eq!(first.last().unwrap().name, "m");
     house.fs.releasedir(root);

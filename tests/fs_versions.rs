@@ -210,7 +210,7 @@ async fn after_a_failed_write_the_size_is_what_s3_says() {
     let data = pattern(3, 6 * MIB);
     house.fake.put("dir/file", data.clone());
     let dir = house.enter("dir").await.unwrap();
-    let listing = house.fs.opendir(dir.ino).unwrap();
+    let listing = house.fs.opendir(dir.ino).unwrap().fh;
     house.faults.plan(On::op("UploadPart"), Fault::Error { status: 403, code: "AccessDenied" });
     let fh = house.open("dir/file", libc::O_WRONLY).await.unwrap();
     let more = pattern(4, 12 * MIB);

@@ -8,6 +8,7 @@
 
 mod mount;
 mod options;
+mod recover;
 mod refresh;
 mod resolve;
 mod s3;
@@ -38,6 +39,7 @@ enum Command {
     Refresh(refresh::RefreshArgs),
     #[command(subcommand)]
     S3(Box<s3::S3Command>),
+    Recover(Box<recover::RecoverArgs>),
 }
 
 const EXAMPLES: &str = "\
@@ -47,6 +49,7 @@ Examples:
   pailfs warm /mnt/data/models           fill the disk cache of a mount
   pailfs refresh /mnt/data/new           see what other hosts changed there, at once
   pailfs s3 tags get /mnt/data/report    what S3 has beside files: tags, ACLs, versions, ...
+  pailfs recover my-bucket               see what could not be sent, send it, or write it elsewhere
   pailfs mount --help                    every option, and more examples";
 
 /// Runs the command that `args` (with the program's name first) ask for.
@@ -109,6 +112,7 @@ fn run_command(args: &[OsString]) -> Result<(), Ending> {
         Command::Warm(args) => Ok(warm::run(&args)?),
         Command::Refresh(args) => Ok(refresh::run(&args)?),
         Command::S3(command) => s3::run(&command),
+        Command::Recover(args) => Ok(recover::run(&args)?),
     }
 }
 
@@ -123,7 +127,7 @@ fn is_mount_helper(args: &[OsString]) -> bool {
     let Some(first) = rest.first().map(|a| a.to_string_lossy()) else {
         return false;
     };
-    let commands = ["mount", "umount", "warm", "refresh", "s3", "help"];
+    let commands = ["mount", "umount", "warm", "refresh", "recover", "s3", "help"];
     if commands.contains(&first.as_ref()) {
         return false;
     }
@@ -132,7 +136,7 @@ fn is_mount_helper(args: &[OsString]) -> bool {
     }
     // Two words without -o are a bucket and a directory, unless the first looks like a command mistyped.
     let words = rest.iter().filter(|a| !a.as_encoded_bytes().starts_with(b"-"));
-    let mistyped = [("mount", 2), ("umount", 2), ("unmount", 2), ("warm", 1), ("refresh", 2)]
+    let mistyped = [("mount", 2), ("umount", 2), ("unmount", 2), ("warm", 1), ("refresh", 2), ("recover", 2)]
         .iter()
         .any(|(command, slips)| strsim::damerau_levenshtein(command, &first) <= *slips);
     !first.starts_with('-') && words.count() >= 2 && !mistyped
@@ -176,6 +180,8 @@ mod tests {
             "pailfs warm /mnt/a /mnt/b",
             "pailfs refresh /mnt/a /mnt/b",
             "pailfs refesh /mnt/a /mnt/b",
+            "pailfs recover bucket key",
+            "pailfs recovr bucket key",
             "pailfs bucket",
             "pailfs mont b /mnt",
             "pailfs wram /mnt/a /mnt/b",

@@ -39,6 +39,8 @@ pub(super) struct MountArgs {
     #[command(flatten)]
     pub cache: CacheArgs,
     #[command(flatten)]
+    pub staging: StagingArgs,
+    #[command(flatten)]
     pub process: ProcessArgs,
     /// Any option above without its dashes, as in fstab: `-o ro,endpoint_url=URL`
     ///
@@ -218,6 +220,26 @@ pub(super) struct CacheArgs {
     /// What it must leave free on its file system [default: 1GiB]
     #[arg(long, value_name = "SIZE", value_parser = size, requires = "cache")]
     pub cache_min_free: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What is on its way to S3, on the local disk")]
+pub(super) struct StagingArgs {
+    /// Directory for what is under way and must outlive a crash [default: ~/.cache/pailfs/staging]
+    ///
+    /// What is written out of order waits there until the file is closed; a file written from its start to its end
+    /// does not.
+    /// The next mount of the bucket finishes or undoes what it finds there of a mount that died, and names what could
+    /// not be sent: see `pailfs recover --help`. Several mounts may share it, also of different buckets. It is made
+    /// with mode 0700 if it is missing. Default: $XDG_CACHE_HOME/pailfs/staging ($XDG_CACHE_HOME is ~/.cache if not
+    /// set).
+    #[arg(long, value_name = "DIR")]
+    pub staging: Option<PathBuf>,
+    /// The most that waits there may take of the disk, at least 64MiB [default: 10GiB]
+    ///
+    /// When it is full a write waits for files that are being closed, then fails with ENOSPC.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub staging_size: Option<u64>,
 }
 
 #[derive(Debug, Args)]

@@ -1,15 +1,18 @@
 //! `pailfs refresh`: make a mount ask S3 anew.
 //!
 //! Owns: [`RefreshArgs`].
-//! Invariant: an attribute is set only on what lies on a pailfs mount.
-//! Must never know: the daemon's process; an extended attribute is all that it sends.
+//! Invariant: only what lies on a pailfs mount is told.
+//! Must never know: the daemon's process; an ioctl is all that it sends.
+//!
+//! The one `unsafe`: the type system cannot know what an ioctl does.
+#![allow(unsafe_code)]
 
-use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::fs::OpenOptions;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use rustix::fs::{XattrFlags, setxattr};
+use rustix::ioctl::{self, NoArg};
 
 use crate::failure::Failure;
 use crate::fs::REFRESH;
@@ -36,8 +39,11 @@ pub(super) fn run(args: &RefreshArgs) -> Result<(), Failure> {
 
 fn refresh(path: &Path) -> Result<(), Failure> {
     let shown = path.display();
+    // A fifo would wait for a writer.
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = opened.map_err(|e| Failure::new(format_args!("cannot open {shown}: {e}")))?;
     let device =
-        std::fs::metadata(path).map_err(|e| Failure::new(format_args!("cannot find {shown}: {e}")))?.dev();
+        file.metadata().map_err(|e| Failure::new(format_args!("cannot look at {shown}: {e}")))?.dev();
     let device = format!("{}:{}", libc::major(device), libc::minor(device));
     let mounts = mountpoint::table()
         .map_err(|e| Failure::new(format_args!("cannot read /proc/self/mountinfo: {e}")))?;
@@ -46,14 +52,7 @@ fn refresh(path: &Path) -> Result<(), Failure> {
             "{shown} is not on a pailfs mount; `findmnt -t {FS_TYPE}` lists them"
         )));
     }
-    setxattr(path, REFRESH, b"1", XattrFlags::empty()).map_err(|e| match io::Error::from(e) {
-        e if e.kind() == io::ErrorKind::ReadOnlyFilesystem => Failure::new(format_args!(
-            "{shown} is on a read-only mount, where the kernel lets nothing be set: unmount it and mount \
-             it again"
-        )),
-        e if e.kind() == io::ErrorKind::PermissionDenied => {
-            Failure::new(format_args!("{shown} may only be refreshed by those who may write to it: {e}"))
-        }
-        e => Failure::new(format_args!("cannot refresh {shown}: {e}; the mount's log says more")),
-    })
+    // SAFETY: the command takes no argument, and its receiver is our own daemon.
+    let told = unsafe { ioctl::ioctl(&file, NoArg::<REFRESH>::new()) };
+    told.map_err(|e| Failure::new(format_args!("cannot refresh {shown}: {e}; the mount's log says more")))
 }

@@ -15,11 +15,11 @@ use aws_types::os_shim_internal::{Env, Fs};
 
 use crate::config::{
     Addressing, Config, DiskCacheConfig, Encryption, LIST_PAGE_KEYS_MAX, PayloadSigning, RequestOptions,
-    S3Config,
+    S3Config, StagingConfig,
 };
 use crate::failure::Failure;
 
-use super::mount::{CacheArgs, MountArgs, RequestArgs, S3Args, Sse};
+use super::mount::{CacheArgs, MountArgs, RequestArgs, S3Args, Sse, StagingArgs};
 
 const METADATA_TTL: Duration = Duration::from_secs(1);
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -28,6 +28,8 @@ const MEMORY_BYTES: u64 = 512 << 20;
 const PART_BYTES: u64 = 8 << 20;
 /// Room for a few large files or many small ones, on most disks without being missed.
 const DISK_CACHE_BYTES: u64 = 10 << 30;
+/// Room for changes in a few large files, or in many small ones.
+const STAGING_BYTES: u64 = 10 << 30;
 /// Enough for a system whose root file system it is to go on: logs, updates, logins.
 const DISK_CACHE_FREE_BYTES: u64 = 1 << 30;
 const FILE_MODE: u16 = 0o644;
@@ -58,6 +60,7 @@ pub(super) fn config(args: &MountArgs, env: &Env, files: &Fs) -> Result<Config, 
         sync_unlink: files_args.sync_unlink,
         content_type: files_args.content_type.clone(),
         disk_cache: disk_cache(&args.cache)?,
+        staging: staging(&args.staging, env)?,
     };
     config.check().map_err(Failure::new)?;
     Ok(config)
@@ -72,8 +75,13 @@ fn disk_cache(args: &CacheArgs) -> Result<Option<DiskCacheConfig>, Failure> {
     }))
 }
 
+fn staging(args: &StagingArgs, env: &Env) -> Result<StagingConfig, Failure> {
+    let dir = staging_dir(args.staging.as_deref(), env)?;
+    Ok(StagingConfig { dir, bytes_max: args.staging_size.unwrap_or(STAGING_BYTES) })
+}
+
 /// `name`, `s3://name`, `s3://name/prefix` (which gets its last slash).
-fn bucket(source: &str) -> Result<(String, String), Failure> {
+pub(super) fn bucket(source: &str) -> Result<(String, String), Failure> {
     let (name, prefix) = match source.strip_prefix("s3://") {
         Some(rest) => rest.split_once('/').unwrap_or((rest, "")),
         None if source.contains(['/', ':']) => {
@@ -253,16 +261,30 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
         .map_err(|e| Failure::new(format_args!("cannot use the path {}: {e}", path.display())))
 }
 
-/// <https://specifications.freedesktop.org/basedir-spec/latest/>; none for root, whose log is the system's.
+/// None for root, whose log is the system's.
 pub(super) fn state_home(env: &Env) -> Option<PathBuf> {
-    if nix::unistd::geteuid().is_root() {
-        return None;
+    let root = nix::unistd::geteuid().is_root();
+    (!root).then(|| xdg_dir(env, "XDG_STATE_HOME", ".local/state"))
+}
+
+pub(super) fn staging_dir(typed: Option<&Path>, env: &Env) -> Result<PathBuf, Failure> {
+    match typed {
+        Some(dir) => absolute(dir),
+        None => Ok(xdg_dir(env, "XDG_CACHE_HOME", ".cache").join("pailfs/staging")),
     }
-    let set = var(env, "XDG_STATE_HOME").map(PathBuf::from);
+}
+
+/// <https://specifications.freedesktop.org/basedir-spec/latest/>. What starts a mount at boot may set no HOME: then it
+/// is that of the user database, so that the same directory is found later.
+fn xdg_dir(env: &Env, variable: &str, below_home: &str) -> PathBuf {
+    let set = var(env, variable).map(PathBuf::from);
     // The specification: a relative path is to be ignored.
-    set.filter(|path| path.is_absolute()).or_else(|| {
-        let home = var(env, "HOME").unwrap_or_else(|| "/".into());
-        Some(Path::new(&home).join(".local/state"))
+    set.filter(|path| path.is_absolute()).unwrap_or_else(|| {
+        let home = var(env, "HOME").map(PathBuf::from).or_else(|| {
+            let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+            user.map(|user| user.dir)
+        });
+        home.unwrap_or_else(|| "/".into()).join(below_home)
     })
 }
 

@@ -206,3 +206,30 @@ fn the_disk_cache_is_one_setting() {
         assert!(HelperArgs::try_parse_from(line).unwrap_err().to_string().contains("--cache <DIR>"));
     }
 }
+
+#[test]
+fn the_staging_directory_is_where_a_later_mount_looks_for_it() {
+    let scene = scene();
+    let resolve = |options: &[&str], vars: &[(&str, &str)]| {
+        let vars = [vars, &[("AWS_CA_BUNDLE", scene.path.as_str())]].concat();
+        scene.resolve(options, &vars).unwrap().staging.dir
+    };
+    assert_eq!(resolve(&[], &[]), Path::new("/nonexistent/.cache/pailfs/staging"));
+    assert_eq!(resolve(&[], &[("XDG_CACHE_HOME", "/x")]), Path::new("/x/pailfs/staging"));
+    assert_eq!(resolve(&[], &[("XDG_CACHE_HOME", "x")]), Path::new("/nonexistent/.cache/pailfs/staging"));
+    let of_user = resolve(&[], &[("HOME", "")]);
+    assert!(of_user.is_absolute() && of_user.ends_with(".cache/pailfs/staging"), "{}", of_user.display());
+    let typed = resolve(&["--staging", "here"], &[("XDG_CACHE_HOME", "/x")]);
+    assert!(typed.is_absolute() && typed.ends_with("here"), "{}", typed.display());
+}
+
+#[test]
+fn what_is_staged_has_a_cap() {
+    let scene = scene();
+    let vars = [("AWS_CA_BUNDLE", scene.path.as_str())];
+    let resolve = |options: &[&str]| scene.resolve(options, &vars).map(|config| config.staging.bytes_max);
+    assert_eq!(resolve(&[]).unwrap(), 10 << 30);
+    assert_eq!(resolve(&["--staging-size", "1GiB"]).unwrap(), 1 << 30);
+    let e = resolve(&["--staging-size", "63MiB"]).unwrap_err().to_string();
+    assert!(e.contains("--staging-size") && e.contains("64MiB"), "{e}");
+}

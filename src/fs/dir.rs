@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::copies::Copying;
 use super::handles::DirHandle;
 use super::{Attr, Filesystem, new_name, old_name};
 use crate::config::COPY_BYTES_MAX;
@@ -28,6 +29,16 @@ pub struct DirItem<'a> {
     pub attr: Option<Attr>,
 }
 
+/// What was answered to an opendir.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenedDir {
+    pub fh: u64,
+    /// The kernel may answer from the copy it has of the directory.
+    pub keep_cache: bool,
+    /// It may read that copy, and make one of what this handle reads.
+    pub may_cache: bool,
+}
+
 /// A directory handle's place: `.`, `..`, then the stream. Entries of the last answer are kept, for
 /// a kernel that takes fewer than it was given asks for the rest again.
 pub(super) struct Listing {
@@ -37,14 +48,16 @@ pub(super) struct Listing {
     kept_from: u64,
     ended: bool,
     failed: Option<Error>,
+    /// The kernel makes a copy of what is read, which is of one listing so far.
+    copied: Option<Copying>,
 }
 
 /// Cookies 1 and 2 are `.` and `..`.
 const COOKIE_DOTS: u64 = 2;
 
 impl Listing {
-    pub fn new(stream: DirStream) -> Listing {
-        Listing { stream, kept: VecDeque::new(), kept_from: COOKIE_DOTS, ended: false, failed: None }
+    pub fn new(stream: DirStream, copied: Option<Copying>) -> Listing {
+        Listing { stream, kept: VecDeque::new(), kept_from: COOKIE_DOTS, ended: false, failed: None, copied }
     }
 
     /// The entry after `cookie`; none at the end.
@@ -81,11 +94,18 @@ impl Listing {
 }
 
 impl Filesystem {
-    pub fn opendir(&self, ino: u64) -> Result<u64, Error> {
+    /// `opendir(3)`. The kernel keeps its copy of a directory while the listing that it is of is known and fresh.
+    pub fn opendir(&self, ino: u64) -> Result<OpenedDir, Error> {
         self.namespace.dir_key(ino)?;
-        let fh = self.handles.add_dir(ino, DirStream::new(self.namespace.clone(), ino))?;
+        let mut stream = DirStream::new(self.namespace.clone(), ino);
+        let keep_cache =
+            self.copies.has(ino) && stream.begin_known().is_some_and(|of| self.copies.is_of(ino, of));
+        // Two that fill one copy would mix what they read.
+        let may_cache = keep_cache || !self.handles.has_dir(ino);
+        let copying = may_cache.then(|| self.copies.begin(ino));
+        let fh = self.handles.add_dir(ino, Listing::new(stream, copying))?;
         self.namespace.pin(ino);
-        Ok(fh)
+        Ok(OpenedDir { fh, keep_cache, may_cache })
     }
 
     /// Gives entries after `cookie` (0: from the start, read anew) to `take` until it answers that it is
@@ -106,7 +126,10 @@ impl Filesystem {
         loop {
             let full = match self.item_after(&handle, &mut listing, at, plus, take).await {
                 Ok(Some(full)) => full,
-                Ok(None) => return Ok(()),
+                Ok(None) => {
+                    self.copied(&mut listing);
+                    return Ok(());
+                }
                 Err(_) if taken => return Ok(()), // the next call answers it
                 Err(e) => return Err(e),
             };
@@ -124,7 +147,14 @@ impl Filesystem {
             listing.kept_from == COOKIE_DOTS && listing.kept.is_empty() && listing.failed.is_none();
         let behind = cookie > COOKIE_DOTS && cookie < listing.kept_from;
         if (cookie == 0 && !untouched) || behind {
-            *listing = Listing::new(DirStream::new(self.namespace.clone(), handle.ino));
+            *listing = Listing::new(DirStream::new(self.namespace.clone(), handle.ino), None);
+        }
+    }
+
+    /// The kernel has read to the end.
+    fn copied(&self, listing: &mut Listing) {
+        if let Some((copying, of)) = listing.copied.take().zip(listing.stream.as_of()) {
+            self.copies.made(copying, of);
         }
     }
 
@@ -266,9 +296,8 @@ impl Filesystem {
         let copied = if head.size <= COPY_BYTES_MAX {
             self.client.copy_object(&from, target, None, &guard).await?
         } else {
-            let (client, runtime, size) = (&self.writes.client, &self.writes.runtime, head.size);
-            upload::copy_large(client, runtime, &from, size, target, &ObjectHeaders::from(head), &guard)
-                .await?
+            let (uploads, size) = (&self.writes.uploads, head.size);
+            upload::copy_large(uploads, &from, size, target, &ObjectHeaders::from(head), &guard).await?
         };
         Ok(copied.etag)
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::{Attr, Filesystem, old_name};
 use crate::error::Error;
+use crate::key::ROOT_INO;
 use crate::namespace::Node;
 
 /// What S3's `Last-Modified` tells apart is a second; setting a time to now is done if it is now already, as
@@ -38,6 +39,15 @@ impl Filesystem {
         Ok(self.attr(&entry))
     }
 
+    /// For how long the kernel may take a name for absent that [`Filesystem::lookup`] did not find. No time in the
+    /// root: a refresh makes the kernel forget what is in a directory by forgetting the directory's own name.
+    pub fn absent_for(&self, parent: u64, name: &OsStr) -> Duration {
+        match old_name(name) {
+            Ok(name) if parent != ROOT_INO => self.namespace.absent_for(parent, name),
+            _ => Duration::ZERO,
+        }
+    }
+
     /// The kernel dropped `count` references.
     pub fn forget(&self, ino: u64, count: u64) {
         self.namespace.forget(ino, count);
@@ -50,8 +60,7 @@ impl Filesystem {
 
     /// `chmod(2)`, `chown(2)`, `truncate(2)`, `utimensat(2)`.
     ///
-    /// Errors: [`Error::NotPermitted`] for attributes that are not kept, [`Error::ReadOnly`];
-    /// [`Error::NotSupported`] for a length other than zero and the present one.
+    /// Errors: [`Error::NotPermitted`] for attributes that are not kept, [`Error::ReadOnly`].
     pub async fn setattr(&self, ino: u64, set: SetAttr) -> Result<Attr, Error> {
         self.check_writable()?;
         let entry = self.namespace.attributes(ino).await?;

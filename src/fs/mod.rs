@@ -6,7 +6,9 @@
 
 mod ahead;
 mod backing;
+mod copies;
 mod dir;
+mod edit;
 mod file;
 mod handles;
 mod meta;
@@ -25,17 +27,21 @@ use crate::cache::disk::DiskCache;
 use crate::cache::{Budget, PartCache};
 use crate::config::Config;
 use crate::error::Error;
+use crate::journal::{Journal, JournalError};
 use crate::key;
 use crate::namespace::{Entry, Kind, Namespace, Node};
 use crate::read::Reads;
 use crate::s3::{ListObjectsV2, S3Client};
-use crate::write::Writes;
 use crate::write::deletes::Deletes;
+use crate::write::staging::Staging;
+use crate::write::upload::Uploads;
+use crate::write::{Writes, leftovers};
 
 use ahead::Ahead;
 pub use backing::Backing;
 use backing::Backings;
-pub use dir::DirItem;
+use copies::Copies;
+pub use dir::{DirItem, OpenedDir};
 pub use file::Opened;
 use file::Versions;
 use handles::Handles;
@@ -74,6 +80,8 @@ pub struct Filesystem {
     backings: Backings,
     ahead: Ahead,
     versions: Versions,
+    copies: Copies,
+    journal: Arc<Journal>,
     /// Directories have no time in S3; they show the mount's.
     mounted: SystemTime,
     kernel: OnceLock<Arc<dyn Kernel>>,
@@ -85,10 +93,13 @@ impl Filesystem {
         config: Config,
         client: S3Client,
         disk: Option<Arc<DiskCache>>,
+        journal: Arc<Journal>,
         runtime: Handle,
     ) -> Arc<Filesystem> {
         let cache = Arc::new(PartCache::new(Budget::new(config.memory_bytes_max), config.s3.request_timeout));
-        let writes = Writes::new(client.clone(), cache.clone(), runtime.clone(), config.part_bytes);
+        let uploads = Uploads { client: client.clone(), runtime: runtime.clone(), journal: journal.clone() };
+        let staging = Staging::new(journal.clone(), config.staging.bytes_max, config.s3.request_timeout);
+        let writes = Writes::new(uploads, cache.clone(), staging, config.part_bytes);
         let (ttl, metadata_bytes) = (config.metadata_ttl, config.metadata_bytes_max);
         Arc::new(Filesystem {
             namespace: Arc::new(Namespace::new(client.clone(), &config.prefix, ttl, metadata_bytes)),
@@ -102,6 +113,8 @@ impl Filesystem {
             backings: Backings::default(),
             ahead: Ahead::default(),
             versions: Versions::new(),
+            copies: Copies::new(),
+            journal,
             mounted: SystemTime::now(),
             kernel: OnceLock::new(),
             runtime,
@@ -127,6 +140,17 @@ impl Filesystem {
         let query =
             ListObjectsV2 { prefix: self.config.prefix.clone(), max_keys: Some(1), ..Default::default() };
         self.client.list_objects_v2(&query).await?;
+        Ok(())
+    }
+
+    /// Finishes or undoes what mounts of the bucket that died had begun. What S3 refuses is left to the next mount.
+    ///
+    /// Errors: the local disk cannot be used.
+    pub async fn take_over(&self) -> Result<(), JournalError> {
+        let journal = self.journal.clone();
+        let adopted = self.runtime.spawn_blocking(move || journal.adopt()).await;
+        let left = adopted.expect("adopting does not panic")?;
+        self.runtime.spawn(leftovers::abort_uploads(self.client.clone(), self.journal.clone(), left));
         Ok(())
     }
 
@@ -168,6 +192,7 @@ impl Filesystem {
             handles: self.handles.len(),
             metadata_bytes: self.namespace.metadata_bytes(),
             object_bytes: self.cache.budget().bytes_held(),
+            staged_bytes: self.writes.staging.bytes_held(),
             removals: self.deletes.pending(),
         }
     }
@@ -203,6 +228,8 @@ pub struct Held {
     /// Of `--metadata-memory`, as near as can be told.
     pub metadata_bytes: u64,
     pub object_bytes: u64,
+    /// Of `--staging-size`.
+    pub staged_bytes: u64,
     /// Keys acknowledged as removed that S3 may still have.
     pub removals: usize,
 }

@@ -101,6 +101,7 @@ impl Filesystem {
             return Ok(());
         }
         let (namespace, failed) = (self.namespace.clone(), self.failed_removals.clone());
+        let copies = self.copies.clone();
         let (dir, name, then) = (doomed.dir.clone(), name.to_owned(), doomed.done);
         self.namespace.leave(&dir, &name);
         let done = Box::new(move |outcome: &_| {
@@ -111,6 +112,7 @@ impl Filesystem {
                     tracing::error!("{} was removed here and is back: {e}", name.escape_debug());
                     failed.note(parent, e);
                     namespace.restored(&dir, &name, &node);
+                    copies.doubt(parent);
                 }
             }
         });

@@ -20,17 +20,19 @@ use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, FopenFlags, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner,
-    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, INodeNo, InitFlags, IoctlFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
     ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
     WriteFlags,
 };
 use tokio::runtime::Handle;
 
 use crate::error::Error;
-use crate::fs::{DirItem, Filesystem, SetAttr};
+use crate::fs::{DirItem, Filesystem, REFRESH, SetAttr};
 use passthrough::Passed;
-use reply::{add_plus, file_type, refuse, reply_attr, reply_empty, reply_entry, reply_frames};
+use reply::{
+    add_plus, dir_flags, file_type, refuse, reply_absent, reply_attr, reply_empty, reply_entry, reply_frames,
+};
 
 pub use mount::FuseMount;
 
@@ -69,7 +71,7 @@ impl Door {
 }
 
 /// What is not here fuser answers with ENOSYS, and the kernel then helps itself or stops asking: listing
-/// extended attributes, fallocate, lseek, copy_file_range, access (the mount has `default_permissions`).
+/// and setting extended attributes, lseek (all of a file is data), access (the mount has `default_permissions`).
 impl fuser::Filesystem for Door {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let wanted = [
@@ -77,6 +79,7 @@ impl fuser::Filesystem for Door {
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
         ];
         for flag in wanted {
             if let Err(missing) = config.add_capabilities(flag) {
@@ -100,8 +103,17 @@ impl fuser::Filesystem for Door {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (fs, name) = (self.fs(), name.to_owned());
         self.run(async move {
-            let found = fs.lookup(parent.0, &name).await;
-            reply_entry(reply, found.map_err(|e| refuse(&fs, "lookup", parent, Some(&name), &e)));
+            match fs.lookup(parent.0, &name).await {
+                Ok(attr) => reply_entry(reply, Ok(attr)),
+                Err(e) => {
+                    let errno = refuse(&fs, "lookup", parent, Some(&name), &e);
+                    let absent_for = fs.absent_for(parent.0, &name);
+                    match e {
+                        Error::NotFound if !absent_for.is_zero() => reply_absent(reply, absent_for),
+                        _ => reply.error(errno),
+                    }
+                }
+            }
         });
     }
 
@@ -273,8 +285,8 @@ impl fuser::Filesystem for Door {
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
+        write_flags: WriteFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
@@ -285,11 +297,54 @@ impl fuser::Filesystem for Door {
             Err(e) => return reply.error(refuse(&self.fs, "write", ino, None, &e)),
             Ok(false) => {}
         }
+        // Pages that were mapped have their place.
+        let append = flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let (fs, data) = (self.fs(), data.to_vec());
         self.run(async move {
-            match fs.write(fh.0, offset, &data).await {
+            match fs.write(fh.0, offset, &data, append).await {
                 Ok(()) => reply.written(size),
                 Err(e) => reply.error(refuse(&fs, "write", ino, None, &e)),
+            }
+        });
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs();
+        self.run(async move {
+            let done = fs.fallocate(fh.0, offset, length, mode).await;
+            reply_empty(reply, done.map_err(|e| refuse(&fs, "fallocate", ino, None, &e)));
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let fs = self.fs();
+        // The answer has 32 bits for it.
+        let len = len.min(u64::from(u32::MAX - REQUEST_BYTES_MAX));
+        self.run(async move {
+            match fs.copy_file_range((fh_in.0, offset_in), (fh_out.0, offset_out), len).await {
+                Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
+                Err(e) => reply.error(refuse(&fs, "copy_file_range", ino_out, None, &e)),
             }
         });
     }
@@ -330,7 +385,7 @@ impl fuser::Filesystem for Door {
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         match self.fs.opendir(ino.0) {
-            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
+            Ok(opened) => reply.opened(FileHandle(opened.fh), dir_flags(&opened)),
             Err(e) => reply.error(refuse(&self.fs, "opendir", ino, None, &e)),
         }
     }
@@ -406,34 +461,26 @@ impl fuser::Filesystem for Door {
         });
     }
 
-    fn setxattr(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        name: &OsStr,
-        _value: &[u8],
-        _flags: i32,
-        _position: u32,
-        reply: ReplyEmpty,
-    ) {
-        let (fs, name) = (self.fs(), name.to_owned());
-        self.run(async move {
-            let set = fs.setxattr(ino.0, &name).await;
-            reply_empty(reply, set.map_err(|e| refuse(&fs, "setxattr", ino, None, &e)));
-        });
-    }
-
     fn ioctl(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _fh: FileHandle,
         _flags: IoctlFlags,
-        _cmd: u32,
+        cmd: u32,
         _in_data: &[u8],
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        reply.error(Errno::ENOTTY);
+        if cmd != REFRESH {
+            return reply.error(Errno::ENOTTY);
+        }
+        let fs = self.fs();
+        self.run(async move {
+            match fs.refresh(ino.0).await {
+                Ok(()) => reply.ioctl(0, &[]),
+                Err(e) => reply.error(refuse(&fs, "refresh", ino, None, &e)),
+            }
+        });
     }
 }

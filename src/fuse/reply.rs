@@ -15,7 +15,7 @@ use fuser::{
 
 use super::REQUEST_BYTES_MAX;
 use crate::error::Error;
-use crate::fs::{Attr, DirItem, Filesystem, Opened};
+use crate::fs::{Attr, DirItem, Filesystem, Opened, OpenedDir};
 use crate::namespace::Kind;
 
 /// Answers an error, and logs what is a failure rather than an answer.
@@ -30,7 +30,7 @@ pub(super) fn refuse(
     let file = || fs.describe(ino.0, name);
     match errno {
         // Programs ask for labels and lists of attributes that no file here has, of every file.
-        _ if matches!(op, "getxattr" | "setxattr") => tracing::debug!(op, file = file(), errno, "{error}"),
+        _ if op == "getxattr" => tracing::debug!(op, file = file(), errno, "{error}"),
         libc::ENOENT | libc::EEXIST | libc::ENOTEMPTY | libc::EXDEV | libc::EROFS | libc::EPERM => {
             tracing::debug!(op, file = file(), errno, "{error}");
         }
@@ -76,6 +76,13 @@ pub(super) fn open_flags(opened: &Opened) -> FopenFlags {
     flags
 }
 
+pub(super) fn dir_flags(opened: &OpenedDir) -> FopenFlags {
+    let mut flags = FopenFlags::empty();
+    flags.set(FopenFlags::FOPEN_CACHE_DIR, opened.may_cache);
+    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
+    flags
+}
+
 pub(super) fn reply_frames(reply: ReplyData, frames: &[Bytes]) {
     thread_local! {
         /// Reused, for page faults of fresh buffers cost more than the copy.
@@ -106,6 +113,11 @@ pub(super) fn reply_entry(reply: ReplyEntry, result: Result<Attr, Errno>) {
     }
 }
 
+/// The name is not there, and the kernel need not ask again for so long.
+pub(super) fn reply_absent(reply: ReplyEntry, absent_for: Duration) {
+    reply.entry(&absent_for, &NOTHING, GENERATION);
+}
+
 pub(super) fn reply_attr(reply: ReplyAttr, result: Result<Attr, Errno>) {
     match result {
         Ok(attr) => reply.attr(&attr.ttl, &file_attr(&attr)),
@@ -115,7 +127,7 @@ pub(super) fn reply_attr(reply: ReplyAttr, result: Result<Attr, Errno>) {
 
 /// `.` and `..` come without attributes: the kernel looks them up itself.
 pub(super) fn add_plus(reply: &mut ReplyDirectoryPlus, item: &DirItem<'_>) -> bool {
-    let dot = FileAttr { ino: INodeNo(item.ino), ..DOT };
+    let dot = FileAttr { ino: INodeNo(item.ino), ..NOTHING };
     match &item.attr {
         Some(attr) => {
             reply.add(INodeNo(item.ino), item.cookie, item.name, &attr.ttl, &file_attr(attr), GENERATION)
@@ -124,7 +136,8 @@ pub(super) fn add_plus(reply: &mut ReplyDirectoryPlus, item: &DirItem<'_>) -> bo
     }
 }
 
-const DOT: FileAttr = FileAttr {
+/// Inode 0 stands for no entry.
+const NOTHING: FileAttr = FileAttr {
     ino: INodeNo(0),
     size: 0,
     blocks: 0,

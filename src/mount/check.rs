@@ -1,6 +1,6 @@
 //! Before a mount: is the directory fit, can FUSE be used at all?
 //!
-//! Owns: [`directory`], [`cache_beside`], [`fuse_usable`]; after it: [`answers`].
+//! Owns: [`directory`], [`beside`], [`fuse_usable`]; after it: [`answers`].
 //! Invariant: every refusal says what to do. Runs before the fork, so no threads but [`answers`]'s.
 //! Must never know: S3.
 
@@ -75,14 +75,14 @@ fn in_the_way(table: &[Mount], dir: &Path) -> Option<String> {
     ))
 }
 
-/// A disk cache within the mount would be written through the mount itself.
-pub fn cache_beside(cache: &Path, dir: &Path) -> Result<(), Failure> {
+/// A directory of ours within the mount would be written through the mount itself. `option`: what names it.
+pub fn beside(option: &str, ours: &Path, dir: &Path) -> Result<(), Failure> {
     // It need not exist yet: what counts is where it will be made.
-    let real = cache.ancestors().find_map(|above| above.canonicalize().ok());
+    let real = ours.ancestors().find_map(|above| above.canonicalize().ok());
     if real.is_some_and(|real| real.starts_with(dir)) {
         return Err(Failure::new(format_args!(
-            "--cache: {} lies within {}, where the bucket is to be mounted; name a directory elsewhere",
-            cache.display(),
+            "{option}: {} lies within {}, where the bucket is to be mounted; name a directory elsewhere",
+            ours.display(),
             dir.display()
         )));
     }

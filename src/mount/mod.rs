@@ -23,8 +23,10 @@ use crate::error::Error;
 use crate::failure::Failure;
 use crate::fs::Filesystem;
 use crate::fuse::FuseMount;
+use crate::journal::Journal;
 use crate::logging::{self, Log, Target};
 use crate::mountpoint;
+use crate::recover;
 use crate::s3::S3Client;
 
 use signals::Signals;
@@ -68,12 +70,19 @@ impl Plan {
 /// as soon as the mount answers, and the daemon (which returns too, much later) when it has ended.
 pub fn run(mut plan: Plan) -> Result<(), Failure> {
     plan.dir = check::directory(&plan.dir)?;
+    if !plan.config.read_only {
+        check::beside("--staging", &plan.config.staging.dir, &plan.dir)?;
+    }
     if let Some(cache) = &plan.config.disk_cache {
-        check::cache_beside(&cache.dir, &plan.dir)?;
+        check::beside("--cache", &cache.dir, &plan.dir)?;
     }
     check::fuse_usable(plan.config.allow_other)?;
     if plan.fake {
         return Ok(());
+    }
+    let kept = recover::notice(&journal(&plan.config), &plan.config.s3.bucket);
+    if let Some(kept) = &kept {
+        eprintln!("pailfs: {kept}");
     }
     let target = plan.log_target();
     let log = Log::open(&target)?;
@@ -86,6 +95,9 @@ pub fn run(mut plan: Plan) -> Result<(), Failure> {
         }
     };
     logging::init(&log, plan.log_level);
+    if let Some(kept) = &kept {
+        tracing::warn!("{kept}");
+    }
     let served = serve(&plan, &mut ready, &log);
     if let Err(failure) = &served {
         if !plan.foreground || plan.log_file.is_some() {
@@ -151,9 +163,16 @@ async fn prepare(plan: &Plan, handle: tokio::runtime::Handle) -> Result<Arc<File
     let refused = |e: Error| explain::explain(&e, &config.s3);
     let client = S3Client::connect(&config.s3).await.map_err(|e| refused(e.into()))?;
     let disk = open_disk_cache(config)?;
-    let fs = Filesystem::new(config.clone(), client, disk, handle);
+    let fs = Filesystem::new(config.clone(), client, disk, Arc::new(journal(config)), handle);
     fs.probe().await.map_err(refused)?;
+    if !config.read_only {
+        fs.take_over().await.map_err(Failure::new)?;
+    }
     Ok(fs)
+}
+
+fn journal(config: &Config) -> Journal {
+    Journal::new(&config.staging.dir, config.s3.endpoint_url.as_deref(), &config.s3.bucket)
 }
 
 fn open_disk_cache(config: &Config) -> Result<Option<Arc<DiskCache>>, Failure> {

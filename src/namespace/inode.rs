@@ -18,13 +18,13 @@ use super::{Entry, FileInfo, Kind, Listed, Node};
 use crate::key::{self, ROOT_INO};
 
 /// The longest the kernel is told to believe anything: its clock has an end.
-const TTL_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+pub(super) const TTL_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 pub(super) struct Table {
     bucket: String,
     /// The root's key.
     pub(super) prefix: String,
-    ttl: Duration,
+    pub(super) ttl: Duration,
     pub(super) inodes: HashMap<u64, Inode>,
     /// By key: those that any name is known in, or any range. In key order, which is the order of a
     /// walk in depth.
@@ -33,7 +33,7 @@ pub(super) struct Table {
     pub(super) local: HashSet<u64>,
     leaving: Leaving,
     /// Directories that a handle lists: how many handles, and since when.
-    listed: HashMap<String, (usize, Instant)>,
+    pub(super) listed: HashMap<String, (usize, Instant)>,
     /// Answers to what was asked before this are not believed: something was to be asked anew.
     refreshed: Option<Instant>,
     pub(super) memory: Memory,
@@ -183,7 +183,7 @@ impl Table {
     }
 
     /// Whether what S3 has at the name is on its way out, and nothing was made here in its place.
-    fn is_leaving(&self, dir: &str, name: &str) -> bool {
+    pub(super) fn is_leaving(&self, dir: &str, name: &str) -> bool {
         self.leaving.contains(dir, name) && self.child_in(dir, name).is_none()
     }
 
@@ -199,24 +199,6 @@ impl Table {
             Some(slot) if self.is_local(slot.ino) || self.is_fresh(dir, slot.when) => Some(slot.known.node()),
             Some(_) => None,
             None => known.absent_since(name).is_some_and(|asked| self.is_young(asked)).then_some(None),
-        }
-    }
-
-    /// When a directory's whole listing was asked for, if that is known and fresh.
-    pub(super) fn whole_since(&self, dir: &str) -> Option<Instant> {
-        self.dirs.get(dir)?.whole_since().filter(|asked| self.is_young(*asked))
-    }
-
-    pub(super) fn is_young(&self, asked: Instant) -> bool {
-        asked.elapsed() < self.ttl
-    }
-
-    fn is_fresh(&self, dir: &str, when: When) -> bool {
-        let listed_still = || self.listed.get(dir).is_some_and(|(_, since)| when.at >= *since);
-        match when.source {
-            Source::Doubted => false,
-            Source::Listed => self.is_young(when.at) || listed_still(),
-            Source::Asked | Source::Changed => self.is_young(when.at),
         }
     }
 
@@ -563,23 +545,6 @@ impl Table {
         self.memory.sub(INODE_BYTES);
         if inode.unlinked.is_none() {
             self.edit(&inode.dir, |dir| dir.link(&inode.name, 0));
-        }
-    }
-
-    /// A handle begins to list the directory: what it hears stays fresh while it is open; so does what a
-    /// listing had told from `since` on, if the handle is answered from that.
-    pub(super) fn listing_began(&mut self, dir: &str, since: Instant) {
-        let (handles, began) = self.listed.entry(dir.to_owned()).or_insert((0, since));
-        *handles += 1;
-        *began = since.max(*began);
-    }
-
-    pub(super) fn listing_ended(&mut self, dir: &str) {
-        if let Some((handles, _)) = self.listed.get_mut(dir) {
-            *handles -= 1;
-            if *handles == 0 {
-                self.listed.remove(dir);
-            }
         }
     }
 }

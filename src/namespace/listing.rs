@@ -180,6 +180,8 @@ pub struct DirStream {
     ready: VecDeque<Listed>,
     /// What is changed in the directory while it is read is not forgotten meanwhile.
     reading: Option<Question>,
+    /// When what is known was asked for, where it began with that.
+    known: Option<Instant>,
     /// When the listing's first page was asked for.
     begun: Option<Instant>,
     /// Names that only this mount knew when the listing began, given first.
@@ -205,9 +207,36 @@ impl DirStream {
             merge: Merge::new(""),
             ready: VecDeque::new(),
             reading: None,
+            known: None,
             begun: None,
             local: VecDeque::new(),
         }
+    }
+
+    /// When the one listing was asked for that all entries so far are of; none where they are of several.
+    pub fn as_of(&self) -> Option<Instant> {
+        if self.known.is_some() && self.begun.is_some() { None } else { self.known.or(self.begun) }
+    }
+
+    /// Begins now where all is known and fresh, and that for as long as the stream lives. Answers since when.
+    pub fn begin_known(&mut self) -> Option<Instant> {
+        let dir = self.namespace.dir_key(self.ino).ok()?;
+        let asked = self.namespace.lock().whole_since(&dir)?;
+        self.enter(dir);
+        self.know(asked);
+        Some(asked)
+    }
+
+    fn enter(&mut self, dir: String) {
+        self.merge = Merge::new(&dir);
+        self.reading = Some(self.namespace.question(&dir));
+        self.dir = dir;
+    }
+
+    fn know(&mut self, asked: Instant) {
+        self.namespace.lock().listing_began(&self.dir, asked);
+        self.known = Some(asked);
+        self.from = From::Known(String::new());
     }
 
     /// The next entry; none at the end. Its attributes are taken note of.
@@ -239,14 +268,9 @@ impl DirStream {
     }
 
     async fn begin(&mut self) -> Result<(), Error> {
-        self.dir = self.namespace.dir_key(self.ino)?;
-        self.merge = Merge::new(&self.dir);
-        self.reading = Some(self.namespace.question(&self.dir));
+        self.enter(self.namespace.dir_key(self.ino)?);
         match self.namespace.clone().whole(&self.dir).await {
-            Some(asked) => {
-                self.namespace.lock().listing_began(&self.dir, asked);
-                self.from = From::Known(String::new());
-            }
+            Some(asked) => self.know(asked),
             None => {
                 self.namespace.lock().listing_began(&self.dir, Instant::now());
                 self.from = self.ask();

@@ -4,6 +4,8 @@
 //! Owns: [`Namespace::lookup`], [`Namespace::find`], [`Namespace::attributes`].
 //! Invariant: where both `a` and `a/…` exist, `a` is the directory.
 
+use std::time::Duration;
+
 use super::known::Source;
 use super::{Entry, FileInfo, Kind, Listed, Namespace, Node};
 use crate::error::{Error, S3Error, S3ErrorKind};
@@ -17,6 +19,12 @@ impl Namespace {
     pub async fn lookup(&self, parent: u64, name: &str) -> Result<Entry, Error> {
         let node = self.find(parent, name).await?.ok_or(Error::NotFound)?;
         self.enter(parent, name, &node)
+    }
+
+    /// For how long a name that [`Namespace::lookup`] did not find need not be asked for again.
+    pub fn absent_for(&self, parent: u64, name: &str) -> Duration {
+        let table = self.lock();
+        table.key(parent).map_or(Duration::ZERO, |dir| table.absent_for(&dir, name))
     }
 
     /// What stands at `name`, fresh, without a reference: its inode number if it has one.

@@ -8,6 +8,7 @@
 //! Must never know: object bytes, handles' positions, FUSE.
 
 mod dir;
+mod fresh;
 mod inode;
 mod known;
 mod leaving;

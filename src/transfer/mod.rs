@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use walkdir::WalkDir;
@@ -21,16 +22,20 @@ use crate::cache::Budget;
 use crate::config::S3Config;
 use crate::error::Error;
 use crate::failure::Failure;
+use crate::journal::Journal;
 use crate::key::{check_name, content_type_of};
 use crate::progress::{LINE_EVERY, Show};
 use crate::s3::{ListObjectsV2, ObjectHeaders, S3Client};
 use crate::write::plan::Ladder;
+use crate::write::upload::Uploads;
 use tally::Tally;
 
 /// What to copy, and how.
 #[derive(Debug, Clone)]
 pub struct Transfer {
     pub config: S3Config,
+    /// Where it is noted which uploads are under way: those of a killed process are aborted by the bucket's next mount.
+    pub staging_dir: PathBuf,
     pub way: Way,
     /// All that is below, too.
     pub recursive: bool,
@@ -71,6 +76,7 @@ const PIECES_MAX: usize = 32;
 /// What all jobs share.
 struct Shared {
     client: S3Client,
+    uploads: Uploads,
     budget: Budget,
     pieces: Arc<Semaphore>,
     ladder: Ladder,
@@ -107,8 +113,10 @@ pub fn run(transfer: Transfer) -> Result<(), Failure> {
 }
 
 async fn copy(transfer: Transfer) -> Result<(), Failure> {
+    let client = S3Client::connect(&transfer.config).await.map_err(Failure::new)?;
     let shared = Arc::new(Shared {
-        client: S3Client::connect(&transfer.config).await.map_err(Failure::new)?,
+        uploads: uploads(client.clone(), &transfer.staging_dir, &transfer.config),
+        client,
         budget: Budget::new(transfer.memory_bytes_max),
         pieces: Arc::new(Semaphore::new(PIECES_MAX)),
         ladder: Ladder::new(transfer.part_bytes, transfer.memory_bytes_max),
@@ -133,6 +141,12 @@ async fn copy(transfer: Transfer) -> Result<(), Failure> {
         shared.tally.failed(&e);
     }
     shared.tally.end()
+}
+
+/// What uploads are carried out with outside of a mount.
+pub fn uploads(client: S3Client, staging_dir: &Path, config: &S3Config) -> Uploads {
+    let journal = Journal::new(staging_dir, config.endpoint_url.as_deref(), &config.bucket);
+    Uploads { client, runtime: Handle::current(), journal: Arc::new(journal) }
 }
 
 async fn work(shared: Arc<Shared>, mut queue: mpsc::Receiver<Job>, jobs: usize, up: bool) {

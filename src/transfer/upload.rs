@@ -12,7 +12,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::runtime::Handle;
 
 use super::Shared;
 use crate::cache::Permit;
@@ -100,9 +99,9 @@ pub(super) async fn upload(shared: &Shared, path: &Path, key: &str) -> Result<()
         shared.tally.moved(size);
         return Ok(());
     }
-    let mut upload = Upload::create(&shared.client, &Handle::current(), key, &headers).await?;
+    let mut upload = Upload::create(&shared.uploads, key, &headers).await?;
     let sent = match send(shared, &mut source, &mut upload).await {
-        Ok(()) => upload.complete(&Precondition::None).await,
+        Ok(count) => upload.complete(count, &Precondition::None).await,
         Err(e) => Err(e),
     };
     if sent.is_err() {
@@ -111,13 +110,17 @@ pub(super) async fn upload(shared: &Shared, path: &Path, key: &str) -> Result<()
     sent.map(|_| ())
 }
 
-async fn send(shared: &Shared, source: &mut Source, upload: &mut Upload) -> Result<(), Error> {
+/// Answers how many parts there are.
+async fn send(shared: &Shared, source: &mut Source, upload: &mut Upload) -> Result<u32, Error> {
+    let mut count = 0;
     loop {
-        let bytes = shared.ladder.part_bytes(upload.next_number()).ok_or(Error::TooLarge)?;
+        let bytes = shared.ladder.part_bytes(u64::from(count) + 1).ok_or(Error::TooLarge)?;
         let Some(part) = source.part(shared, bytes).await? else { break };
         let bytes = part.len() as u64;
-        upload.send(vec![part]).await?;
+        count += 1;
+        upload.send(count, vec![part]).await?;
         shared.tally.moved(bytes);
     }
-    source.check_unchanged()
+    source.check_unchanged()?;
+    Ok(count)
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pailfs::cache::disk::DiskCache;
-use pailfs::config::Config;
+use pailfs::config::{Config, StagingConfig};
 use pailfs::error::Error;
 use pailfs::fs::{Attr, Filesystem};
+use pailfs::journal::Journal;
 use pailfs::key::ROOT_INO;
 use pailfs::namespace::Kind;
 
@@ -21,6 +22,8 @@ pub struct House {
     pub fs: Arc<Filesystem>,
     /// Where `disk_cache` was set.
     pub disk: Option<Arc<DiskCache>>,
+    pub journal: Arc<Journal>,
+    _staging: tempfile::TempDir,
 }
 
 /// An entry as a directory stream gave it.
@@ -51,6 +54,7 @@ pub fn config_of(fake: &FakeS3) -> Config {
         sync_unlink: false,
         content_type: None,
         disk_cache: None,
+        staging: StagingConfig { dir: "/nonexistent".into(), bytes_max: 1 << 30 },
     }
 }
 
@@ -79,7 +83,9 @@ impl House {
 
     pub fn on(fake: FakeS3, change: impl FnOnce(&mut Config)) -> House {
         let faults = Faults::over(fake.transport());
+        let staging = tempfile::tempdir().expect("a directory");
         let mut config = config_of(&fake);
+        config.staging.dir = staging.path().into();
         change(&mut config);
         config.check().expect("settings that can work");
         let client = client_over(faults.transport(), &config.s3);
@@ -87,8 +93,11 @@ impl House {
             let (url, bucket) = (config.s3.endpoint_url.as_deref(), &config.s3.bucket);
             Arc::new(DiskCache::open(cache, url, bucket).expect("a directory for the cache"))
         });
-        let fs = Filesystem::new(config, client, disk.clone(), tokio::runtime::Handle::current());
-        House { fake, faults, fs, disk }
+        let (url, bucket) = (config.s3.endpoint_url.as_deref(), &config.s3.bucket);
+        let journal = Arc::new(Journal::new(&config.staging.dir, url, bucket));
+        let runtime = tokio::runtime::Handle::current();
+        let fs = Filesystem::new(config, client, disk.clone(), journal.clone(), runtime);
+        House { fake, faults, fs, disk, journal, _staging: staging }
     }
 
     /// What stands at a path, with one reference to it.
@@ -159,7 +168,7 @@ impl House {
         if self.fs.write_now(fh, offset, data)? {
             return Ok(());
         }
-        self.fs.write(fh, offset, data).await
+        self.fs.write(fh, offset, data, false).await
     }
 
     /// `close(2)`.
@@ -227,7 +236,7 @@ impl House {
         let dir = self.enter(path).await?;
         let opened = self.fs.opendir(dir.ino);
         self.leave(dir.ino);
-        let fh = opened?;
+        let fh = opened?.fh;
         let mut all = Vec::new();
         let mut cookie = 0;
         let result = loop {
@@ -316,7 +325,7 @@ impl House {
     /// `pailfs refresh`.
     pub async fn refresh(&self, path: &str) {
         let attr = self.enter(path).await.expect("it is there");
-        let set = self.fs.setxattr(attr.ino, OsStr::new(pailfs::fs::REFRESH)).await;
+        let set = self.fs.refresh(attr.ino).await;
         self.leave(attr.ino);
         set.expect("it is known");
     }

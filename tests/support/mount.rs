@@ -130,6 +130,7 @@ impl Options {
         command.arg("mount");
         command.args(["--endpoint-url", &self.endpoint, "--region", REGION]);
         command.arg("--log-file").arg(log);
+        command.arg("--staging").arg(log.with_file_name("staging"));
         command.args(&self.args).arg(&self.bucket).arg(dir);
         clean_environment(&mut command);
         with_credentials(&mut command);

@@ -1,0 +1,264 @@
+//! Intentions on the local disk, so that what a crash interrupts is finished or undone, and bytes that could not be
+//! sent are kept.
+//!
+//! Owns: [`Journal`] (what one mount has begun and not ended), [`Intent`], [`Kept`]. `place` is the directory and who
+//! lives there, `log` the file, `record` its lines (pure), `kept` the bytes kept for `pailfs recover`.
+//! Invariants: what [`Journal::begin`] answered for is found after the process was killed, and after
+//! [`Journal::sync`] also when the machine was; a journal is taken over only when its mount is dead, by one mount; no
+//! more than [`OPEN_MAX`] intentions are open, and the file is never much larger than they are.
+//! Must never know: S3, what finishing or undoing an intention takes. Everything but [`Journal::sync`] blocks on the
+//! local disk: beginning and ending for the time of a `write`, the rest longer.
+
+mod kept;
+mod log;
+mod place;
+mod record;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use serde::{Deserialize, Serialize};
+
+pub use kept::{Base, Kept, KeptHeaders, KeptItem, Staged};
+use log::Log;
+use place::{Owner, Place};
+use record::Record;
+
+/// Intentions open at once, at most: what one rename of a tree, and the uploads of all files open at once, need.
+pub const OPEN_MAX: usize = 20_000;
+
+/// What is to be finished or undone if it is found begun and not ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Intent {
+    /// A multipart upload that was begun here: to be aborted.
+    Upload { key: String, upload_id: String },
+    /// The objects below `from` are copied below `to` (both end in `/`); once that is committed, those below `from` go.
+    Rename { from: String, to: String },
+}
+
+/// An intention that is begun and not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Open {
+    pub id: u64,
+    pub intent: Intent,
+    /// Past the point from which it is to be finished, not undone.
+    pub committed: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    #[error("--staging: {} cannot be used: {source}", path.display())]
+    Disk { path: PathBuf, source: io::Error },
+    #[error("--staging: {} {problem}", path.display())]
+    Unfit { path: PathBuf, problem: String },
+    #[error("the journal is full: {OPEN_MAX} operations are under way")]
+    Full,
+    #[error("{} files are kept for `pailfs recover` already, and no more can be", kept::KEPT_MAX)]
+    KeptFull,
+}
+
+/// One mount's journal. Nothing is written before the first intention.
+pub struct Journal {
+    place: Place,
+    /// Held while a record is written; no other lock is taken under it.
+    state: Mutex<State>,
+    /// Up to which record the disk has them; held across an fsync, so that one answers all who wait.
+    synced: Arc<tokio::sync::Mutex<u64>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// None until something was begun.
+    home: Option<Home>,
+    open: BTreeMap<u64, Open>,
+    next: u64,
+    /// Records written since the mount began.
+    written: u64,
+}
+
+/// Where this mount lives in the staging directory.
+struct Home {
+    log: Log,
+    // Dropped last: who finds it unlocked may take the log over.
+    owner: Owner,
+}
+
+/// What the journal holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalStats {
+    /// Intentions begun and not ended.
+    pub open: usize,
+    /// Of the file.
+    pub bytes: u64,
+    /// Records written since the mount began.
+    pub written: u64,
+}
+
+impl Journal {
+    /// `staging`: the directory for all buckets; a bucket has its own within, by the name of its server as well.
+    pub fn new(staging: &Path, endpoint: Option<&str>, bucket: &str) -> Journal {
+        Journal {
+            place: Place::new(staging, endpoint, bucket),
+            state: Mutex::default(),
+            synced: Arc::default(),
+        }
+    }
+
+    /// Makes the directory and this mount's part of it, so that what stands in the way is found early.
+    pub fn prepare(&self) -> Result<(), JournalError> {
+        self.home(&mut self.lock()).map(|_| ())
+    }
+
+    /// A directory for files that this mount stages. It goes with the mount: whatever is in it when the mount has died
+    /// was acknowledged by nobody.
+    pub fn scratch(&self) -> Result<PathBuf, JournalError> {
+        Ok(self.home(&mut self.lock())?.owner.dir().to_owned())
+    }
+
+    /// Takes note of an intention before it is carried out. A killed process leaves it to the next mount; only after
+    /// [`Journal::sync`] does a lost machine as well.
+    pub fn begin(&self, intent: Intent) -> Result<u64, JournalError> {
+        let mut state = self.lock();
+        if state.open.len() >= OPEN_MAX {
+            return Err(JournalError::Full);
+        }
+        let id = state.next;
+        self.write(&mut state, &Record::Begin { id, intent: intent.clone() })?;
+        state.next += 1;
+        state.open.insert(id, Open { id, intent, committed: false });
+        Ok(id)
+    }
+
+    /// From now on the intention is to be finished, not undone.
+    pub fn commit(&self, id: u64) -> Result<(), JournalError> {
+        let mut state = self.lock();
+        self.write(&mut state, &Record::Commit { id })?;
+        if let Some(open) = state.open.get_mut(&id) {
+            open.committed = true;
+        }
+        Ok(())
+    }
+
+    /// The intention was carried out, or undone. If this cannot be written it is looked at once more by the next mount,
+    /// to no effect.
+    pub fn end(&self, id: u64) {
+        let mut state = self.lock();
+        if state.open.remove(&id).is_none() {
+            return;
+        }
+        if let Err(e) = self.write(&mut state, &Record::End { id }) {
+            tracing::warn!("{e}");
+        }
+    }
+
+    /// Answers when the disk has all that was written before this was called.
+    pub async fn sync(&self) -> Result<(), JournalError> {
+        let upto = self.lock().written;
+        let mut synced = self.synced.clone().lock_owned().await;
+        if *synced >= upto {
+            return Ok(());
+        }
+        let (now, disk) = {
+            let state = self.lock();
+            let Some(home) = &state.home else { return Ok(()) };
+            (state.written, home.log.disk())
+        };
+        // The lock goes along: who waits for it need not sync again.
+        let task = tokio::task::spawn_blocking(move || disk.sync().map(|()| *synced = now));
+        let done = task.await.unwrap_or_else(|e| Err(io::Error::other(e)));
+        done.map_err(|e| self.place.disk_error(e))
+    }
+
+    /// Takes over what dead mounts of the bucket left, and answers all that is open now. What their mounts had staged
+    /// and nobody kept is removed. What cannot be read is logged and left alone.
+    pub fn adopt(&self) -> Result<Vec<Open>, JournalError> {
+        for dead in self.place.dead()? {
+            if let Err(e) = self.adopt_one(&dead) {
+                tracing::error!("what an earlier mount left is left alone: {e}");
+            }
+        }
+        Ok(self.lock().open.values().cloned().collect())
+    }
+
+    fn adopt_one(&self, dead: &Owner) -> Result<(), JournalError> {
+        let failed = |e| self.place.disk_error(e);
+        let left = Log::read(&dead.journal()).map_err(failed)?;
+        let mut state = self.lock();
+        if state.open.len() + left.len() > OPEN_MAX {
+            return Err(JournalError::Full);
+        }
+        for Open { intent, committed, .. } in left {
+            let id = state.next;
+            self.write(&mut state, &Record::Begin { id, intent: intent.clone() })?;
+            if committed {
+                self.write(&mut state, &Record::Commit { id })?;
+            }
+            state.next += 1;
+            state.open.insert(id, Open { id, intent, committed });
+        }
+        // Theirs goes only when ours will be found.
+        if let Some(home) = &state.home {
+            home.log.disk().sync().map_err(failed)?;
+        }
+        dead.remove().map_err(failed)
+    }
+
+    /// Keeps bytes that could not be sent for `pailfs recover`. When this answers, the disk has them; `staged` must not
+    /// change any more. Blocks as long as the disk takes.
+    pub fn keep(&self, kept: &Kept, staged: Staged<'_>) -> Result<KeptItem, JournalError> {
+        let scratch = self.scratch()?;
+        kept::keep(&self.place, &scratch, kept, staged)
+    }
+
+    /// What is kept for `pailfs recover`, the oldest first. Each item is what it was when it was kept; one that does
+    /// not read as such is logged and left alone.
+    pub fn kept(&self) -> Result<Vec<KeptItem>, JournalError> {
+        kept::list(&self.place)
+    }
+
+    pub fn stats(&self) -> JournalStats {
+        let state = self.lock();
+        let bytes = state.home.as_ref().map_or(0, |home| home.log.bytes());
+        JournalStats { open: state.open.len(), bytes, written: state.written }
+    }
+
+    fn write(&self, state: &mut State, record: &Record) -> Result<(), JournalError> {
+        self.home(state)?;
+        let State { home, open, written, .. } = state;
+        let home = home.as_mut().expect("just made");
+        home.log.append(record, open).map_err(|e| self.place.disk_error(e))?;
+        *written += 1;
+        Ok(())
+    }
+
+    fn home<'s>(&self, state: &'s mut State) -> Result<&'s Home, JournalError> {
+        if state.home.is_none() {
+            let owner = self.place.enter()?;
+            let log = Log::create(&owner.journal()).map_err(|e| self.place.disk_error(e))?;
+            state.home = Some(Home { log, owner });
+        }
+        Ok(state.home.as_ref().expect("just made"))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Drop for Journal {
+    /// A mount that ends with nothing open leaves nothing behind.
+    fn drop(&mut self) {
+        let state = self.lock();
+        if let Some(home) = state.home.as_ref().filter(|_| state.open.is_empty())
+            && let Err(e) = home.owner.remove()
+        {
+            tracing::warn!("the journal's directory is left behind: {e}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

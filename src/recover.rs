@@ -1,0 +1,250 @@
+//! `pailfs recover`: what is kept because it could not be sent, shown, sent, exported or discarded.
+//!
+//! Owns: [`Recover`] and [`run`]; what is shown of a kept file; [`notice`], the line a mount says at its start.
+//! Invariants: an item is discarded only when S3 has it or the person said so; one that another command is at work on
+//! is left alone.
+//! Must never know: how bytes are kept or sent.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytesize::ByteSize;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::config::S3Config;
+use crate::error::Error;
+use crate::failure::Failure;
+use crate::journal::{Journal, KeptItem};
+use crate::key;
+use crate::s3::S3Client;
+use crate::write::recover::{Content, send};
+use crate::write::upload::Uploads;
+
+/// What is to be done with what is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    List,
+    Retry,
+    /// Below this directory, which is absolute.
+    Export(PathBuf),
+    Discard,
+}
+
+#[derive(Debug, Clone)]
+pub struct Recover {
+    pub s3: S3Config,
+    /// Absolute.
+    pub staging_dir: PathBuf,
+    /// Keys, or names of items; none: all.
+    pub names: Vec<String>,
+    pub action: Action,
+    /// Show errors only.
+    pub quiet: bool,
+}
+
+/// Errors: nothing is kept under a name; something could not be done, which stderr has named.
+pub fn run(recover: &Recover) -> Result<(), Failure> {
+    let (url, bucket) = (recover.s3.endpoint_url.as_deref(), &recover.s3.bucket);
+    let journal = Arc::new(Journal::new(&recover.staging_dir, url, bucket));
+    let items = chosen(journal.kept().map_err(Failure::new)?, &recover.names)?;
+    match &recover.action {
+        Action::List => show_all(&items, bucket),
+        Action::Discard => each(items, "could not be discarded", |item| {
+            item.discard().map_err(|e| Error::Io(format!("the local disk: {e}")))
+        }),
+        Action::Retry | Action::Export(_) if items.is_empty() => show_all(&items, bucket),
+        Action::Retry => {
+            let (runtime, uploads) = connect(&recover.s3, journal)?;
+            each(items, "was not sent", |item| runtime.block_on(retry(&uploads, item, recover.quiet)))
+        }
+        Action::Export(dir) => {
+            let (runtime, uploads) = connect(&recover.s3, journal)?;
+            each(items, "was not exported", |item| {
+                runtime.block_on(export(&uploads.client, &item, dir, recover.quiet))
+            })
+        }
+    }
+}
+
+/// What a mount says of what waits for its bucket, if anything does.
+pub fn notice(journal: &Journal, bucket: &str) -> Option<String> {
+    let items = match journal.kept() {
+        Ok(items) => items,
+        Err(e) => return Some(format!("cannot see whether anything is kept for `pailfs recover`: {e}")),
+    };
+    let first = items.first()?;
+    let more = match items.len() {
+        1 => String::new(),
+        count => format!(" and {} more", count - 1),
+    };
+    let key = first.kept.key.escape_debug();
+    Some(format!(
+        "{key}{more} could not be sent by an earlier mount and is kept: see `pailfs recover {bucket}`"
+    ))
+}
+
+fn chosen(items: Vec<KeptItem>, names: &[String]) -> Result<Vec<KeptItem>, Failure> {
+    let is = |item: &KeptItem, name: &String| *name == item.kept.key || name == item.name();
+    if let Some(name) = names.iter().find(|name| !items.iter().any(|item| is(item, name))) {
+        return Err(Failure::new(format_args!("nothing is kept under the name {}", name.escape_debug())));
+    }
+    let wanted = |item: &KeptItem| names.is_empty() || names.iter().any(|name| is(item, name));
+    Ok(items.into_iter().filter(wanted).collect())
+}
+
+fn connect(s3: &S3Config, journal: Arc<Journal>) -> Result<(tokio::runtime::Runtime, Uploads), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Failure::new(format_args!("cannot start threads: {e}")))?;
+    let client = runtime.block_on(S3Client::connect(s3)).map_err(Failure::new)?;
+    let uploads = Uploads { client, runtime: runtime.handle().clone(), journal };
+    Ok((runtime, uploads))
+}
+
+/// One after the other; those that fail are named, and do not stop the others.
+fn each(
+    items: Vec<KeptItem>,
+    failed: &str,
+    mut act: impl FnMut(KeptItem) -> Result<(), Error>,
+) -> Result<(), Failure> {
+    let (all, mut failures) = (items.len(), 0);
+    for item in items {
+        let key = item.kept.key.escape_debug().to_string();
+        let done = match item.claim() {
+            Ok(Some(claim)) => {
+                let done = act(item);
+                drop(claim);
+                done
+            }
+            Ok(None) => Err(Error::Busy("another `pailfs recover` is at work on it")),
+            Err(e) => Err(Error::Io(format!("the local disk: {e}"))),
+        };
+        if let Err(e) = done {
+            failures += 1;
+            eprintln!("pailfs: {}", Failure::new(format_args!("{key} {failed}: {}", explain(&e))));
+        }
+    }
+    if failures > 0 {
+        return Err(Failure::new(format_args!("{failures} of {all} {failed}, and stay kept")));
+    }
+    Ok(())
+}
+
+/// With what is to be done next.
+fn explain(e: &Error) -> String {
+    match e {
+        Error::Stale | Error::NotFound | Error::Exists => format!(
+            "{e} (what is in S3 is not what it was when the bytes were kept): --export it, compare the two, then \
+             --discard it"
+        ),
+        _ => e.to_string(),
+    }
+}
+
+async fn retry(uploads: &Uploads, item: KeptItem, quiet: bool) -> Result<(), Error> {
+    let bar = bar(&item, quiet);
+    let sent = send(uploads, &item, &|bytes| bar.inc(bytes)).await;
+    bar.finish_and_clear();
+    sent?;
+    let key = item.kept.key.escape_debug().to_string();
+    item.discard().map_err(|e| Error::Io(format!("it was sent, but stays kept: {e}")))?;
+    say(quiet, &format!("{key} was sent"));
+    Ok(())
+}
+
+async fn export(client: &S3Client, item: &KeptItem, dir: &Path, quiet: bool) -> Result<(), Error> {
+    let path = place_of(dir, &item.kept.key)?;
+    let failed = |e: std::io::Error| Error::Io(format!("{}: {e}", path.display()));
+    let file = new_file(&path).map_err(failed)?;
+    let content = Content::open(client, item).map_err(failed)?;
+    let bar = bar(item, quiet);
+    let exported = content.export(&file, &|bytes| bar.inc(bytes)).await;
+    bar.finish_and_clear();
+    match exported {
+        Ok(()) => {
+            file.sync_all().map_err(failed)?;
+            say(quiet, &format!("{} was written", path.display()));
+            Ok(())
+        }
+        // What was written can be had all the same.
+        Err(Error::Stale | Error::NotFound) => {
+            file.set_len(0).map_err(failed)?;
+            content.export_kept_alone(&file)?;
+            file.sync_all().map_err(failed)?;
+            Err(Error::Io(format!(
+                "the version that it is an edit of is in S3 no more; {} holds what was written, at its offsets, and \
+                 zeros elsewhere",
+                path.display()
+            )))
+        }
+        Err(e) => {
+            std::fs::remove_file(&path).map_err(failed)?;
+            Err(e)
+        }
+    }
+}
+
+/// Below `dir`, whatever the key is.
+fn place_of(dir: &Path, key: &str) -> Result<PathBuf, Error> {
+    let mut names = key.split('/').map(|name| key::check_name(name.as_bytes()));
+    names.try_fold(dir.to_owned(), |path, name| Ok(path.join(name?)))
+}
+
+fn new_file(path: &Path) -> std::io::Result<File> {
+    if let Some(above) = path.parent() {
+        DirBuilder::new().mode(0o700).recursive(true).create(above)?;
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+fn bar(item: &KeptItem, quiet: bool) -> ProgressBar {
+    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let style = ProgressStyle::with_template("{wide_msg} {binary_bytes} of {binary_total_bytes} {bar:20}");
+    let style = style.expect("a template that is known");
+    let bar = ProgressBar::with_draw_target(Some(item.kept.size), target).with_style(style);
+    bar.with_message(item.kept.key.escape_debug().to_string())
+}
+
+fn say(quiet: bool, line: &str) {
+    if !quiet {
+        eprintln!("{line}");
+    }
+}
+
+fn show_all(items: &[KeptItem], bucket: &str) -> Result<(), Failure> {
+    let mut text = String::new();
+    if items.is_empty() {
+        text = format!("nothing is kept for {bucket}\n");
+    }
+    items.iter().for_each(|item| text += &shown(item));
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(e)),
+        _ => Ok(()), // who reads no further has seen enough
+    }
+}
+
+/// A block of lines, the first one the key.
+fn shown(item: &KeptItem) -> String {
+    let kept = &item.kept;
+    let written: u64 = kept.ranges.iter().map(|range| range.end - range.start).sum();
+    let size = |bytes: u64| ByteSize(bytes).display().iec();
+    let over = match &kept.base {
+        Some(base) => {
+            format!("an edit of version {} ({})", base.etag.trim_matches('"').escape_debug(), size(base.size))
+        }
+        None if kept.exclusive => "a new file".into(),
+        None => "a new file, or in place of what was there".into(),
+    };
+    format!(
+        "{}\n  name:   {}\n  size:   {}, of which {} were written\n  is:     {over}\n  kept:   {}\n  reason: {}\n",
+        kept.key.escape_debug(),
+        item.name(),
+        size(kept.size),
+        size(written),
+        humantime::format_rfc3339_seconds(kept.at.max(SystemTime::UNIX_EPOCH)),
+        Failure::new(&kept.reason),
+    )
+}

@@ -1,0 +1,328 @@
+//! Bytes that were kept because they could not be sent: sending them after all, and reading the file they make.
+//!
+//! Owns: [`Content`] (the whole of a kept file, put together from what was kept, its base and zeros) and [`send`].
+//! Invariants: what is sent is guarded as it was when it was kept; the base is read at its version or not at all; an
+//! object appears whole or not at all.
+//! Must never know: how items are listed or shown.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::upload::{Uploads, abort};
+use crate::config::{COPY_BYTES_MAX, OBJECT_BYTES_MAX, PART_BYTES_MIN, PARTS_MAX};
+use crate::error::{Error, S3ErrorKind};
+use crate::journal::{Intent, Kept, KeptItem};
+use crate::s3::{CopySource, ObjectHeaders, Precondition, S3Client, UploadedPart, Written};
+
+/// Read and handed on at a time, in bytes.
+const PIECE_BYTES: u64 = 1 << 20;
+/// Parts are at least this large, in bytes, and files up to it are one PUT.
+const PART_BYTES: u64 = 8 << 20;
+/// Parts under way at once; each is held in memory.
+const PARTS_IN_FLIGHT: usize = 4;
+
+/// Told how many more bytes are done.
+pub type Progress<'a> = &'a (dyn Fn(u64) + Sync);
+
+/// Where a stretch of a kept file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum From {
+    Kept,
+    Base,
+    Nowhere,
+}
+
+/// The stretches of `range`, end to end.
+fn stretches(kept: &Kept, range: Range<u64>) -> Vec<(Range<u64>, From)> {
+    let base_end = kept.base.as_ref().map_or(0, |base| base.size);
+    let mut found = Vec::new();
+    let mut push = |range: Range<u64>, from| {
+        if !range.is_empty() {
+            found.push((range, from));
+        }
+    };
+    let mut at = range.start;
+    let below = |push: &mut dyn FnMut(Range<u64>, From), range: Range<u64>| {
+        let middle = base_end.clamp(range.start, range.end);
+        push(range.start..middle, From::Base);
+        push(middle..range.end, From::Nowhere);
+    };
+    for written in &kept.ranges {
+        let (start, end) = (written.start.clamp(at, range.end), written.end.clamp(at, range.end));
+        if start < end {
+            below(&mut push, at..start);
+            push(start..end, From::Kept);
+            at = end;
+        }
+    }
+    below(&mut push, at..range.end);
+    found
+}
+
+/// The whole of a kept file.
+pub struct Content<'a> {
+    client: &'a S3Client,
+    kept: &'a Kept,
+    file: File,
+}
+
+impl<'a> Content<'a> {
+    pub fn open(client: &'a S3Client, item: &'a KeptItem) -> io::Result<Content<'a>> {
+        Ok(Content { client, kept: &item.kept, file: File::open(item.bytes())? })
+    }
+
+    /// The bytes of `range`, in pieces.
+    ///
+    /// Errors: [`Error::Stale`] or [`Error::NotFound`] where the base is not what it was.
+    async fn read(
+        &self,
+        range: Range<u64>,
+        take: &mut (dyn FnMut(Bytes) -> io::Result<()> + Send),
+    ) -> Result<(), Error> {
+        for (range, from) in stretches(self.kept, range) {
+            match (from, &self.kept.base) {
+                (From::Base, Some(base)) => {
+                    let get = self.client.get_object(&self.kept.key, Some(range), Some(&base.etag)).await;
+                    let mut object = get.map_err(is_it_the_base)?;
+                    while let Some(frame) = object.body.frame().await.map_err(is_it_the_base)? {
+                        take(frame).map_err(disk_error)?;
+                    }
+                }
+                (from, _) => {
+                    let mut at = range.start;
+                    while at < range.end {
+                        let mut piece =
+                            vec![0; usize::try_from(PIECE_BYTES.min(range.end - at)).unwrap_or(0)];
+                        if from == From::Kept {
+                            self.file.read_exact_at(&mut piece, at).map_err(disk_error)?;
+                        }
+                        at += piece.len() as u64;
+                        take(Bytes::from(piece)).map_err(disk_error)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the whole file, in order.
+    ///
+    /// Errors: as [`send`], and what the local disk says.
+    pub async fn export(&self, to: &File, progress: Progress<'_>) -> Result<(), Error> {
+        let mut at = 0;
+        let mut take = |piece: Bytes| {
+            to.write_all_at(&piece, at)?;
+            at += piece.len() as u64;
+            progress(piece.len() as u64);
+            Ok(())
+        };
+        self.read(0..self.kept.size, &mut take).await
+    }
+
+    /// Writes what was kept, at its offsets, and nothing of the base.
+    pub fn export_kept_alone(&self, to: &File) -> Result<(), Error> {
+        let ranges = self.kept.ranges.iter();
+        let copied = ranges.clone().try_for_each(|range| {
+            let mut at = range.start;
+            while at < range.end {
+                let mut piece = vec![0; usize::try_from(PIECE_BYTES.min(range.end - at)).unwrap_or(0)];
+                self.file.read_exact_at(&mut piece, at)?;
+                to.write_all_at(&piece, at)?;
+                at += piece.len() as u64;
+            }
+            Ok(())
+        });
+        copied.and_then(|()| to.set_len(self.kept.size)).map_err(disk_error)
+    }
+
+    async fn payload(&self, range: Range<u64>) -> Result<Vec<Bytes>, Error> {
+        let mut payload = Vec::new();
+        self.read(range, &mut |piece| {
+            payload.push(piece);
+            Ok(())
+        })
+        .await?;
+        Ok(payload)
+    }
+
+    /// One part: copied on the server's side where all of it is the base's.
+    async fn send_part(
+        &self,
+        upload_id: &str,
+        number: u32,
+        range: Range<u64>,
+    ) -> Result<UploadedPart, Error> {
+        let key = &self.kept.key;
+        if let ([(all, From::Base)], Some(base)) = (&stretches(self.kept, range.clone())[..], &self.kept.base)
+            && (PART_BYTES_MIN..=COPY_BYTES_MAX).contains(&(all.end - all.start))
+        {
+            let source = CopySource {
+                bucket: self.client.bucket().into(),
+                key: key.clone(),
+                if_match: Some(base.etag.clone()),
+                ..CopySource::default()
+            };
+            let copied = self.client.upload_part_copy(&source, range, key, upload_id, number).await;
+            return copied.map_err(is_it_the_base);
+        }
+        let payload = self.payload(range).await?;
+        Ok(self.client.upload_part(key, upload_id, number, payload).await?)
+    }
+}
+
+fn is_it_the_base(e: crate::error::S3Error) -> Error {
+    match e.kind {
+        S3ErrorKind::PreconditionFailed => Error::Stale,
+        S3ErrorKind::NoSuchKey => Error::NotFound,
+        _ => e.into(),
+    }
+}
+
+fn disk_error(e: io::Error) -> Error {
+    Error::Io(format!("the local disk: {e}"))
+}
+
+/// Sends a kept file.
+///
+/// Errors: [`Error::Stale`] or [`Error::NotFound`] where the object is not what it was when the bytes were kept,
+/// [`Error::Exists`] where it was to be new.
+pub async fn send(uploads: &Uploads, item: &KeptItem, progress: Progress<'_>) -> Result<Written, Error> {
+    let kept = &item.kept;
+    let guard = guard(uploads, kept).await?;
+    let content = Content::open(&uploads.client, item).map_err(disk_error)?;
+    let headers = headers(kept);
+    let sent = if kept.size <= PART_BYTES {
+        let payload = content.payload(0..kept.size).await?;
+        let put = uploads.client.put_object(&kept.key, payload, &headers, &guard).await;
+        progress(kept.size);
+        put.map_err(Error::from)
+    } else {
+        send_in_parts(uploads, &content, &headers, &guard, progress).await
+    };
+    sent.map_err(|e| match e.s3_kind() {
+        Some(S3ErrorKind::PreconditionFailed) if kept.exclusive => Error::Exists,
+        Some(S3ErrorKind::PreconditionFailed) => Error::Stale,
+        _ => e,
+    })
+}
+
+/// An edit goes over the version it is of. A file that replaced what was there does so still, unless that came later.
+async fn guard(uploads: &Uploads, kept: &Kept) -> Result<Precondition, Error> {
+    match &kept.base {
+        Some(base) => Ok(Precondition::Etag(base.etag.clone())),
+        None if kept.exclusive => Ok(Precondition::Absent),
+        None => match uploads.client.head_object(&kept.key).await {
+            Ok(head) if head.last_modified > kept.at => Err(Error::Stale),
+            Ok(head) => Ok(Precondition::Etag(head.etag)),
+            Err(e) if e.kind == S3ErrorKind::NoSuchKey => Ok(Precondition::Absent),
+            Err(e) => Err(e.into()),
+        },
+    }
+}
+
+fn headers(kept: &Kept) -> ObjectHeaders {
+    let kept = kept.headers.clone();
+    ObjectHeaders {
+        content_type: kept.content_type,
+        storage_class: kept.storage_class,
+        metadata: kept.metadata,
+        headers: kept.headers,
+    }
+}
+
+async fn send_in_parts(
+    uploads: &Uploads,
+    content: &Content<'_>,
+    headers: &ObjectHeaders,
+    guard: &Precondition,
+    progress: Progress<'_>,
+) -> Result<Written, Error> {
+    let Uploads { client, journal, .. } = uploads;
+    let (key, size) = (&content.kept.key, content.kept.size);
+    if size > OBJECT_BYTES_MAX {
+        return Err(Error::TooLarge);
+    }
+    let part_bytes = PART_BYTES.max(size.div_ceil(PARTS_MAX));
+    let upload_id = client.create_multipart_upload(key, headers).await?;
+    let noted = journal.begin(Intent::Upload { key: key.clone(), upload_id: upload_id.clone() });
+    let noted = noted.inspect_err(|e| tracing::warn!(key, "a crash would leave this upload behind: {e}"));
+    let send = |number: u32| {
+        let start = u64::from(number - 1) * part_bytes;
+        let range = start..size.min(start + part_bytes);
+        let (upload_id, bytes) = (&upload_id, range.end - range.start);
+        async move {
+            let part = content.send_part(upload_id, number, range).await?;
+            progress(bytes);
+            Ok::<_, Error>(part)
+        }
+    };
+    let count = u32::try_from(size.div_ceil(part_bytes)).expect("at most 10,000");
+    let parts = stream::iter((1..=count).map(send)).buffered(PARTS_IN_FLIGHT).try_collect::<Vec<_>>().await;
+    let sent = match parts {
+        Ok(parts) => {
+            client.complete_multipart_upload(key, &upload_id, &parts, guard).await.map_err(Error::from)
+        }
+        Err(e) => Err(e),
+    };
+    let over = sent.is_ok() || abort(client, key, &upload_id).await.is_ok();
+    if let (Ok(noted), true) = (noted, over) {
+        journal.end(noted);
+    }
+    sent
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::journal::{Base, KeptHeaders};
+
+    proptest! {
+        #[test]
+        fn stretches_tile_and_what_was_written_hides_the_base(
+            cuts in prop::collection::vec(0u64..100, 0..8),
+            base in 0u64..120,
+            size in 0u64..120,
+            from in 0u64..120,
+            len in 0u64..120,
+        ) {
+            let mut cuts = cuts;
+            cuts.sort_unstable();
+            let ranges: Vec<Range<u64>> = cuts.chunks_exact(2).map(|c| c[0]..c[1]).collect();
+            let kept = Kept {
+                key: "k".into(),
+                base: Some(Base { etag: String::new(), size: base }),
+                exclusive: false,
+                size,
+                ranges: ranges.clone(),
+                headers: KeptHeaders::default(),
+                reason: String::new(),
+                at: SystemTime::UNIX_EPOCH,
+            };
+            let range = from..from + len;
+            let mut at = range.start;
+            for (stretch, source) in stretches(&kept, range.clone()) {
+                prop_assert_eq!(stretch.start, at);
+                prop_assert!(stretch.end > stretch.start);
+                for byte in stretch.clone() {
+                    let expected = match () {
+                        () if ranges.iter().any(|r| r.contains(&byte)) => From::Kept,
+                        () if byte < base => From::Base,
+                        () => From::Nowhere,
+                    };
+                    prop_assert_eq!(source, expected);
+                }
+                at = stretch.end;
+            }
+            prop_assert_eq!(at, range.end);
+        }
+    }
+}

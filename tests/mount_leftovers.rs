@@ -1,0 +1,115 @@
+//! The daemon is killed, and what the next mount makes of what it left.
+#![cfg(feature = "servers")]
+
+mod support;
+
+use std::fs::File;
+use std::io::Write as _;
+use std::process::Command;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use pailfs::journal::{Journal, Kept, KeptHeaders, Staged};
+use support::aws::{clean_environment, s3api_ok, with_credentials};
+use support::bytes::{assert_same_bytes, pattern};
+use support::mount::{Mount, Options, Said, pailfs, run, wait_until};
+use support::servers::{Kind, REGION, Server, shared};
+
+const MIB: usize = 1 << 20;
+
+fn mount_in(staging: &std::path::Path, server: &Server, bucket: &str) -> Mount {
+    let options = Options::new(server, bucket).args(["--part-size", "5MiB"]);
+    options.arg("--staging").arg(staging).mount()
+}
+
+fn a_killed_daemon_leaves_no_upload_behind(kind: Kind) {
+    let server = shared(kind);
+    let bucket = server.bucket("killed");
+    let staging = tempfile::tempdir().expect("a directory");
+    let create = ["create-multipart-upload", "--bucket", &bucket, "--key", "large"];
+    s3api_ok(&server.endpoint, &create);
+    let mut boto = server.boto();
+    let foreign = boto.uploads(&bucket);
+    assert_eq!(foreign.len(), 1);
+
+    let data = pattern(3, 20 * MIB);
+    let mount = mount_in(staging.path(), server, &bucket);
+    let mut file = File::create(mount.path("large")).expect("an open");
+    file.write_all(&data).expect("a write");
+    wait_until("its upload is begun", || boto.uploads(&bucket).len() == 2);
+    mount.kill_daemon();
+    drop(file);
+    assert_eq!(boto.uploads(&bucket).len(), 2, "nobody aborted it");
+
+    let next = mount_in(staging.path(), server, &bucket);
+    wait_until("ours is aborted", || boto.uploads(&bucket) == foreign);
+    // It serves all the while.
+    std::fs::write(next.path("large"), &data).expect("a write");
+    next.umount();
+    assert_same_bytes(&boto.get(&bucket, "large"), &data, "written again");
+    assert_eq!(boto.uploads(&bucket), foreign);
+}
+
+#[test]
+fn seaweedfs_a_killed_daemon_leaves_no_upload_behind() {
+    a_killed_daemon_leaves_no_upload_behind(Kind::SeaweedFs);
+}
+
+#[test]
+fn moto_a_killed_daemon_leaves_no_upload_behind() {
+    a_killed_daemon_leaves_no_upload_behind(Kind::Moto);
+}
+
+#[test]
+fn moto_what_could_not_be_sent_is_named_by_the_next_mount_and_recovered() {
+    let server = shared(Kind::Moto);
+    let bucket = server.bucket("kept");
+    let staging = tempfile::tempdir().expect("a directory");
+    let journal = Journal::new(staging.path(), Some(&server.endpoint), &bucket);
+    let data = pattern(5, 20 * MIB);
+    for (key, len) in [("dir/small", 10), ("large", data.len())] {
+        let kept = Kept {
+            key: key.into(),
+            base: None,
+            exclusive: false,
+            size: len as u64,
+            ranges: vec![0..5, 5..len as u64],
+            headers: KeptHeaders::default(),
+            reason: "the server was gone".into(),
+            at: SystemTime::now(),
+        };
+        let bytes = Bytes::copy_from_slice(&data[..len]);
+        journal.keep(&kept, Staged::Memory(&[bytes])).expect("it is kept");
+    }
+    let mount = mount_in(staging.path(), server, &bucket);
+    let notice =
+        "dir/small and 1 more could not be sent by an earlier mount and is kept: see `pailfs recover";
+    assert!(mount.log_text().contains(notice), "{}", mount.log_text());
+    mount.umount();
+
+    let recover = |args: &[&str]| -> Said {
+        let mut command = Command::new(pailfs());
+        command.args(["recover", &bucket, "--endpoint-url", &server.endpoint, "--region", REGION]);
+        command.arg("--staging").arg(staging.path()).args(args);
+        clean_environment(&mut command);
+        with_credentials(&mut command);
+        run(&mut command)
+    };
+    let to = tempfile::tempdir().expect("a directory");
+    let said = recover(&["--export", to.path().to_str().expect("UTF-8")]);
+    assert!(said.status.success(), "{said:?}");
+    assert_same_bytes(&std::fs::read(to.path().join("large")).expect("it was written"), &data, "exported");
+    assert_eq!(std::fs::read(to.path().join("dir/small")).expect("it was written"), &data[..10]);
+    let again = recover(&["--export", to.path().to_str().expect("UTF-8"), "large"]);
+    assert!(
+        again.status.code() == Some(1) && again.stderr.contains("exists"),
+        "nothing is overwritten: {again:?}"
+    );
+    let said = recover(&["--retry"]);
+    assert!(said.status.success(), "{said:?}");
+    let mut boto = server.boto();
+    assert_same_bytes(&boto.get(&bucket, "large"), &data, "sent");
+    assert_eq!(boto.get(&bucket, "dir/small"), &data[..10]);
+    assert_eq!(journal.kept().expect("readable").len(), 0);
+    assert_eq!(boto.uploads(&bucket), []);
+}
