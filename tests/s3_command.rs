@@ -29,7 +29,9 @@ impl Place {
     /// `pailfs s3 ARGS`; `s3://` alone stands for the bucket.
     fn s3(&self, args: &[&str]) -> Said {
         let url = format!("s3://{}", self.bucket);
-        let args = args.iter().map(|arg| arg.strip_prefix("s3://").map_or((*arg).into(), |key| format!("{url}/{key}")));
+        let args = args
+            .iter()
+            .map(|arg| arg.strip_prefix("s3://").map_or((*arg).into(), |key| format!("{url}/{key}")));
         let mut command = Command::new(pailfs());
         command.arg("s3").args(args).current_dir(self.home.path());
         clean_environment(&mut command);
@@ -150,7 +152,9 @@ fn waits_end_with_what_was_seen(kind: Kind) {
     place.ok(&wait("object-not-exists", "s3://late"));
     place.fails(&wait("bucket-not-exists", "s3://"), 255, "still exists");
     let end = std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| place.s3(&["wait", "object-exists", "s3://late", "--delay", "50ms", "--max-attempts", "1000"]));
+        let waiting = scope.spawn(|| {
+            place.s3(&["wait", "object-exists", "s3://late", "--delay", "50ms", "--max-attempts", "1000"])
+        });
         std::thread::sleep(Duration::from_millis(200));
         place.server.boto().put(&place.bucket, "late", b"v");
         waiting.join().unwrap()
@@ -235,7 +239,8 @@ fn new_objects_carry_what_was_asked_for(kind: Kind) {
     }
     place.fails(&["cp", "f", "s3://f", "--expected-bucket-owner", "me"], 1, "12 digits");
     // A mount with the same options.
-    let mount = Options::new(place.server, &place.bucket).args(["--sse=s3", "--storage-class=STANDARD_IA"]).mount();
+    let mount =
+        Options::new(place.server, &place.bucket).args(["--sse=s3", "--storage-class=STANDARD_IA"]).mount();
     std::fs::write(mount.path("m"), b"data").unwrap();
     let about = json!({"Bucket": place.bucket, "Key": "m"});
     let head = place.boto.call("head_object", &about);
