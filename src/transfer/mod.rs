@@ -31,13 +31,13 @@ use crate::write::upload::Uploads;
 use tally::Tally;
 
 /// What to copy, and how.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Transfer {
     pub config: S3Config,
+    /// Where it is noted which uploads are under way: those of a killed process are aborted by the bucket's next mount.
+    pub staging_dir: PathBuf,
     pub way: Way,
     /// All that is below, too.
-    /// Where an upload is noted, for the next mount to abort if this process dies.
-    pub journal: Arc<Journal>,
     pub recursive: bool,
     /// Files at a time.
     pub jobs: usize,
@@ -115,11 +115,7 @@ pub fn run(transfer: Transfer) -> Result<(), Failure> {
 async fn copy(transfer: Transfer) -> Result<(), Failure> {
     let client = S3Client::connect(&transfer.config).await.map_err(Failure::new)?;
     let shared = Arc::new(Shared {
-        uploads: Uploads {
-            client: client.clone(),
-            runtime: Handle::current(),
-            journal: transfer.journal.clone(),
-        },
+        uploads: uploads(client.clone(), &transfer.staging_dir, &transfer.config),
         client,
         budget: Budget::new(transfer.memory_bytes_max),
         pieces: Arc::new(Semaphore::new(PIECES_MAX)),
@@ -145,6 +141,12 @@ async fn copy(transfer: Transfer) -> Result<(), Failure> {
         shared.tally.failed(&e);
     }
     shared.tally.end()
+}
+
+/// What uploads are carried out with outside of a mount.
+pub fn uploads(client: S3Client, staging_dir: &Path, config: &S3Config) -> Uploads {
+    let journal = Journal::new(staging_dir, config.endpoint_url.as_deref(), &config.bucket);
+    Uploads { client, runtime: Handle::current(), journal: Arc::new(journal) }
 }
 
 async fn work(shared: Arc<Shared>, mut queue: mpsc::Receiver<Job>, jobs: usize, up: bool) {

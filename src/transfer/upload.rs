@@ -101,7 +101,7 @@ pub(super) async fn upload(shared: &Shared, path: &Path, key: &str) -> Result<()
     }
     let mut upload = Upload::create(&shared.uploads, key, &headers).await?;
     let sent = match send(shared, &mut source, &mut upload).await {
-        Ok(parts) => upload.complete(parts, &Precondition::None).await,
+        Ok(count) => upload.complete(count, &Precondition::None).await,
         Err(e) => Err(e),
     };
     if sent.is_err() {
@@ -110,18 +110,17 @@ pub(super) async fn upload(shared: &Shared, path: &Path, key: &str) -> Result<()
     sent.map(|_| ())
 }
 
-/// Answers how many parts were sent.
+/// Answers how many parts there are.
 async fn send(shared: &Shared, source: &mut Source, upload: &mut Upload) -> Result<u32, Error> {
-    let mut parts = 0;
+    let mut count = 0;
     loop {
-        let number = parts + 1;
-        let bytes = shared.ladder.part_bytes(u64::from(number)).ok_or(Error::TooLarge)?;
+        let bytes = shared.ladder.part_bytes(u64::from(count) + 1).ok_or(Error::TooLarge)?;
         let Some(part) = source.part(shared, bytes).await? else { break };
         let bytes = part.len() as u64;
-        upload.send(number, vec![part]).await?;
+        count += 1;
+        upload.send(count, vec![part]).await?;
         shared.tally.moved(bytes);
-        parts = number;
     }
     source.check_unchanged()?;
-    Ok(parts)
+    Ok(count)
 }

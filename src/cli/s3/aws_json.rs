@@ -73,14 +73,7 @@ const ROWS_WITHIN: &[(&str, Row)] = &[
 ];
 
 /// Without content they are objects without members, and no text.
-const STRUCTURES: [&str; 6] = [
-    "EventBridgeConfiguration",
-    "Filter",
-    "VersioningConfiguration",
-    "NotificationConfiguration",
-    "BucketLoggingStatus",
-    "GetBucketVersioningResponse", // moto's name of it
-];
+const STRUCTURES: [&str; 2] = ["EventBridgeConfiguration", "Filter"];
 
 fn rows(within: &str) -> impl Iterator<Item = &'static Row> {
     let special = ROWS_WITHIN.iter().filter(move |(parent, _)| *parent == within);
@@ -89,7 +82,7 @@ fn rows(within: &str) -> impl Iterator<Item = &'static Row> {
 
 /// What the aws CLI would print.
 pub(super) fn to_json(document: Document, root: &Element) -> Value {
-    let told = value(root);
+    let told = if root.children.is_empty() { Value::Object(Map::new()) } else { value(root) };
     match document {
         Document::Encryption => {
             Value::Object(Map::from_iter([("ServerSideEncryptionConfiguration".to_string(), told)]))

@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use aws_types::os_shim_internal::Env;
+
 use super::place::Place;
-use super::{Common, Ending, journal};
+use super::{Common, Ending};
+use crate::cli::resolve;
 use crate::failure::Failure;
 use crate::s3::ObjectHeaders;
 use crate::transfer::{self, Transfer, Way};
@@ -81,8 +84,8 @@ impl Cp {
             return Err(Failure::new("--memory: must be 64MiB or more").into());
         }
         Ok(transfer::run(Transfer {
+            staging_dir: resolve::staging_dir(None, &Env::real())?,
             way,
-            journal: journal(&place)?,
             recursive: self.recursive,
             jobs: self.jobs.map_or(JOBS, |jobs| usize::try_from(jobs).unwrap_or(JOBS)),
             memory_bytes_max,

@@ -15,19 +15,15 @@ mod tagging;
 mod wait;
 
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
-use aws_types::os_shim_internal::Env;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::Ending;
 use super::mount::S3Args;
-use super::resolve;
 use crate::error::S3Error;
 use crate::failure::Failure;
-use crate::journal::Journal;
 use crate::s3::S3Client;
 use place::Place;
 
@@ -158,10 +154,4 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .enable_all()
         .build()
         .map_err(|e| Failure::new(format_args!("cannot start threads: {e}")))
-}
-
-/// Where uploads are noted, for the next mount of the bucket to abort if this process dies.
-fn journal(place: &Place) -> Result<Arc<Journal>, Failure> {
-    let staging = resolve::staging_dir(None, &Env::real())?;
-    Ok(Arc::new(Journal::new(&staging, place.config.endpoint_url.as_deref(), &place.config.bucket)))
 }

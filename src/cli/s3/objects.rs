@@ -6,12 +6,14 @@
 use std::ffi::OsString;
 use std::time::{Duration, SystemTime};
 
+use aws_types::os_shim_internal::Env;
 use clap::{Args, Subcommand, ValueEnum};
 use http::HeaderMap;
 use serde_json::{Map, Value, json};
 
 use super::place::Place;
-use super::{Common, Ending, journal, print, runtime};
+use super::{Common, Ending, print, runtime};
+use crate::cli::resolve;
 use crate::config::COPY_BYTES_MAX;
 use crate::error::{Error, S3Error};
 use crate::failure::Failure;
@@ -19,7 +21,8 @@ use crate::s3::{
     CopySource, ListObjectVersions, ListObjectsV2, ListedUpload, ListedVersion, ObjectDetails, ObjectHeaders,
     ObjectId, Precondition, Presigned, S3Client,
 };
-use crate::write::upload;
+use crate::transfer;
+use crate::write::upload::{Uploads as UploadsWith, copy_large};
 
 /// List objects: those directly below a prefix, and the prefixes below it
 #[derive(Debug, Args)]
@@ -359,12 +362,11 @@ impl StorageClass {
             StorageClass::Set(args) => {
                 let place = Place::of(&args.place, &args.common)?;
                 place.object()?;
-                let journal = journal(&place)?;
+                let staging = resolve::staging_dir(None, &Env::real())?;
                 let copied = runtime()?.block_on(async {
                     let client = S3Client::connect(&place.config).await?;
-                    let runtime = tokio::runtime::Handle::current();
-                    set_storage_class(&upload::Uploads { client, runtime, journal }, &place.key, &args.class)
-                        .await
+                    let uploads = transfer::uploads(client, &staging, &place.config);
+                    set_storage_class(&uploads, &place.key, &args.class).await
                 });
                 Ok(copied.map_err(Failure::new)?)
             }
@@ -372,7 +374,7 @@ impl StorageClass {
     }
 }
 
-async fn set_storage_class(uploads: &upload::Uploads, key: &str, class: &str) -> Result<(), Error> {
+async fn set_storage_class(uploads: &UploadsWith, key: &str, class: &str) -> Result<(), Error> {
     let client = &uploads.client;
     let head = client.head_object(key).await?;
     let source = CopySource {
@@ -390,7 +392,7 @@ async fn set_storage_class(uploads: &upload::Uploads, key: &str, class: &str) ->
     }
     // A copy in parts is a new object, which has no tags of its source's.
     let tags = client.get_tags(Some(ObjectId::current(key))).await?;
-    upload::copy_large(uploads, &source, size, key, &headers, &Precondition::None).await?;
+    copy_large(uploads, &source, size, key, &headers, &Precondition::None).await?;
     if !tags.is_empty() {
         client.put_tags(&tags, Some(ObjectId::current(key))).await?;
     }
