@@ -225,7 +225,7 @@ impl Filesystem {
     }
 
     /// `metadata`: what a new object carries; one that goes on from another carries what that did.
-    fn new_writer(&self, key: String, start: Start, metadata: Vec<(String, String)>) -> Writer {
+    pub(super) fn new_writer(&self, key: String, start: Start, metadata: Vec<(String, String)>) -> Writer {
         let content_type = self.config.content_type.clone().or_else(|| key::content_type_of(&key));
         let storage_class = self.config.s3.requests.storage_class.clone();
         let headers = ObjectHeaders { content_type, storage_class, metadata, ..ObjectHeaders::default() };
@@ -236,7 +236,7 @@ impl Filesystem {
     pub async fn read(&self, fh: u64, offset: u64, len: usize) -> Result<Vec<Bytes>, Error> {
         let handle = self.handles.file(fh)?;
         let frames = match self.handles.writer(handle.ino) {
-            Some(writer) => self.read_written(&writer, offset, len).await?,
+            Some(writer) => self.read_written(&handle, &writer, offset, len).await?,
             None => self.read_object(&handle, offset, len).await?,
         };
         if !handle.answered.swap(true, Ordering::AcqRel) && handle.paged.load(Ordering::Acquire) {
@@ -306,8 +306,9 @@ impl Filesystem {
     }
 
     /// Reads a file that is being written: what was written is seen before it is published.
-    pub(super) async fn read_written(
+    async fn read_written(
         &self,
+        handle: &FileHandle,
         writer: &Writer,
         offset: u64,
         len: usize,
@@ -330,7 +331,7 @@ impl Filesystem {
                     }
                     Piece::Object(object, range) => (object, range),
                 };
-                match self.read_range(&object, range.clone()).await {
+                match self.read_range(handle, &object, range.clone()).await {
                     Ok(read) => {
                         at += range.end - range.start;
                         frames.extend(read);
@@ -348,10 +349,33 @@ impl Filesystem {
         Ok(frames)
     }
 
-    async fn read_range(&self, object: &Object, range: Range<u64>) -> Result<Vec<Bytes>, Error> {
+    async fn read_range(
+        &self,
+        handle: &FileHandle,
+        object: &Object,
+        range: Range<u64>,
+    ) -> Result<Vec<Bytes>, Error> {
+        let reader = {
+            let mut own = handle.reader();
+            let here = |reader: &&Arc<Reader>| {
+                reader.version.etag == object.etag && reader.version.key == object.key
+            };
+            match own.as_ref().filter(here) {
+                Some(reader) => reader.clone(),
+                None => {
+                    let version = Version::new(object.key.clone(), object.etag.clone(), object.size);
+                    let reader = Arc::new(self.reads.reader(version));
+                    // What the kernel has pages of is fixed.
+                    if !handle.paged.load(Ordering::Acquire) {
+                        *own = Some(reader.clone());
+                    }
+                    reader
+                }
+            }
+        };
         let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-        let version = Version::new(object.key.clone(), object.etag.clone(), object.size);
-        self.reads.read(&self.reads.reader(version), range.start, len).await
+        self.reads.note(&reader, range.start, len);
+        self.reads.read(&reader, range.start, len).await
     }
 
     /// `write(2)` where it needs no wait; false where it does.
@@ -424,7 +448,7 @@ impl Filesystem {
     pub(super) async fn commit(&self, ino: u64, writer: &Writer) -> Result<(), Error> {
         // What had this name before may be on its way out, and must not take the new object along.
         if let Ok(key) = self.namespace.key(ino) {
-            self.deletes.settled(&key).await;
+            self.settle_name(&key).await;
         }
         if let Some(published) = writer.commit().await? {
             let Committed { etag, size } = published.now.clone();
@@ -459,6 +483,7 @@ impl Filesystem {
                     self.versions.doubt(ino);
                 }
                 writer.abandon().await;
+                self.bury(ino).await;
             }
         }
         self.namespace.unpin(ino);

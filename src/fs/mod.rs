@@ -13,6 +13,7 @@ mod file;
 mod handles;
 mod keep;
 mod meta;
+mod orphans;
 mod refresh;
 mod special;
 mod unlink;
@@ -51,6 +52,7 @@ use handles::Handles;
 use keep::Keeping;
 pub use keep::Maker;
 pub use meta::{SetAttr, SetTime};
+use orphans::Orphans;
 pub use refresh::{Kernel, REFRESH};
 use unlink::Failed;
 pub use xattr::{CACHED, S3};
@@ -85,6 +87,7 @@ pub struct Filesystem {
     writes: Arc<Writes>,
     deletes: Arc<Deletes>,
     failed_removals: Failed,
+    orphans: Orphans,
     handles: Handles,
     backings: Backings,
     ahead: Ahead,
@@ -118,6 +121,7 @@ impl Filesystem {
             writes: Arc::new(writes),
             deletes: Deletes::new(client.clone(), runtime.clone()),
             failed_removals: Failed::new(),
+            orphans: Orphans::default(),
             cache,
             disk,
             handles: Handles::default(),
@@ -189,6 +193,8 @@ impl Filesystem {
         for (_, writer) in self.handles.writers() {
             writer.abandon().await;
         }
+        self.bury_below("").await;
+        self.deletes.settle_all().await;
     }
 
     /// The most object bytes ever held at once, of `--memory`.
