@@ -14,6 +14,7 @@ mod handles;
 mod keep;
 mod meta;
 mod refresh;
+mod s3_xattr;
 mod special;
 mod unlink;
 mod xattr;
