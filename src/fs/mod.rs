@@ -15,6 +15,7 @@ mod keep;
 mod meta;
 mod orphans;
 mod refresh;
+mod s3_xattr;
 mod special;
 mod unlink;
 mod xattr;
