@@ -97,6 +97,8 @@ pub struct Config {
     pub no_exec: bool,
     pub uid: u32,
     pub gid: u32,
+    /// Where mode, owner and times of files are.
+    pub attributes: AttributesConfig,
     /// Permission bits of files and directories, `umask` applied.
     pub file_mode: u16,
     pub dir_mode: u16,
@@ -124,6 +126,16 @@ pub struct StagingConfig {
     pub dir: PathBuf,
     /// Cap on what waits there, in bytes.
     pub bytes_max: u64,
+}
+
+/// Where mode, owner and times of files are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AttributesConfig {
+    /// Nowhere: they are the mount's and S3's own.
+    #[default]
+    None,
+    /// In the objects' user metadata.
+    Metadata,
 }
 
 /// The cache on the local disk.
@@ -328,6 +340,7 @@ mod tests {
             no_exec: false,
             uid: 0,
             gid: 0,
+            attributes: AttributesConfig::None,
             file_mode: 0o644,
             dir_mode: 0o755,
             metadata_ttl: Duration::from_secs(1),
@@ -365,14 +378,14 @@ mod tests {
         assert_eq!(refused(|c| c.s3.request_timeout = Duration::ZERO), "--request-timeout");
         assert_eq!(refused(|c| c.s3.list_page_keys = 0), "list page");
         assert_eq!(refused(|c| c.s3.region = Some("a/b".into())), "--region");
+        assert_eq!(refused(|c| c.staging.dir = "s".into()), "--staging");
+        assert_eq!(refused(|c| c.staging.bytes_max = 1 << 20), "--staging-size");
         let owner = |c: &mut Config| c.s3.requests.expected_bucket_owner = Some("me".into());
         assert_eq!(refused(owner), "--expected-bucket-owner");
         let context = |c: &mut Config| {
             c.s3.requests.encryption = Some(Encryption::Kms { key_id: None, context: Some("{".into()) });
         };
         assert_eq!(refused(context), "--sse-kms-context");
-        assert_eq!(refused(|c| c.staging.dir = "s".into()), "--staging");
-        assert_eq!(refused(|c| c.staging.bytes_max = 1 << 20), "--staging-size");
         assert_eq!(refused(|c| c.disk_cache = disk_cache("/c", 64 << 20)), "nothing");
         assert_eq!(refused(|c| c.disk_cache = disk_cache("/c", 1 << 20)), "--cache-size");
         assert_eq!(refused(|c| c.disk_cache = disk_cache("c", 64 << 20)), "--cache");

@@ -37,9 +37,9 @@ enum Command {
     Umount(umount::UmountArgs),
     Warm(warm::WarmArgs),
     Refresh(refresh::RefreshArgs),
+    Recover(Box<recover::RecoverArgs>),
     #[command(subcommand)]
     S3(Box<s3::S3Command>),
-    Recover(Box<recover::RecoverArgs>),
 }
 
 const EXAMPLES: &str = "\
@@ -48,8 +48,8 @@ Examples:
   pailfs umount /mnt/data                send what is not sent yet, then unmount
   pailfs warm /mnt/data/models           fill the disk cache of a mount
   pailfs refresh /mnt/data/new           see what other hosts changed there, at once
-  pailfs s3 tags get /mnt/data/report    what S3 has beside files: tags, ACLs, versions, ...
   pailfs recover my-bucket               see what could not be sent, send it, or write it elsewhere
+  pailfs s3 tags get /mnt/data/report    what S3 has beside files: tags, ACLs, versions, ...
   pailfs mount --help                    every option, and more examples";
 
 /// Runs the command that `args` (with the program's name first) ask for.
@@ -111,8 +111,8 @@ fn run_command(args: &[OsString]) -> Result<(), Ending> {
         Command::Umount(args) => Ok(umount::run(&args)?),
         Command::Warm(args) => Ok(warm::run(&args)?),
         Command::Refresh(args) => Ok(refresh::run(&args)?),
-        Command::S3(command) => s3::run(&command),
         Command::Recover(args) => Ok(recover::run(&args)?),
+        Command::S3(command) => s3::run(&command),
     }
 }
 

@@ -12,6 +12,7 @@ use aws_types::os_shim_internal::{Env, Fs};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
+use crate::config::AttributesConfig;
 use crate::failure::Failure;
 use crate::mount::{self, Plan};
 
@@ -148,6 +149,13 @@ pub(super) struct FileArgs {
     /// Only root may, or anybody once /etc/fuse.conf has the line user_allow_other.
     #[arg(long)]
     pub allow_other: bool,
+    /// Where mode, owner, times, symbolic links and the like are kept [default: none]
+    ///
+    /// `meta`: in the objects' user metadata, as s3fs does; those of gsutil, GeeseFS, rclone, gcsfuse, FSx and DataSync
+    /// are read as well. A listing does not tell them, so each file that is looked at costs a request, many at once.
+    /// `none`: nowhere; chmod, chown and touch -d are refused, and only what listings tell is shown.
+    #[arg(long, value_name = "WHERE")]
+    pub attrs: Option<Attrs>,
     /// Owner of the files, by number [default: who mounts]
     #[arg(long, value_name = "UID")]
     pub uid: Option<u32>,
@@ -258,6 +266,21 @@ pub(super) struct ProcessArgs {
     /// rotation, SIGHUP makes the daemon open it anew.
     #[arg(long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Attrs {
+    None,
+    Meta,
+}
+
+impl From<Attrs> for AttributesConfig {
+    fn from(attrs: Attrs) -> AttributesConfig {
+        match attrs {
+            Attrs::None => AttributesConfig::None,
+            Attrs::Meta => AttributesConfig::Metadata,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

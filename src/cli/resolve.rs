@@ -14,8 +14,8 @@ use aws_runtime::env_config::section::EnvConfigSections;
 use aws_types::os_shim_internal::{Env, Fs};
 
 use crate::config::{
-    Addressing, Config, DiskCacheConfig, Encryption, LIST_PAGE_KEYS_MAX, PayloadSigning, RequestOptions,
-    S3Config, StagingConfig,
+    Addressing, AttributesConfig, Config, DiskCacheConfig, Encryption, LIST_PAGE_KEYS_MAX, PayloadSigning,
+    RequestOptions, S3Config, StagingConfig,
 };
 use crate::failure::Failure;
 
@@ -51,6 +51,7 @@ pub(super) fn config(args: &MountArgs, env: &Env, files: &Fs) -> Result<Config, 
         no_exec: false,
         uid: files_args.uid.unwrap_or_else(|| nix::unistd::getuid().as_raw()),
         gid: files_args.gid.unwrap_or_else(|| nix::unistd::getgid().as_raw()),
+        attributes: files_args.attrs.map_or_else(AttributesConfig::default, AttributesConfig::from),
         file_mode,
         dir_mode,
         metadata_ttl: resources.metadata_ttl.unwrap_or(METADATA_TTL),

@@ -44,16 +44,16 @@ pub(super) fn file_attr(attr: &Attr) -> FileAttr {
         ino: INodeNo(attr.ino),
         size: attr.size,
         blocks: attr.size.div_ceil(512),
-        atime: attr.mtime,
+        atime: attr.atime,
         mtime: attr.mtime,
-        ctime: attr.mtime,
+        ctime: attr.ctime,
         crtime: SystemTime::UNIX_EPOCH,
         kind: file_type(attr.kind),
         perm: attr.perm,
         nlink: 1,
         uid: attr.uid,
         gid: attr.gid,
-        rdev: 0,
+        rdev: attr.rdev,
         blksize: REQUEST_BYTES_MAX,
         flags: 0,
     }
@@ -63,6 +63,11 @@ pub(super) fn file_type(kind: Kind) -> FileType {
     match kind {
         Kind::File => FileType::RegularFile,
         Kind::Directory => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
+        Kind::CharDevice => FileType::CharDevice,
+        Kind::BlockDevice => FileType::BlockDevice,
     }
 }
 
@@ -125,9 +130,9 @@ pub(super) fn reply_attr(reply: ReplyAttr, result: Result<Attr, Errno>) {
     }
 }
 
-/// `.` and `..` come without attributes: the kernel looks them up itself.
+/// `.` and `..` come without attributes, and what S3 told none of: the kernel looks them up itself.
 pub(super) fn add_plus(reply: &mut ReplyDirectoryPlus, item: &DirItem<'_>) -> bool {
-    let dot = FileAttr { ino: INodeNo(item.ino), ..NOTHING };
+    let dot = FileAttr { ino: INodeNo(item.ino), kind: file_type(item.kind), ..NOTHING };
     match &item.attr {
         Some(attr) => {
             reply.add(INodeNo(item.ino), item.cookie, item.name, &attr.ttl, &file_attr(attr), GENERATION)
