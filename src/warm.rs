@@ -286,9 +286,10 @@ impl Tally {
     }
 
     fn end(self, cache_bytes_max: u64) -> Result<(), Failure> {
-        self.bar.finish_and_clear();
+        let read = self.bar.position();
+        self.bar.finish_and_clear(); // which sets it to its end
         let (found, bytes) = (self.files_found.into_inner(), self.bytes_found.into_inner());
-        let (files_read, read) = (self.files_read.into_inner(), self.bar.position());
+        let files_read = self.files_read.into_inner();
         let failures = self.failures.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
         if self.show != Show::Nothing {
             let known = found.saturating_sub(files_read).saturating_sub(failures.count);

@@ -74,8 +74,11 @@ fn files_go_up_and_down(kind: Kind) {
         let data = pattern(n as u64, size);
         place.file("data.txt", &data);
         place.ok(&["cp", "data.txt", "s3://dir/", "--metadata", "colour=red"]);
-        assert_same_bytes(&place.boto.get(&place.bucket, "dir/data.txt"), &data, "up");
         let head = place.boto.head(&place.bucket, "dir/data.txt").unwrap();
+        assert_eq!(head.size, size as u64);
+        if size > 0 {
+            assert_same_bytes(&place.boto.get(&place.bucket, "dir/data.txt"), &data, "up");
+        }
         assert_eq!(head.content_type, "text/plain");
         assert_eq!(head.metadata, [("colour".to_string(), "red".to_string())]);
         let said = place.s3(&["cp", "s3://dir/data.txt", "down/new"]);
@@ -124,8 +127,9 @@ fn failures_leave_nothing_and_say_why(kind: Kind) {
     place.fails(&["cp", "s3://x"], 2, "DST");
     assert_eq!(place.names("."), [""; 0]);
     place.boto.put(&place.bucket, "k", b"v");
-    std::fs::create_dir(place.home.path().join("dir")).unwrap();
-    place.fails(&["cp", "s3://k", "dir/../none/../dir/k/"], 1, "cannot");
+    place.file("plain", b"kept");
+    place.fails(&["cp", "s3://k", "plain/y"], 1, "cannot make plain");
+    place.fails(&["cp", "s3://k/", "plain"], 1, "NoSuchKey");
     place.fails(&["head", "s3://none"], 1, "HeadObject");
     place.fails(&["head", "s3://"], 1, "is a bucket");
     place.fails(&["cors", "get", "s3://k"], 1, "buckets have this");
@@ -192,7 +196,12 @@ fn lost_uploads_are_found_and_aborted(kind: Kind) {
     for key in ["lost/1", "lost/2", "kept"] {
         place.boto.call("create_multipart_upload", &json!({"Bucket": place.bucket, "Key": key}));
     }
-    assert_eq!(place.ok(&["uploads", "s3://", "--older-than", "7d"]), "");
+    let old = place.ok(&["uploads", "s3://", "--older-than", "7d"]);
+    match kind {
+        Kind::SeaweedFs => assert_eq!(old, ""),
+        // To moto all were begun in 2010.
+        Kind::Moto => assert_eq!(old.lines().count(), 4, "a head and three: {old}"),
+    }
     assert_eq!(place.ok(&["uploads", "s3://lost/"]).lines().count(), 3, "a head and two");
     place.ok(&["uploads", "s3://lost/", "--abort"]);
     let left = place.boto.uploads(&place.bucket);
@@ -216,39 +225,45 @@ fn a_path_on_a_mount_is_enough(kind: Kind) {
     let told = xattr::get(&mount.dir, "pailfs.s3").unwrap().unwrap();
     let told: Value = serde_json::from_slice(&told).unwrap();
     assert_eq!(told["endpoint_url"], place.server.endpoint.as_str());
-    assert!(xattr::list(&mount.dir).unwrap().all(|name| name != "pailfs.s3"), "it is not listed");
+    let mut listed = xattr::list(&mount.dir).into_iter().flatten();
+    assert!(listed.all(|name| name != "pailfs.s3"), "it is not listed");
     mount.umount();
 }
 
-fn new_objects_carry_what_was_asked_for(kind: Kind) {
-    let mut place = place(kind);
+/// SeaweedFS encrypts only where a key server is configured, and keeps no ACL by default.
+#[test]
+fn new_objects_carry_what_was_asked_for() {
+    let place = place(Kind::Moto);
     place.file("f", b"data");
     let owner = ["--requester-pays", "--expected-bucket-owner", "123456789012"];
-    place.ok(&[&["cp", "f", "s3://f", "--sse", "s3", "--acl", "public-read"][..], &owner].concat());
-    let about = json!({"Bucket": place.bucket, "Key": "f"});
-    assert_eq!(place.boto.call("head_object", &about)["ServerSideEncryption"], "AES256");
-    if kind == Kind::Moto {
-        let acl = place.boto.call("get_object_acl", &about)["Grants"].to_string();
-        assert!(acl.contains("AllUsers"), "{acl}");
-        place.ok(&["cp", "f", "s3://cold", "--storage-class", "STANDARD_IA"]);
-        let about = json!({"Bucket": place.bucket, "Key": "cold"});
-        assert_eq!(place.boto.call("head_object", &about)["StorageClass"], "STANDARD_IA");
-        place.ok(&["cp", "f", "s3://kms", "--sse", "kms", "--sse-kms-key-id", "k1"]);
-        let about = json!({"Bucket": place.bucket, "Key": "kms"});
-        assert_eq!(place.boto.call("head_object", &about)["SSEKMSKeyId"], "k1");
-    }
+    let cp = |key: &str, more: &[&str]| {
+        let url = format!("s3://{key}");
+        place.ok(&[&["cp", "f", &url][..], more, &owner].concat());
+    };
+    cp("f", &["--sse", "s3", "--acl", "public-read"]);
+    cp("cold", &["--storage-class", "STANDARD_IA"]);
+    cp("kms", &["--sse", "kms", "--sse-kms-key-id", "k1"]);
     place.fails(&["cp", "f", "s3://f", "--expected-bucket-owner", "me"], 1, "12 digits");
     // A mount with the same options.
-    let mount =
-        Options::new(place.server, &place.bucket).args(["--sse=s3", "--storage-class=STANDARD_IA"]).mount();
+    let options = ["--sse=s3", "--storage-class=STANDARD_IA", "--acl=public-read"];
+    let mount = Options::new(place.server, &place.bucket).args(options).mount();
     std::fs::write(mount.path("m"), b"data").unwrap();
-    let about = json!({"Bucket": place.bucket, "Key": "m"});
-    let head = place.boto.call("head_object", &about);
-    assert_eq!(head["ServerSideEncryption"], "AES256");
-    if kind == Kind::Moto {
-        assert_eq!(head["StorageClass"], "STANDARD_IA");
-    }
     mount.umount();
+    let mut boto = place.server.boto();
+    let mut head = |key: &str| boto.call("head_object", &json!({"Bucket": place.bucket, "Key": key}));
+    assert_eq!(head("f")["ServerSideEncryption"], "AES256");
+    assert_eq!(head("cold")["StorageClass"], "STANDARD_IA");
+    assert_eq!(head("kms")["SSEKMSKeyId"], "k1");
+    let told = head("m");
+    assert_eq!(
+        (&told["ServerSideEncryption"], &told["StorageClass"]),
+        (&json!("AES256"), &json!("STANDARD_IA"))
+    );
+    for key in ["f", "m"] {
+        let acl =
+            boto.call("get_object_acl", &json!({"Bucket": place.bucket, "Key": key}))["Grants"].to_string();
+        assert!(acl.contains("AllUsers"), "{key}: {acl}");
+    }
 }
 
 /// SSE-C, on SeaweedFS, which keeps it: without the key nothing can be read, with it everything.
@@ -294,5 +309,4 @@ on_both!(
     documents_are_printed_in_every_form
     lost_uploads_are_found_and_aborted
     a_path_on_a_mount_is_enough
-    new_objects_carry_what_was_asked_for
 );

@@ -171,6 +171,9 @@ fn every_line(kind: Kind) {
         let theirs = sides.left(left);
         let ours = sides.right(right);
         compare(left, &theirs, right, &ours, &sides);
+        if ["s3.get_", "s3.head_", "s3.list_", "[o[", "code_of"].iter().any(|asks| left.starts_with(asks)) {
+            continue; // nothing was changed
+        }
         let (theirs, ours) = (sides.theirs.clone(), sides.ours.clone());
         let state = [sides.boto.snapshot(&theirs), sides.boto.snapshot(&ours)];
         assert_eq!(state[0], state[1], "after {left}\nand {right}");

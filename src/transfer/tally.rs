@@ -67,10 +67,11 @@ impl Tally {
     }
 
     pub fn end(&self) -> Result<(), Failure> {
-        self.bar.finish_and_clear();
+        let moved = self.bar.position();
+        self.bar.finish_and_clear(); // which sets it to its end
         let files = self.files_done.load(Ordering::Relaxed);
         if self.show != Show::Nothing {
-            let (bytes, time) = (BinaryBytes(self.bar.position()), HumanDuration(self.begun.elapsed()));
+            let (bytes, time) = (BinaryBytes(moved), HumanDuration(self.begun.elapsed()));
             let s = if files == 1 { "" } else { "s" };
             eprintln!("pailfs: copied {files} file{s} ({bytes}) in {time}");
         }

@@ -164,6 +164,7 @@ def snapshot(s3, bucket):
         except botocore.exceptions.ClientError as e:
             return e.response["Error"]["Code"]
         told.pop("ResponseMetadata")
+        told.pop("VersionId", None)
         return told
 
     state = {}
@@ -182,9 +183,10 @@ def snapshot(s3, bucket):
     )
     for key, _, _, _, latest in state["versions"]:
         if latest:
-            state["tags of " + key] = asked("get_object_tagging", Key=key)["TagSet"]
-            state["acl of " + key] = sorted(str(g) for g in asked("get_object_acl", Key=key)["Grants"])
-            state["restore of " + key] = asked("head_object", Key=key).get("Restore", "")[:22]
+            state["tags of " + key] = asked("get_object_tagging", Key=key)
+            state["acl of " + key] = asked("get_object_acl", Key=key)
+            head = asked("head_object", Key=key)
+            state["restore of " + key] = head if isinstance(head, str) else head.get("Restore", "")[:22]
     return [json.dumps(state, default=str, sort_keys=True).replace(bucket, "BUCKET")]
 
 
