@@ -7,6 +7,7 @@
 mod ahead;
 mod backing;
 mod copies;
+mod descriptors;
 mod dir;
 mod edit;
 mod file;
