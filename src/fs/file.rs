@@ -226,8 +226,9 @@ impl Filesystem {
 
     /// `metadata`: what a new object carries; one that goes on from another carries what that did.
     pub(super) fn new_writer(&self, key: String, start: Start, metadata: Vec<(String, String)>) -> Writer {
-        let content_type = self.config.content_type.clone().or_else(|| content_type_of(&key));
-        let headers = ObjectHeaders { content_type, metadata, ..ObjectHeaders::default() };
+        let content_type = self.config.content_type.clone().or_else(|| key::content_type_of(&key));
+        let storage_class = self.config.s3.requests.storage_class.clone();
+        let headers = ObjectHeaders { content_type, storage_class, metadata, ..ObjectHeaders::default() };
         Writer::new(self.writes.clone(), key, headers, self.namespace.keeps_attributes(), start)
     }
 
@@ -520,9 +521,4 @@ impl Filesystem {
 /// The object is not the one the handle began with.
 fn is_other_version(e: &Error) -> bool {
     matches!(e.s3_kind(), Some(S3ErrorKind::PreconditionFailed | S3ErrorKind::NoSuchKey))
-}
-
-/// By the name's extension; none: S3's own default.
-fn content_type_of(key: &str) -> Option<String> {
-    mime_guess::from_path(key).first_raw().map(str::to_owned)
 }

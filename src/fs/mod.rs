@@ -16,6 +16,7 @@ mod keep;
 mod meta;
 mod orphans;
 mod refresh;
+mod s3_xattr;
 mod special;
 mod unlink;
 mod xattr;
@@ -56,7 +57,7 @@ pub use meta::{SetAttr, SetTime};
 use orphans::Orphans;
 pub use refresh::{Kernel, REFRESH};
 use unlink::Failed;
-pub use xattr::CACHED;
+pub use xattr::{CACHED, S3};
 
 /// What `stat` shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
