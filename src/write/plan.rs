@@ -224,9 +224,9 @@ mod tests {
     }
 
     /// Object 0 of `size` bytes in which `changed` was written.
-    fn edited(size: u64, changed: &[Range<u64>]) -> Vec<Stretch<u8>> {
+    fn edited(size: u64, changed: impl IntoIterator<Item = Range<u64>>) -> Vec<Stretch<u8>> {
         let mut set = RangeSet::default();
-        changed.iter().for_each(|range| set.insert(range.clone()));
+        changed.into_iter().for_each(|range| set.insert(range));
         let end = size.max(set.end());
         let sent = set.covered(0..end).map(|range| Stretch { range, copy: None });
         let copied = set.gaps(0..end).into_iter().map(|range| {
@@ -249,14 +249,15 @@ mod tests {
     #[test]
     fn a_small_change_in_a_large_object_sends_one_part() {
         for at in [0, 1000, 256 * MIB, 512 * MIB - 2048] {
-            let parts = parts(&edited(512 * MIB, &[at..at + 1024]), &ladder(), 0, Follows::Nothing).unwrap();
+            let parts =
+                parts(&edited(512 * MIB, Some(at..at + 1024)), &ladder(), 0, Follows::Nothing).unwrap();
             assert!(parts.len() <= 3 && sent(&parts) <= PART_BYTES_MIN, "at {at}: {parts:?}");
         }
     }
 
     #[test]
     fn appending_to_ten_gib_sends_one_part() {
-        let appended = edited(10 * GIB, &[10 * GIB..10 * GIB + 100]);
+        let appended = edited(10 * GIB, Some(10 * GIB..10 * GIB + 100));
         let parts = parts(&appended, &ladder(), 0, Follows::Nothing).unwrap();
         assert_eq!((parts.len(), sent(&parts)), (3, 100), "{parts:?}");
     }
@@ -264,9 +265,9 @@ mod tests {
     #[test]
     fn thousands_of_changes_fit_ten_thousand_parts() {
         let changed: Vec<_> = (0..20_000).map(|n| n * 11 * MIB..n * 11 * MIB + 4096).collect();
-        let parts = parts(&edited(20_000 * 11 * MIB, &changed), &ladder(), 0, Follows::Nothing).unwrap();
+        let parts = parts(&edited(20_000 * 11 * MIB, changed), &ladder(), 0, Follows::Nothing).unwrap();
         assert!(parts.len() as u64 <= PARTS_MAX);
-        let all = edited(OBJECT_BYTES_MAX + 1, &[]);
+        let all = edited(OBJECT_BYTES_MAX + 1, None);
         assert_eq!(super::parts(&all, &ladder(), 0, Follows::Nothing), None, "larger than any object");
     }
 
@@ -279,10 +280,10 @@ mod tests {
             before in 0u64..4000,
         ) {
             let changed: Vec<_> = changes.iter().map(|(at, len)| {
-                let at = size * at >> 20;
+                let at = (size * at) >> 20;
                 at..at + len
             }).collect();
-            let stretches = edited(size, &changed);
+            let stretches = edited(size, changed.clone());
             let total = stretches.last().map_or(0, |last| last.range.end);
             prop_assume!(total > 0 && (!more || total >= PART_BYTES_MIN));
             let follows = if more { Follows::More } else { Follows::Nothing };
