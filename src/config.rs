@@ -80,11 +80,13 @@ pub struct Config {
     pub staging: StagingConfig,
 }
 
-/// Where the journal is, and what could not be sent.
+/// Where the journal is, what is written out of order waits, and what could not be sent is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StagingConfig {
     /// Absolute.
     pub dir: PathBuf,
+    /// Cap on what waits there, in bytes.
+    pub bytes_max: u64,
 }
 
 /// The cache on the local disk.
@@ -112,6 +114,8 @@ pub const METADATA_BYTES_MIN: u64 = 1 << 20;
 pub const MEMORY_BYTES_MIN: u64 = 64 << 20;
 /// Below this most objects would push each other out before they are whole.
 pub const DISK_CACHE_BYTES_MIN: u64 = 64 << 20;
+/// Below this hardly a file could be changed in place.
+pub const STAGING_BYTES_MIN: u64 = 64 << 20;
 /// The longest key that may stand before every name of a mount: one byte is left for a name.
 const PREFIX_BYTES_MAX: usize = KEY_BYTES_MAX - 1;
 
@@ -154,6 +158,9 @@ impl Config {
         }
         if !self.staging.dir.is_absolute() {
             return bad("--staging", "must be an absolute path");
+        }
+        if self.staging.bytes_max < STAGING_BYTES_MIN {
+            return bad("--staging-size", "must be 64MiB or more");
         }
         if let Some(cache) = &self.disk_cache {
             if !cache.dir.is_absolute() {
@@ -279,7 +286,7 @@ mod tests {
             sync_unlink: false,
             content_type: None,
             disk_cache: None,
-            staging: StagingConfig { dir: "/s".into() },
+            staging: StagingConfig { dir: "/s".into(), bytes_max: 1 << 30 },
         }
     }
 
@@ -308,6 +315,7 @@ mod tests {
         assert_eq!(refused(|c| c.s3.list_page_keys = 0), "list page");
         assert_eq!(refused(|c| c.s3.region = Some("a/b".into())), "--region");
         assert_eq!(refused(|c| c.staging.dir = "s".into()), "--staging");
+        assert_eq!(refused(|c| c.staging.bytes_max = 1 << 20), "--staging-size");
         assert_eq!(refused(|c| c.disk_cache = disk_cache("/c", 64 << 20)), "nothing");
         assert_eq!(refused(|c| c.disk_cache = disk_cache("/c", 1 << 20)), "--cache-size");
         assert_eq!(refused(|c| c.disk_cache = disk_cache("c", 64 << 20)), "--cache");

@@ -135,6 +135,8 @@ pub enum Error {
     TooLarge,
     #[error("no memory within --memory came free in time")]
     NoMemory,
+    #[error("no space left: {0}")]
+    NoSpace(&'static str),
     #[error("bad file handle")]
     BadHandle,
     #[error("too many open handles")]
@@ -186,6 +188,7 @@ impl Error {
             Error::Busy(_) => libc::EBUSY,
             Error::TooLarge => libc::EFBIG,
             Error::NoMemory => libc::ENOMEM,
+            Error::NoSpace(_) => libc::ENOSPC,
             Error::BadHandle => libc::EBADF,
             Error::TooManyHandles => libc::ENFILE,
             Error::Io(_) => libc::EIO,

@@ -220,21 +220,6 @@ async fn an_upload_that_failed_is_aborted_and_told_at_close() {
 }
 
 #[tokio::test]
-async fn writes_elsewhere_than_at_the_end_are_refused_and_harmless() {
-    let house = House::new();
-    house.fake.put("file", "0123456789");
-    let fh = house.open("file", libc::O_RDWR).await.unwrap();
-    for offset in [0, 5, 11, 1 << 40] {
-        assert_eq!(errno(house.write(fh, offset, b"x").await), libc::EOPNOTSUPP, "at {offset}");
-    }
-    assert_eq!(errno(house.truncate("file", 5).await), libc::EOPNOTSUPP);
-    assert_eq!(errno(house.truncate("file", 11).await), libc::EOPNOTSUPP);
-    house.close(fh).await.unwrap();
-    assert_eq!(house.fake.data("file"), "0123456789");
-    assert_eq!(house.fake.count("PutObject"), 0, "nothing to publish");
-}
-
-#[tokio::test]
 async fn a_read_only_mount_refuses_every_change() {
     let fake = FakeS3::new();
     fake.put("d/file", "x");

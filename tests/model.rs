@@ -261,7 +261,7 @@ impl Run {
         fit.choose(&mut self.random).copied()
     }
 
-    /// At the end, in random pieces; now and then elsewhere, which is refused and changes nothing.
+    /// At the end, in random pieces; now and then elsewhere.
     async fn write(&mut self) -> String {
         let Some(at) = self.handle(|run, open| {
             let node = &run.model.nodes[open.node];
@@ -277,12 +277,17 @@ impl Run {
             let most = if rest.len() > PART_BYTES / 2 { 1 << 20 } else { 150_000 };
             let (now, later) = rest.split_at(self.random.random_range(1..=rest.len().min(most)));
             let offset = self.model.nodes[node].content.len() as u64;
-            if self.random.random_bool(0.05) {
-                let wrong = if offset == 0 || self.random.random() { offset + 1 } else { offset - 1 };
-                let refused = answer(self.house.write(fh, wrong, now).await);
-                assert_eq!(refused, Err(libc::EOPNOTSUPP), "{said}: at {wrong}");
-                said.push_str(" (and elsewhere)");
+            if self.random.random_bool(0.1) {
+                let elsewhere = self.random.random_range(0..offset + 10_000);
+                said.push_str(&format!(" (and {} at {elsewhere})", now.len()));
+                assert_eq!(answer(self.house.write(fh, elsewhere, now).await), Ok(()), "{said}");
                 self.wrote(at);
+                let (content, end) = (&mut self.model.nodes[node].content, elsewhere as usize + now.len());
+                content.resize(content.len().max(end), 0);
+                content[elsewhere as usize..end].copy_from_slice(now);
+                self.model.nodes[node].dirty = true;
+                rest = later;
+                continue;
             }
             assert_eq!(answer(self.house.write(fh, offset, now).await), Ok(()), "{said}");
             self.wrote(at);
@@ -427,23 +432,20 @@ impl Run {
 
     async fn truncate(&mut self) -> String {
         let path = self.path();
-        let size = if self.random.random_bool(0.8) { 0 } else { 77 };
+        let size = [0, 77, 5000, 300_000][self.random.random_range(0..4)];
         let said = format!("truncate {path:?} {size}");
         let expected = match self.model.at(&path) {
-            Ok(Stands::File(node)) => match self.model.nodes[node].content.len() {
-                len if size == 0 || len == size => Ok(node),
-                _ => Err(libc::EOPNOTSUPP),
-            },
+            Ok(Stands::File(node)) => Ok(node),
             Ok(Stands::Directory) => Err(libc::EISDIR),
             Ok(Stands::Nothing) => Err(libc::ENOENT),
             Err(e) => Err(e),
         };
         assert_eq!(answer(self.house.truncate(&path, size as u64).await), expected.map(|_| ()), "{said}");
         if let Ok(node) = expected
-            && size == 0
-            && !self.model.nodes[node].content.is_empty()
+            && size != self.model.nodes[node].content.len()
         {
-            self.truncated(node);
+            self.model.nodes[node].content.resize(size, 0);
+            self.model.nodes[node].dirty = true;
             self.model.commit(node); // truncate(2) publishes before it answers
         }
         said

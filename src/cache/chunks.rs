@@ -4,6 +4,7 @@
 //! does not hold a large buffer.
 //! Invariant: each chunk's capacity is covered by a permit, which lives as long as its bytes do.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -101,6 +102,29 @@ impl Chunks {
         }
         out
     }
+
+    /// Drops what lies beyond the first `len` bytes.
+    pub fn truncate(&mut self, len: u64) {
+        self.hand_out();
+        self.sealed = slice(&self.sealed, 0..len);
+        self.len = self.len.min(len);
+    }
+}
+
+/// The bytes of `range` of pieces that lie end to end, shared.
+pub fn slice(pieces: &[Bytes], range: Range<u64>) -> Vec<Bytes> {
+    let mut out = Vec::new();
+    let mut at = 0u64;
+    for piece in pieces {
+        let end = at + piece.len() as u64;
+        if at < range.end && end > range.start {
+            let from = range.start.saturating_sub(at) as usize;
+            let to = (range.end.min(end) - at) as usize;
+            out.push(piece.slice(from..to));
+        }
+        at = end;
+    }
+    out
 }
 
 #[cfg(test)]
@@ -165,5 +189,18 @@ mod tests {
         assert_eq!(chunks.read(1_000_000, 1_500_000), &data[1_000_000..2_500_000]);
         assert_eq!(chunks.read(2_999_999, 100), [&data[2_999_999..], b"tail"].concat());
         assert_eq!(chunks.read(5_000_000, 1), [0u8; 0]);
+        assert_eq!(slice(&shared, 999_990..2_500_000).concat(), &data[999_990..2_500_000]);
+    }
+
+    #[test]
+    fn what_is_cut_off_is_gone_and_writing_goes_on() {
+        let budget = Budget::new(8 << 20);
+        let mut chunks = Chunks::default();
+        push(&mut chunks, &budget, b"hello world");
+        chunks.truncate(6);
+        push(&mut chunks, &budget, b"moon");
+        assert_eq!((chunks.len(), chunks.share().concat()), (10, b"hello moon".to_vec()));
+        chunks.truncate(0);
+        assert!(chunks.is_empty() && chunks.share().is_empty());
     }
 }

@@ -12,6 +12,6 @@ mod part;
 mod parts;
 
 pub use budget::{Budget, Permit};
-pub use chunks::{CHUNK_BYTES, Chunks};
+pub use chunks::{CHUNK_BYTES, Chunks, slice};
 pub use part::Part;
 pub use parts::PartCache;

@@ -185,12 +185,19 @@ pub(super) struct CacheArgs {
 pub(super) struct StagingArgs {
     /// Directory for what is under way and must outlive a crash [default: ~/.cache/pailfs/staging]
     ///
+    /// What is written out of order waits there until the file is closed; a file written from its start to its end
+    /// does not.
     /// The next mount of the bucket finishes or undoes what it finds there of a mount that died, and names what could
     /// not be sent: see `pailfs recover --help`. Several mounts may share it, also of different buckets. It is made
     /// with mode 0700 if it is missing. Default: $XDG_CACHE_HOME/pailfs/staging ($XDG_CACHE_HOME is ~/.cache if not
     /// set).
     #[arg(long, value_name = "DIR")]
     pub staging: Option<PathBuf>,
+    /// The most that waits there may take of the disk, at least 64MiB [default: 10GiB]
+    ///
+    /// When it is full a write waits for files that are being closed, then fails with ENOSPC.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub staging_size: Option<u64>,
 }
 
 #[derive(Debug, Args)]

@@ -18,7 +18,7 @@ use crate::config::{
 };
 use crate::failure::Failure;
 
-use super::mount::{CacheArgs, MountArgs, S3Args};
+use super::mount::{CacheArgs, MountArgs, S3Args, StagingArgs};
 
 const METADATA_TTL: Duration = Duration::from_secs(1);
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -27,6 +27,8 @@ const MEMORY_BYTES: u64 = 512 << 20;
 const PART_BYTES: u64 = 8 << 20;
 /// Room for a few large files or many small ones, on most disks without being missed.
 const DISK_CACHE_BYTES: u64 = 10 << 30;
+/// Room for changes in a few large files, or in many small ones.
+const STAGING_BYTES: u64 = 10 << 30;
 /// Enough for a system whose root file system it is to go on: logs, updates, logins.
 const DISK_CACHE_FREE_BYTES: u64 = 1 << 30;
 const FILE_MODE: u16 = 0o644;
@@ -57,7 +59,7 @@ pub(super) fn config(args: &MountArgs, env: &Env, files: &Fs) -> Result<Config, 
         sync_unlink: files_args.sync_unlink,
         content_type: files_args.content_type.clone(),
         disk_cache: disk_cache(&args.cache)?,
-        staging: StagingConfig { dir: staging_dir(args.staging.staging.as_deref(), env)? },
+        staging: staging(&args.staging, env)?,
     };
     config.check().map_err(Failure::new)?;
     Ok(config)
@@ -70,6 +72,11 @@ fn disk_cache(args: &CacheArgs) -> Result<Option<DiskCacheConfig>, Failure> {
         bytes_max: args.cache_size.unwrap_or(DISK_CACHE_BYTES),
         free_bytes_min: args.cache_min_free.unwrap_or(DISK_CACHE_FREE_BYTES),
     }))
+}
+
+fn staging(args: &StagingArgs, env: &Env) -> Result<StagingConfig, Failure> {
+    let dir = staging_dir(args.staging.as_deref(), env)?;
+    Ok(StagingConfig { dir, bytes_max: args.staging_size.unwrap_or(STAGING_BYTES) })
 }
 
 /// `name`, `s3://name`, `s3://name/prefix` (which gets its last slash).

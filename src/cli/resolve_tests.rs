@@ -222,3 +222,14 @@ fn the_staging_directory_is_where_a_later_mount_looks_for_it() {
     let typed = resolve(&["--staging", "here"], &[("XDG_CACHE_HOME", "/x")]);
     assert!(typed.is_absolute() && typed.ends_with("here"), "{}", typed.display());
 }
+
+#[test]
+fn what_is_staged_has_a_cap() {
+    let scene = scene();
+    let vars = [("AWS_CA_BUNDLE", scene.path.as_str())];
+    let resolve = |options: &[&str]| scene.resolve(options, &vars).map(|config| config.staging.bytes_max);
+    assert_eq!(resolve(&[]).unwrap(), 10 << 30);
+    assert_eq!(resolve(&["--staging-size", "1GiB"]).unwrap(), 1 << 30);
+    let e = resolve(&["--staging-size", "63MiB"]).unwrap_err().to_string();
+    assert!(e.contains("--staging-size") && e.contains("64MiB"), "{e}");
+}

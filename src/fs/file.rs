@@ -8,6 +8,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
@@ -23,7 +24,7 @@ use crate::key::{self, VersionId};
 use crate::namespace::{Entry, FileInfo, Node};
 use crate::read::{Reader, Version};
 use crate::s3::ObjectHeaders;
-use crate::write::{Committed, Published, Source, Start, Writer};
+use crate::write::{Committed, Object, Piece, Published, Start, Writer};
 
 /// Files whose last versions are remembered, at most.
 const VERSIONS_MAX: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
@@ -181,40 +182,16 @@ impl Filesystem {
     }
 
     /// O_TRUNC: the file is empty, and closing it makes it so in S3.
-    async fn begin_anew(&self, handle: &FileHandle) -> Result<(), Error> {
+    pub(super) async fn begin_anew(&self, handle: &FileHandle) -> Result<(), Error> {
         let key = self.namespace.key(handle.ino)?;
         let writer =
             self.handles.writer_for(handle, || self.new_writer(key, Start::New { exclusive: false }));
-        writer.truncate().await;
+        writer.truncate(0).await?;
         // What was empty in S3 already is not ours to publish.
         if writer.is_dirty().await {
             self.namespace.written(handle.ino, 0);
         }
         Ok(())
-    }
-
-    /// `ftruncate(2)`, where `fh` is given: closing it publishes. `truncate(2)` otherwise: published when
-    /// this answers.
-    pub(super) async fn truncate(
-        &self,
-        ino: u64,
-        fh: Option<u64>,
-        info: &FileInfo,
-        size: u64,
-    ) -> Result<(), Error> {
-        if size == info.size {
-            return Ok(());
-        }
-        if size != 0 {
-            return Err(Error::NotSupported("setting a file's length to other than zero"));
-        }
-        if let Some(fh) = fh {
-            return self.begin_anew(&*self.writable_handle(fh)?).await;
-        }
-        let opened = self.open(ino, libc::O_WRONLY | libc::O_TRUNC).await?;
-        let flushed = self.flush(opened.fh).await;
-        self.release(opened.fh).await;
-        flushed
     }
 
     /// `open(2)` with O_CREAT of a name that is not there. S3 hears of it at close.
@@ -245,7 +222,7 @@ impl Filesystem {
     pub async fn read(&self, fh: u64, offset: u64, len: usize) -> Result<Vec<Bytes>, Error> {
         let handle = self.handles.file(fh)?;
         let frames = match self.handles.writer(handle.ino) {
-            Some(writer) => self.read_written(&handle, &writer, offset, len).await?,
+            Some(writer) => self.read_written(&writer, offset, len).await?,
             None => self.read_object(&handle, offset, len).await?,
         };
         if !handle.answered.swap(true, Ordering::AcqRel) && handle.paged.load(Ordering::Acquire) {
@@ -315,9 +292,8 @@ impl Filesystem {
     }
 
     /// Reads a file that is being written: what was written is seen before it is published.
-    async fn read_written(
+    pub(super) async fn read_written(
         &self,
-        handle: &FileHandle,
         writer: &Writer,
         offset: u64,
         len: usize,
@@ -325,25 +301,43 @@ impl Filesystem {
         let end = writer.len().min(offset.saturating_add(len as u64));
         let mut frames = Vec::new();
         let mut at = offset;
+        let mut lost: Option<Arc<Object>> = None;
         while at < end {
-            let wanted = usize::try_from(end - at).unwrap_or(usize::MAX);
-            match writer.source(at, wanted).await? {
-                Source::Buffer(bytes) if bytes.is_empty() => break,
-                Source::Buffer(bytes) => {
-                    at += bytes.len() as u64;
-                    frames.push(bytes.into());
-                }
-                Source::Object(base) => {
-                    let wanted = wanted.min(usize::try_from(base.size - at).unwrap_or(usize::MAX));
-                    let key = self.namespace.key(handle.ino)?;
-                    let reader = self.reads.reader(Version::new(key, base.etag, base.size));
-                    let read = self.reads.read(&reader, at, wanted).await;
-                    frames.extend(read.map_err(|e| if is_other_version(&e) { Error::Stale } else { e })?);
-                    at += wanted as u64;
+            let pieces = writer.read(at..end).await?;
+            if pieces.is_empty() {
+                break; // it was cut meanwhile
+            }
+            for piece in pieces {
+                let (object, range) = match piece {
+                    Piece::Bytes(bytes) => {
+                        at += bytes.len() as u64;
+                        frames.push(bytes);
+                        continue;
+                    }
+                    Piece::Object(object, range) => (object, range),
+                };
+                match self.read_range(&object, range.clone()).await {
+                    Ok(read) => {
+                        at += range.end - range.start;
+                        frames.extend(read);
+                    }
+                    // A commit may have replaced it since the writer was asked: asked again it names another.
+                    Err(e) if is_other_version(&e) && lost.as_ref() != Some(&object) => {
+                        lost = Some(object);
+                        break;
+                    }
+                    Err(e) if is_other_version(&e) => return Err(Error::Stale),
+                    Err(e) => return Err(e),
                 }
             }
         }
         Ok(frames)
+    }
+
+    async fn read_range(&self, object: &Object, range: Range<u64>) -> Result<Vec<Bytes>, Error> {
+        let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        let version = Version::new(object.key.clone(), object.etag.clone(), object.size);
+        self.reads.read(&self.reads.reader(version), range.start, len).await
     }
 
     /// `write(2)` where it needs no wait; false where it does.
@@ -357,26 +351,35 @@ impl Filesystem {
         Ok(done)
     }
 
-    /// `write(2)`.
-    pub async fn write(&self, fh: u64, offset: u64, data: &[u8]) -> Result<(), Error> {
+    /// `write(2)`. `append`: at the file's end, wherever other handles have moved that to.
+    pub async fn write(&self, fh: u64, offset: u64, data: &[u8], append: bool) -> Result<(), Error> {
         let handle = self.writable_handle(fh)?;
         let writer = self.writer_to_go_on(&handle).await?;
-        let len = writer.len();
-        let written = writer.write(offset, data).await;
-        // A write that was refused leaves the file S3's.
-        if written.is_ok() || writer.len() != len {
-            self.namespace.written(handle.ino, writer.len());
-        }
+        let written = match append {
+            true => writer.append(data).await,
+            false => writer.write(offset, data).await,
+        };
+        self.changed(handle.ino, &writer).await;
         written
     }
 
-    fn writable_handle(&self, fh: u64) -> Result<Arc<FileHandle>, Error> {
+    /// The file is as long as its writer says. A change that was refused leaves it S3's.
+    pub(super) async fn changed(&self, ino: u64, writer: &Writer) {
+        if writer.is_dirty().await {
+            self.namespace.written(ino, writer.len());
+        }
+    }
+
+    pub(super) fn writable_handle(&self, fh: u64) -> Result<Arc<FileHandle>, Error> {
         let handle = self.handles.file(fh)?;
         if handle.writable { Ok(handle) } else { Err(Error::BadHandle) }
     }
 
     /// The file's writer; where there is none, one that goes on from what S3 has.
-    async fn writer_to_go_on(&self, handle: &FileHandle) -> Result<Arc<Writer>, Error> {
+    pub(super) async fn writer_to_go_on(&self, handle: &FileHandle) -> Result<Arc<Writer>, Error> {
+        if let Some(writer) = self.handles.join_writer(handle) {
+            return Ok(writer);
+        }
         let entry = self.namespace.attributes(handle.ino).await?;
         let Node::File(info) = entry.node else { return Err(Error::IsDirectory) };
         let key = self.namespace.key(handle.ino)?;

@@ -37,6 +37,7 @@ struct Tables {
 pub(super) struct FileHandle {
     pub ino: u64,
     pub writable: bool,
+    readable: bool,
     /// Made when it is opened where the kernel may keep pages, else at the first read. Held for an instant only.
     pub reader: Mutex<Option<Arc<Reader>>>,
     /// Whether any byte was returned: from then on the version is fixed.
@@ -63,6 +64,7 @@ impl FileHandle {
         FileHandle {
             ino,
             writable: flags & libc::O_ACCMODE != libc::O_RDONLY,
+            readable: flags & libc::O_ACCMODE != libc::O_WRONLY,
             fills_disk: flags & libc::O_DIRECT != 0,
             reader: Mutex::default(),
             answered: AtomicBool::new(false),
@@ -86,6 +88,9 @@ impl FileHandle {
     }
 
     fn count_among(&self, (writer, handles): &mut (Arc<Writer>, usize)) -> Arc<Writer> {
+        if self.readable {
+            writer.will_be_read();
+        }
         if !self.wrote.swap(true, Ordering::AcqRel) {
             *handles += 1;
         }
@@ -110,7 +115,12 @@ impl Handles {
     pub fn add_file(&self, handle: FileHandle) -> Result<(u64, Arc<FileHandle>), Error> {
         let fh = self.number()?;
         let handle = Arc::new(handle);
-        self.lock().files.insert(fh, handle.clone());
+        let mut tables = self.lock();
+        if let Some((writer, _)) = tables.writers.get(&handle.ino).filter(|_| handle.readable) {
+            writer.will_be_read();
+        }
+        tables.files.insert(fh, handle.clone());
+        drop(tables);
         Ok((fh, handle))
     }
 

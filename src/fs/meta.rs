@@ -60,8 +60,7 @@ impl Filesystem {
 
     /// `chmod(2)`, `chown(2)`, `truncate(2)`, `utimensat(2)`.
     ///
-    /// Errors: [`Error::NotPermitted`] for attributes that are not kept, [`Error::ReadOnly`];
-    /// [`Error::NotSupported`] for a length other than zero and the present one.
+    /// Errors: [`Error::NotPermitted`] for attributes that are not kept, [`Error::ReadOnly`].
     pub async fn setattr(&self, ino: u64, set: SetAttr) -> Result<Attr, Error> {
         self.check_writable()?;
         let entry = self.namespace.attributes(ino).await?;

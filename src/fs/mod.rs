@@ -8,6 +8,7 @@ mod ahead;
 mod backing;
 mod copies;
 mod dir;
+mod edit;
 mod file;
 mod handles;
 mod meta;
@@ -32,6 +33,8 @@ use crate::namespace::{Entry, Kind, Namespace, Node};
 use crate::read::Reads;
 use crate::s3::{ListObjectsV2, S3Client};
 use crate::write::deletes::Deletes;
+use crate::write::staging::Staging;
+use crate::write::upload::Uploads;
 use crate::write::{Writes, leftovers};
 
 use ahead::Ahead;
@@ -94,8 +97,9 @@ impl Filesystem {
         runtime: Handle,
     ) -> Arc<Filesystem> {
         let cache = Arc::new(PartCache::new(Budget::new(config.memory_bytes_max), config.s3.request_timeout));
-        let (for_writes, part_bytes) = (client.clone(), config.part_bytes);
-        let writes = Writes::new(for_writes, cache.clone(), journal.clone(), runtime.clone(), part_bytes);
+        let uploads = Uploads { client: client.clone(), runtime: runtime.clone(), journal: journal.clone() };
+        let staging = Staging::new(journal.clone(), config.staging.bytes_max, config.s3.request_timeout);
+        let writes = Writes::new(uploads, cache.clone(), staging, config.part_bytes);
         let (ttl, metadata_bytes) = (config.metadata_ttl, config.metadata_bytes_max);
         Arc::new(Filesystem {
             namespace: Arc::new(Namespace::new(client.clone(), &config.prefix, ttl, metadata_bytes)),
@@ -188,6 +192,7 @@ impl Filesystem {
             handles: self.handles.len(),
             metadata_bytes: self.namespace.metadata_bytes(),
             object_bytes: self.cache.budget().bytes_held(),
+            staged_bytes: self.writes.staging.bytes_held(),
             removals: self.deletes.pending(),
         }
     }
@@ -223,6 +228,8 @@ pub struct Held {
     /// Of `--metadata-memory`, as near as can be told.
     pub metadata_bytes: u64,
     pub object_bytes: u64,
+    /// Of `--staging-size`.
+    pub staged_bytes: u64,
     /// Keys acknowledged as removed that S3 may still have.
     pub removals: usize,
 }

@@ -20,9 +20,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, INodeNo, InitFlags, IoctlFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 use tokio::runtime::Handle;
 
@@ -70,7 +71,7 @@ impl Door {
 }
 
 /// What is not here fuser answers with ENOSYS, and the kernel then helps itself or stops asking: listing
-/// and setting extended attributes, fallocate, lseek, copy_file_range, access (the mount has `default_permissions`).
+/// and setting extended attributes, lseek (all of a file is data), access (the mount has `default_permissions`).
 impl fuser::Filesystem for Door {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let wanted = [
@@ -78,6 +79,7 @@ impl fuser::Filesystem for Door {
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
         ];
         for flag in wanted {
             if let Err(missing) = config.add_capabilities(flag) {
@@ -283,8 +285,8 @@ impl fuser::Filesystem for Door {
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
+        write_flags: WriteFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
@@ -295,11 +297,54 @@ impl fuser::Filesystem for Door {
             Err(e) => return reply.error(refuse(&self.fs, "write", ino, None, &e)),
             Ok(false) => {}
         }
+        // Pages that were mapped have their place.
+        let append = flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let (fs, data) = (self.fs(), data.to_vec());
         self.run(async move {
-            match fs.write(fh.0, offset, &data).await {
+            match fs.write(fh.0, offset, &data, append).await {
                 Ok(()) => reply.written(size),
                 Err(e) => reply.error(refuse(&fs, "write", ino, None, &e)),
+            }
+        });
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs();
+        self.run(async move {
+            let done = fs.fallocate(fh.0, offset, length, mode).await;
+            reply_empty(reply, done.map_err(|e| refuse(&fs, "fallocate", ino, None, &e)));
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let fs = self.fs();
+        // The answer has 32 bits for it.
+        let len = len.min(u64::from(u32::MAX - REQUEST_BYTES_MAX));
+        self.run(async move {
+            match fs.copy_file_range((fh_in.0, offset_in), (fh_out.0, offset_out), len).await {
+                Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
+                Err(e) => reply.error(refuse(&fs, "copy_file_range", ino_out, None, &e)),
             }
         });
     }

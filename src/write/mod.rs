@@ -1,64 +1,92 @@
-//! Writing objects: what a program writes becomes one PUT, or parts sent while it still writes.
+//! Writing objects: what a program writes, anywhere in a file, becomes one PUT, or parts that are sent or copied.
 //!
 //! Owns: [`Writes`] (what all writers share) and [`Writer`] (the one writer of a file, shared by its
 //! handles). A writer is in one of these states:
 //!
 //! ```text
-//!            write             a part is full            write
-//!  Clean ----------> Buffered ----------------> Sending -------+
-//!    ^                  |                          |  ^        |
-//!    |    PutObject     |    last part, Complete   |  +--------+
-//!    +------------------+--------------------------+
-//!            commit                commit
-//!  any failure -> Failed: every later write and commit answers that error; nothing is published
-//!  (a write elsewhere than at the end is refused and changes nothing)
+//!           any change               the stream's part is full
+//!  Clean ---------------> Changed ------------------------------> Sending
+//!    ^                       |                                       |
+//!    |  PutObject, or all    |        parts that changed, the rest,  |
+//!    |  parts and Complete   |        Complete                       |
+//!    +-----------------------+---------------------------------------+
+//!                          commit
+//!  a request that fails -> Failed: every later change and commit answers that error, and nothing is published,
+//!                          until the file is cut to no length
 //! ```
 //!
-//! Content is `base` (what S3 has, pinned by its ETag), then what was sent as parts, then the buffer.
-//! Writes must continue where the file ends. To go on after a commit, or to append, a base of 5 MiB or
-//! more is copied on the server's side as the first parts; a smaller one is read into the buffer.
-//! Invariants: an object appears whole or not at all; every buffered byte has a permit.
+//! `content` says which layer has which byte. A sequential stream stays in memory and is sent as it grows; all else
+//! waits in the staging file (docs/decisions/0011-staged-writes.md). `publish` carries out what `plan` decides.
+//! Invariants: an object appears whole or not at all; every buffered byte has a permit, every staged one is counted;
+//! a change that was refused has changed nothing.
 //! Must never know: inodes, paths, FUSE.
 
+mod content;
 pub mod deletes;
 pub mod leftovers;
 pub mod markers;
 pub mod plan;
+mod publish;
 pub mod recover;
+pub mod staging;
 pub mod upload;
 
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use tokio::runtime::Handle;
+use bytes::Bytes;
 use tokio::sync::Mutex;
 
-use crate::cache::{Chunks, PartCache, Permit};
+use crate::cache::{PartCache, Permit, slice};
 use crate::config::PART_BYTES_MIN;
-use crate::error::{Error, S3ErrorKind};
-use crate::journal::Journal;
-use crate::s3::{CopySource, ObjectHeaders, Precondition, S3Client, Written};
-use plan::Ladder;
-use upload::{Upload, Uploads};
+use crate::error::Error;
+use crate::s3::{ObjectHeaders, Precondition};
+use content::Content;
+use plan::{Ladder, Place};
+use publish::State;
+use staging::Staging;
+use upload::Uploads;
+
+pub use content::{Object, Piece};
 
 /// What all writers share.
 pub struct Writes {
-    pub client: S3Client,
     pub uploads: Uploads,
+    pub staging: Arc<Staging>,
     cache: Arc<PartCache>,
     ladder: Ladder,
+    /// Bytes of parts that were sent and are kept.
+    bytes_kept: Arc<AtomicU64>,
+}
+
+/// A part that was sent and stays readable.
+struct KeptPart {
+    bytes: Vec<Bytes>,
+    counted: u64,
+    bytes_kept: Arc<AtomicU64>,
+}
+
+impl KeptPart {
+    fn len(&self) -> u64 {
+        self.bytes.iter().map(|piece| piece.len() as u64).sum()
+    }
+
+    fn cut(&mut self, len: u64) {
+        self.bytes = slice(&self.bytes, 0..len);
+    }
+}
+
+impl Drop for KeptPart {
+    fn drop(&mut self) {
+        self.bytes_kept.fetch_sub(self.counted, Ordering::AcqRel);
+    }
 }
 
 impl Writes {
-    pub fn new(
-        client: S3Client,
-        cache: Arc<PartCache>,
-        journal: Arc<Journal>,
-        runtime: Handle,
-        part_bytes: u64,
-    ) -> Writes {
+    pub fn new(uploads: Uploads, cache: Arc<PartCache>, staging: Staging, part_bytes: u64) -> Writes {
         let ladder = Ladder::new(part_bytes, cache.budget().bytes_max());
-        Writes { uploads: Uploads { client: client.clone(), runtime, journal }, client, cache, ladder }
+        Writes { uploads, staging: Arc::new(staging), cache, ladder, bytes_kept: Arc::default() }
     }
 
     /// A permit as soon as there is room; none is needed for no bytes.
@@ -75,6 +103,15 @@ impl Writes {
             0 => Some(None),
             _ => self.cache.try_reserve(bytes as u64).map(Some),
         }
+    }
+
+    /// Keeps a part that is sent: all of them take a fourth of the memory, at most.
+    fn keep(&self, bytes: Vec<Bytes>) -> Option<KeptPart> {
+        let counted = bytes.iter().map(|piece| piece.len() as u64).sum();
+        let max = self.cache.budget().bytes_max() / 4;
+        let more = |kept: u64| kept.checked_add(counted).filter(|sum| *sum <= max);
+        self.bytes_kept.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        Some(KeptPart { bytes, counted, bytes_kept: self.bytes_kept.clone() })
     }
 }
 
@@ -101,34 +138,14 @@ pub enum Start {
     From(Committed),
 }
 
-/// Where bytes that are asked of a file being written are.
-pub enum Source {
-    Buffer(Vec<u8>),
-    /// In S3, under this ETag.
-    Object(Committed),
-}
-
 pub struct Writer {
     writes: Arc<Writes>,
-    len: AtomicU64,
-    /// Held across requests: writes and commits of one file take their turns.
+    /// Shared with the content, for those who only ask how long the file is.
+    len: Arc<AtomicU64>,
+    /// Somebody may read what is being written: parts that are sent stay readable as long as there is room.
+    read: AtomicBool,
+    /// Held across requests: changes, reads and commits of one file take their turns.
     state: Mutex<State>,
-}
-
-struct State {
-    key: String,
-    headers: ObjectHeaders,
-    base: Option<Committed>,
-    /// What the base carries is still to be asked, to go on with what is written.
-    inherits: bool,
-    guard: Precondition,
-    /// Content from `buffer_start` to the file's end.
-    buffer: Chunks,
-    buffer_start: u64,
-    upload: Option<Upload>,
-    dirty: bool,
-    unlinked: bool,
-    failed: Option<Error>,
 }
 
 impl Writer {
@@ -136,23 +153,16 @@ impl Writer {
         let (base, guard) = match start {
             Start::New { exclusive: true } => (None, Precondition::Absent),
             Start::New { exclusive: false } => (None, Precondition::None),
-            Start::From(base) => (Some(base.clone()), Precondition::Etag(base.etag)),
+            Start::From(Committed { etag, size }) => {
+                let guard = Precondition::Etag(etag.clone());
+                (Some(Object { key: key.clone(), etag, size }), guard)
+            }
         };
-        let len = base.as_ref().map_or(0, |base| base.size);
-        let state = State {
-            key,
-            headers,
-            dirty: base.is_none(),
-            inherits: base.is_some(),
-            base,
-            guard,
-            buffer: Chunks::default(),
-            buffer_start: len,
-            upload: None,
-            unlinked: false,
-            failed: None,
-        };
-        Writer { writes, len: AtomicU64::new(len), state: Mutex::new(state) }
+        let len = Arc::new(AtomicU64::new(0));
+        let changed = base.is_none();
+        let content = Content::new(len.clone(), base, writes.staging.clone());
+        let state = State::new(key, headers, content, guard, changed);
+        Writer { writes, len, read: AtomicBool::new(false), state: Mutex::new(state) }
     }
 
     /// The file's length with all that was written, in bytes.
@@ -164,46 +174,66 @@ impl Writer {
         self.len() == 0
     }
 
+    /// A handle may read the file.
+    pub fn will_be_read(&self) {
+        self.read.store(true, Ordering::Relaxed);
+    }
+
     /// [`Writer::write`] where it needs neither a request nor a wait; false where it does.
     pub fn try_write(&self, offset: u64, data: &[u8]) -> Result<bool, Error> {
         let Ok(mut state) = self.state.try_lock() else { return Ok(false) };
-        state.check(offset, self.len())?;
-        if state.must_load_base() || state.room(&self.writes.ladder)? < data.len() as u64 {
+        state.check()?;
+        if !state.content.continues_at(offset)
+            || state.content.small_base(PART_BYTES_MIN).is_some()
+            || state.room(&self.writes.ladder)? < data.len() as u64
+        {
             return Ok(false);
         }
-        let needed = state.buffer.bytes_needed(data.len());
+        let needed = state.content.tail().bytes_needed(data.len());
         let Some(permit) = self.writes.try_reserve(needed) else { return Ok(false) };
-        self.push(&mut state, data, permit);
+        state.push(data, permit);
         Ok(true)
     }
 
-    /// Writes at the file's end.
+    /// Writes anywhere. What lies between the file's end and `offset` becomes zeros.
     ///
-    /// Errors: [`Error::NotSupported`] anywhere else; what an earlier part failed with;
-    /// [`Error::NoMemory`]; [`Error::TooLarge`].
-    pub async fn write(&self, offset: u64, mut data: &[u8]) -> Result<(), Error> {
+    /// Errors: what an earlier request failed with; [`Error::NoSpace`], [`Error::NoMemory`], [`Error::TooLarge`];
+    /// [`Error::NotSupported`] where bytes are needed that were sent and let go.
+    pub async fn write(&self, offset: u64, data: &[u8]) -> Result<(), Error> {
         let mut state = self.state.lock().await;
-        state.check(offset, self.len())?;
-        if state.must_load_base() {
-            let loaded = state.load_base(&self.writes).await;
-            state.keep_failure(loaded)?;
-        }
+        self.write_locked(&mut state, offset, data).await
+    }
+
+    /// Writes at the file's end, wherever that is by now.
+    pub async fn append(&self, data: &[u8]) -> Result<(), Error> {
+        let mut state = self.state.lock().await;
+        let end = self.len();
+        self.write_locked(&mut state, end, data).await
+    }
+
+    async fn write_locked(&self, state: &mut State, mut offset: u64, mut data: &[u8]) -> Result<(), Error> {
+        state.check()?;
         while !data.is_empty() {
+            if !state.content.continues_at(offset) {
+                state.content.stage(offset, data).await?;
+                state.changed = true;
+                return Ok(());
+            }
+            let loaded = state.load_small_base(&self.writes).await;
+            state.keep_failure(loaded)?;
             let room = state.room(&self.writes.ladder);
             let room = state.keep_failure(room)?;
             if room == 0 {
-                let sent = state.send_part(&self.writes).await;
-                state.keep_failure(sent)?;
+                self.make_room(state).await?;
                 continue;
             }
             let (now, later) = data.split_at(data.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
-            let needed = state.buffer.bytes_needed(now.len());
+            let needed = state.content.tail().bytes_needed(now.len());
             let permit = match self.writes.try_reserve(needed) {
                 Some(permit) => permit,
                 // Memory is short: what is large enough to be a part goes now, and its memory with it.
-                None if state.buffer.len() >= PART_BYTES_MIN && !state.unlinked => {
-                    let sent = state.send_part(&self.writes).await;
-                    state.keep_failure(sent)?;
+                None if state.content.tail().len() >= PART_BYTES_MIN => {
+                    self.make_room(state).await?;
                     continue;
                 }
                 None => {
@@ -211,92 +241,111 @@ impl Writer {
                     state.keep_failure(permit)?
                 }
             };
-            self.push(&mut state, now, permit);
+            state.push(now, permit);
+            offset += now.len() as u64;
             data = later;
         }
         Ok(())
     }
 
-    fn push(&self, state: &mut State, data: &[u8], permit: Option<Permit>) {
-        state.buffer.push(data, permit);
-        state.dirty = true;
-        self.len.fetch_add(data.len() as u64, Ordering::AcqRel);
+    /// The tail becomes a part; where it cannot, it goes to the staging file.
+    async fn make_room(&self, state: &mut State) -> Result<(), Error> {
+        if !state.can_stream() {
+            return state.content.spill().await;
+        }
+        let sent = state.send_tail(&self.writes, self.read.load(Ordering::Relaxed)).await;
+        state.keep_failure(sent)
     }
 
-    /// Sets the length to zero: the file begins anew, also after a failure.
-    pub async fn truncate(&self) {
+    /// Zeros; beyond the end only where `extend` says so.
+    pub async fn zero(&self, range: Range<u64>, extend: bool) -> Result<(), Error> {
         let mut state = self.state.lock().await;
+        state.check()?;
+        let end = if extend { range.end } else { range.end.min(self.len()) };
+        if range.start < end {
+            state.content.zero(range.start..end).await?;
+            state.changed = true;
+        }
+        Ok(())
+    }
+
+    /// `range` becomes what an object has from `offset` on, by a copy on the server's side when it is published.
+    /// False where it cannot: then the bytes must be read and written.
+    pub async fn link(&self, range: Range<u64>, object: Arc<Object>, offset: u64) -> Result<bool, Error> {
+        let mut state = self.state.lock().await;
+        state.check()?;
+        if !state.content.may_link(&range) {
+            return Ok(false);
+        }
+        state.content.link(range, Place { object, offset })?;
+        state.changed = true;
+        Ok(true)
+    }
+
+    /// Sets the length. To zero: the file begins anew, also after a failure.
+    pub async fn truncate(&self, len: u64) -> Result<(), Error> {
+        let mut state = self.state.lock().await;
+        if len > 0 {
+            state.check()?;
+            if len != self.len() {
+                state.content.truncate(len).await?;
+                state.changed = true;
+            }
+            return Ok(());
+        }
         if self.is_empty() && state.failed.is_none() {
-            return;
+            return Ok(());
         }
-        if let Some(upload) = state.upload.take() {
-            upload.abort().await;
-        }
-        let replaced = state.base.take();
-        state.inherits = false;
-        if replaced.is_some() {
-            state.guard = Precondition::None; // a whole replacement: the last closer wins
-        }
-        state.buffer = Chunks::default();
-        state.buffer_start = 0;
-        state.dirty = true;
-        state.failed = None;
+        let content = Content::new(self.len.clone(), None, self.writes.staging.clone());
         self.len.store(0, Ordering::Release);
+        state.begin_anew(content).await;
+        Ok(())
     }
 
     /// Whether something is yet to be published.
     pub async fn is_dirty(&self) -> bool {
         let state = self.state.lock().await;
-        state.dirty && !state.unlinked
+        state.changed && !state.unlinked
     }
 
     /// Publishes all that was written: when this has answered, S3 has the object, whole.
     /// None where nothing was to be done.
     pub async fn commit(&self) -> Result<Option<Published>, Error> {
         let mut state = self.state.lock().await;
-        if let Some(failed) = &state.failed {
-            return Err(failed.clone());
-        }
-        if !state.dirty || state.unlinked {
+        state.check()?;
+        if !state.changed || state.unlinked {
             return Ok(None);
         }
-        let from = state.base.as_ref().map(|base| base.etag.clone());
-        let committed = state.publish(&self.writes, self.len()).await;
+        let from = state.content.base().map(|base| base.etag.clone());
+        let committed = state.publish(&self.writes).await;
         Ok(Some(Published { now: state.keep_failure(committed)?, from }))
     }
 
-    /// Where the bytes at `offset` are: in S3 as far as the base goes, else in the buffer.
-    pub async fn source(&self, offset: u64, len: usize) -> Result<Source, Error> {
-        let state = self.state.lock().await;
-        if offset >= state.buffer_start || len == 0 {
-            let from = offset.saturating_sub(state.buffer_start);
-            return Ok(Source::Buffer(state.buffer.read(from, len)));
-        }
-        match &state.base {
-            Some(base) if offset < base.size => Ok(Source::Object(base.clone())),
-            _ => Err(Error::NotSupported("reading a large file before it is closed")),
-        }
+    /// Where the bytes of `range` are, end to end, cut at the file's end.
+    ///
+    /// Errors: [`Error::NotSupported`] for bytes that were sent and let go, and are not yet published.
+    pub async fn read(&self, range: Range<u64>) -> Result<Vec<Piece>, Error> {
+        self.state.lock().await.content.read(range).await
     }
 
-    /// The file's name is gone: nothing will be published, what is written from now on stays in memory.
-    /// Answers whether S3 has the object.
+    /// The file's name is gone: nothing will be published. Answers whether S3 has the object.
     pub async fn unlink(&self) -> bool {
         let mut state = self.state.lock().await;
         state.unlinked = true;
         if let Some(upload) = state.upload.take() {
             upload.abort().await;
         }
-        state.base.is_some()
+        state.content.base().is_some()
     }
 
     /// The object has moved to `key`, where its ETag is another: what is written from now on goes there.
     pub async fn renamed(&self, key: String, etag: &str) {
         let mut state = self.state.lock().await;
-        state.key = key;
-        if let Some(base) = &mut state.base {
-            base.etag = etag.into();
+        if state.content.base().is_some() {
+            state.content.base_moved(&key, etag);
             state.guard = Precondition::Etag(etag.into());
         }
+        state.key = key;
         // Parts that were sent meanwhile are the old key's and cannot follow.
         if let Some(upload) = state.upload.take() {
             state.failed = Some(Error::Stale);
@@ -307,135 +356,9 @@ impl Writer {
     /// Gives up what was not published.
     pub async fn abandon(&self) {
         let mut state = self.state.lock().await;
-        state.dirty = false;
-        state.buffer = Chunks::default();
+        state.changed = false;
         if let Some(upload) = state.upload.take() {
             upload.abort().await;
         }
-    }
-}
-
-impl State {
-    fn check(&self, offset: u64, len: u64) -> Result<(), Error> {
-        match &self.failed {
-            Some(failed) => Err(failed.clone()),
-            None if offset != len => Err(Error::NotSupported("writing elsewhere than at the file's end")),
-            None => Ok(()),
-        }
-    }
-
-    /// What fails once, fails for good: the program must hear of it at close.
-    fn keep_failure<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
-        result.inspect_err(|e| self.failed = Some(e.clone()))
-    }
-
-    /// A base too small to be a part of its own must come into the buffer before more is written.
-    fn must_load_base(&self) -> bool {
-        self.upload.is_none() && self.buffer_start > 0 && self.buffer_start < PART_BYTES_MIN
-    }
-
-    async fn load_base(&mut self, writes: &Writes) -> Result<(), Error> {
-        let Some(base) = self.base.clone() else { return Ok(()) };
-        let mut object = writes.client.get_object(&self.key, None, Some(&base.etag)).await?;
-        let mut buffer = Chunks::default();
-        while let Some(frame) = object.body.frame().await? {
-            let permit = writes.reserve(buffer.bytes_needed(frame.len())).await?;
-            buffer.push(&frame, permit);
-        }
-        if buffer.len() != base.size {
-            return Err(Error::Stale);
-        }
-        self.buffer = buffer;
-        self.buffer_start = 0;
-        Ok(())
-    }
-
-    /// How much the part in the buffer still takes.
-    fn room(&self, ladder: &Ladder) -> Result<u64, Error> {
-        if self.unlinked {
-            return Ok(u64::MAX);
-        }
-        let number = self.upload.as_ref().map_or(1, Upload::next_number);
-        let part_bytes = ladder.part_bytes(number).ok_or(Error::TooLarge)?;
-        Ok(part_bytes.saturating_sub(self.buffer.len()))
-    }
-
-    /// An object that is appended to keeps its metadata, type and storage class.
-    async fn inherit(&mut self, writes: &Writes) -> Result<(), Error> {
-        if let Some(base) = self.base.as_ref().filter(|_| self.inherits) {
-            let head = writes.client.head_object(&self.key).await?;
-            if head.etag != base.etag {
-                return Err(Error::Stale);
-            }
-            self.headers = ObjectHeaders::from(head);
-            self.inherits = false;
-        }
-        Ok(())
-    }
-
-    async fn send_part(&mut self, writes: &Writes) -> Result<(), Error> {
-        if self.upload.is_none() {
-            self.inherit(writes).await?;
-            let mut upload = Upload::create(&writes.uploads, &self.key, &self.headers).await?;
-            let copied = match &self.base {
-                Some(base) if self.buffer_start > 0 => {
-                    upload.copy(&self.source_of(writes, base), base.size).await
-                }
-                _ => Ok(()),
-            };
-            self.upload = Some(upload);
-            copied?;
-        }
-        let Some(upload) = &mut self.upload else { return Ok(()) };
-        let bytes = self.buffer.len();
-        if bytes > 0 {
-            upload.send(std::mem::take(&mut self.buffer).share()).await?;
-            self.buffer_start += bytes;
-        }
-        Ok(())
-    }
-
-    fn source_of(&self, writes: &Writes, base: &Committed) -> CopySource {
-        let bucket = writes.client.bucket().into();
-        CopySource {
-            bucket,
-            key: self.key.clone(),
-            if_match: Some(base.etag.clone()),
-            ..CopySource::default()
-        }
-    }
-
-    async fn publish(&mut self, writes: &Writes, size: u64) -> Result<Committed, Error> {
-        let whole_in_buffer = self.upload.is_none() && self.buffer_start == 0;
-        if whole_in_buffer {
-            self.inherit(writes).await?;
-        }
-        let written = if whole_in_buffer {
-            let client = &writes.client;
-            client
-                .put_object(&self.key, self.buffer.share(), &self.headers, &self.guard)
-                .await
-                .map_err(Error::from)
-        } else {
-            self.complete(writes).await
-        };
-        let exclusive = self.guard == Precondition::Absent;
-        let Written { etag, .. } = written.map_err(|e| match e.s3_kind() {
-            Some(S3ErrorKind::PreconditionFailed) if exclusive => Error::Exists,
-            _ => e,
-        })?;
-        let committed = Committed { etag, size };
-        self.base = Some(committed.clone());
-        self.guard = Precondition::Etag(committed.etag.clone());
-        self.dirty = false;
-        Ok(committed)
-    }
-
-    async fn complete(&mut self, writes: &Writes) -> Result<Written, Error> {
-        self.send_part(writes).await?;
-        let Some(upload) = &mut self.upload else { return Err(Error::Invalid("nothing to complete")) };
-        let written = upload.complete(&self.guard).await?;
-        self.upload = None;
-        Ok(written)
     }
 }

@@ -4,6 +4,8 @@
 //! Invariants: part numbers follow the file's order; at most [`PARTS_IN_FLIGHT_MAX`] parts are under way;
 //! an upload that is not completed is aborted: by who began it, or by the next mount, which finds it in the journal.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
@@ -33,9 +35,9 @@ pub struct Upload {
     noted: Option<u64>,
     key: String,
     upload_id: String,
-    parts_begun: u32,
+    last_number: u32,
     in_flight: JoinSet<Result<UploadedPart, S3Error>>,
-    done: Vec<UploadedPart>,
+    done: BTreeMap<u32, UploadedPart>,
 }
 
 impl Upload {
@@ -52,61 +54,59 @@ impl Upload {
             noted: noted.ok(),
             key: key.into(),
             upload_id,
-            parts_begun: 0,
+            last_number: 0,
             in_flight: JoinSet::new(),
-            done: Vec::new(),
+            done: BTreeMap::new(),
         })
     }
 
-    /// The number the next part will have.
-    pub fn next_number(&self) -> u64 {
-        u64::from(self.parts_begun) + 1
-    }
-
-    /// Begins to send a part; waits while too many are under way.
+    /// Begins to send a part; waits while too many are under way. A part of a number that was sent before replaces it.
     ///
     /// Errors: what an earlier part failed with.
-    pub async fn send(&mut self, payload: Payload) -> Result<(), Error> {
-        let number = self.begin().await?;
+    pub async fn send(&mut self, number: u32, payload: Payload) -> Result<(), Error> {
+        self.begin(number).await?;
         let (client, key, upload_id) = (self.client.clone(), self.key.clone(), self.upload_id.clone());
         let send = async move { client.upload_part(&key, &upload_id, number, payload).await };
         self.in_flight.spawn_on(send, &self.runtime);
         Ok(())
     }
 
-    /// Begins to copy the first `bytes` of an object, on the server's side.
-    pub async fn copy(&mut self, source: &CopySource, bytes: u64) -> Result<(), Error> {
-        for range in plan::copy_ranges(bytes) {
-            let number = self.begin().await?;
-            let (client, key, upload_id) = (self.client.clone(), self.key.clone(), self.upload_id.clone());
-            let source = source.clone();
-            let copy = async move { client.upload_part_copy(&source, range, &key, &upload_id, number).await };
-            self.in_flight.spawn_on(copy, &self.runtime);
-        }
+    /// As [`Upload::send`], a range of an object, on the server's side.
+    pub async fn copy(&mut self, number: u32, source: CopySource, range: Range<u64>) -> Result<(), Error> {
+        self.begin(number).await?;
+        let (client, key, upload_id) = (self.client.clone(), self.key.clone(), self.upload_id.clone());
+        let copy = async move { client.upload_part_copy(&source, range, &key, &upload_id, number).await };
+        self.in_flight.spawn_on(copy, &self.runtime);
         Ok(())
     }
 
-    async fn begin(&mut self) -> Result<u32, Error> {
-        while self.in_flight.len() >= PARTS_IN_FLIGHT_MAX {
+    async fn begin(&mut self, number: u32) -> Result<(), Error> {
+        // Of two under way with one number either might be the last.
+        let under_way_max = if number > self.last_number { PARTS_IN_FLIGHT_MAX - 1 } else { 0 };
+        while self.in_flight.len() > under_way_max {
             self.finish_one().await?;
         }
-        self.parts_begun += 1;
-        Ok(self.parts_begun)
+        self.last_number = self.last_number.max(number);
+        Ok(())
     }
 
     async fn finish_one(&mut self) -> Result<bool, Error> {
         match self.in_flight.join_next().await {
-            Some(part) => self.done.push(part.map_err(|e| Error::Io(format!("UploadPart: {e}")))??),
+            Some(part) => {
+                let part = part.map_err(|e| Error::Io(format!("UploadPart: {e}")))??;
+                self.done.insert(part.number, part);
+            }
             None => return Ok(false),
         }
         Ok(true)
     }
 
-    /// Waits for all parts and makes them the object. On failure the upload is left to [`Upload::abort`].
-    pub async fn complete(&mut self, guard: &Precondition) -> Result<Written, Error> {
+    /// Waits for all parts and makes the first `count` of them the object; S3 drops the others. On failure the upload
+    /// is left to [`Upload::abort`].
+    pub async fn complete(&mut self, count: u32, guard: &Precondition) -> Result<Written, Error> {
         while self.finish_one().await? {}
-        self.done.sort_by_key(|part| part.number);
-        let written = self.client.complete_multipart_upload(&self.key, &self.upload_id, &self.done, guard);
+        let parts: Vec<_> = self.done.range(..=count).map(|(_, part)| part.clone()).collect();
+        let written = self.client.complete_multipart_upload(&self.key, &self.upload_id, &parts, guard);
         let written = written.await?;
         self.is_over();
         Ok(written)
@@ -152,12 +152,23 @@ pub async fn copy_large(
     guard: &Precondition,
 ) -> Result<Written, Error> {
     let mut upload = Upload::create(with, key, headers).await?;
-    let copied = match upload.copy(source, bytes).await {
-        Ok(()) => upload.complete(guard).await,
-        Err(e) => Err(e),
-    };
+    let copied = copy_all(&mut upload, source, bytes, guard).await;
     if copied.is_err() {
         upload.abort().await;
     }
     copied
+}
+
+async fn copy_all(
+    upload: &mut Upload,
+    source: &CopySource,
+    bytes: u64,
+    guard: &Precondition,
+) -> Result<Written, Error> {
+    let mut count = 0;
+    for range in plan::copy_ranges(bytes) {
+        count += 1;
+        upload.copy(count, source.clone(), range).await?;
+    }
+    upload.complete(count, guard).await
 }

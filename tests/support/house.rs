@@ -54,7 +54,7 @@ pub fn config_of(fake: &FakeS3) -> Config {
         sync_unlink: false,
         content_type: None,
         disk_cache: None,
-        staging: StagingConfig { dir: "/nonexistent".into() },
+        staging: StagingConfig { dir: "/nonexistent".into(), bytes_max: 1 << 30 },
     }
 }
 
@@ -168,7 +168,7 @@ impl House {
         if self.fs.write_now(fh, offset, data)? {
             return Ok(());
         }
-        self.fs.write(fh, offset, data).await
+        self.fs.write(fh, offset, data, false).await
     }
 
     /// `close(2)`.

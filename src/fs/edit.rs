@@ -1,0 +1,116 @@
+//! Changing files otherwise than by write: truncate, fallocate, copy_file_range.
+//!
+//! Owns: what these publish, and when; how a copy within the mount is made.
+//! Invariant: no success for what was not done; bytes that the server can copy are not sent.
+
+use std::sync::Arc;
+
+use super::Filesystem;
+use crate::config::PART_BYTES_MIN;
+use crate::error::Error;
+use crate::namespace::{FileInfo, Node};
+use crate::write::Object;
+
+/// What is copied at a time where the server cannot, in bytes.
+const COPIED_BYTES: u64 = 1 << 20;
+
+impl Filesystem {
+    /// `ftruncate(2)`, where `fh` is given: closing it publishes. `truncate(2)` otherwise: published when
+    /// this answers.
+    pub(super) async fn truncate(
+        &self,
+        ino: u64,
+        fh: Option<u64>,
+        info: &FileInfo,
+        size: u64,
+    ) -> Result<(), Error> {
+        if size == info.size {
+            return Ok(());
+        }
+        if let Some(fh) = fh {
+            return self.set_len(fh, size).await;
+        }
+        let opened = self.open(ino, libc::O_WRONLY).await?;
+        let mut done = self.set_len(opened.fh, size).await;
+        if done.is_ok() {
+            done = self.flush(opened.fh).await;
+        }
+        self.release(opened.fh).await;
+        done
+    }
+
+    async fn set_len(&self, fh: u64, size: u64) -> Result<(), Error> {
+        let handle = self.writable_handle(fh)?;
+        if size == 0 {
+            return self.begin_anew(&handle).await;
+        }
+        let writer = self.writer_to_go_on(&handle).await?;
+        let cut = writer.truncate(size).await;
+        self.changed(handle.ino, &writer).await;
+        cut
+    }
+
+    /// `fallocate(2)`: a hole, zeros, or room, of which S3 has enough. `mode`: its flags.
+    ///
+    /// Errors: [`Error::NotSupported`] for other modes.
+    pub async fn fallocate(&self, fh: u64, offset: u64, len: u64, mode: i32) -> Result<(), Error> {
+        let handle = self.writable_handle(fh)?;
+        let end = offset.checked_add(len).ok_or(Error::TooLarge)?;
+        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        let zeros = match mode & !libc::FALLOC_FL_KEEP_SIZE {
+            0 => false,
+            libc::FALLOC_FL_PUNCH_HOLE if keep_size => true,
+            libc::FALLOC_FL_ZERO_RANGE => true,
+            _ => return Err(Error::NotSupported("this mode of fallocate")),
+        };
+        if !zeros && keep_size {
+            return Ok(());
+        }
+        let writer = self.writer_to_go_on(&handle).await?;
+        let start = if zeros { offset } else { writer.len() };
+        let done = writer.zero(start..end, !keep_size).await;
+        self.changed(handle.ino, &writer).await;
+        done
+    }
+
+    /// `copy_file_range(2)`. Answers how many bytes were copied: none at the source's end.
+    pub async fn copy_file_range(
+        &self,
+        (fh, offset): (u64, u64),
+        (to_fh, to_offset): (u64, u64),
+        len: u64,
+    ) -> Result<u64, Error> {
+        let from = self.handles.file(fh)?;
+        let to = self.writable_handle(to_fh)?;
+        let writer = self.writer_to_go_on(&to).await?;
+        // What is being written has no object yet that the server could copy.
+        if from.ino != to.ino
+            && self.handles.writer(from.ino).is_none()
+            && let Node::File(info) = self.namespace.attributes(from.ino).await?.node
+        {
+            let len = len.min(info.size.saturating_sub(offset));
+            if len >= PART_BYTES_MIN {
+                let key = self.namespace.key(from.ino)?;
+                let object = Arc::new(Object { key, etag: info.etag, size: info.size });
+                if writer.link(to_offset..to_offset + len, object, offset).await? {
+                    self.changed(to.ino, &writer).await;
+                    return Ok(len);
+                }
+            }
+        }
+        let mut copied = 0;
+        while copied < len {
+            let wanted = (len - copied).min(COPIED_BYTES) as usize;
+            let bytes = self.read(fh, offset + copied, wanted).await?.concat();
+            if bytes.is_empty() {
+                break;
+            }
+            match self.write(to_fh, to_offset + copied, &bytes, false).await {
+                Ok(()) => copied += bytes.len() as u64,
+                Err(_) if copied > 0 => break, // the next call answers it
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(copied)
+    }
+}

@@ -1,0 +1,300 @@
+//! Publishing a file: carrying out what `plan` decides.
+//!
+//! Owns: [`State`], a writer's state under its lock.
+//! Invariants: the content's parts and the upload's are the same; a commit that failed has published nothing.
+//! Must never know: who asks, and when.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::content::{Content, Object, Sent};
+use super::plan::{self, Follows, Ladder, Place, Stretch};
+use super::upload::Upload;
+use super::{Committed, Writes};
+use crate::cache::{Chunks, Permit};
+use crate::config::PART_BYTES_MIN;
+use crate::error::{Error, S3ErrorKind};
+use crate::s3::{CopySource, ObjectHeaders, Precondition, Written};
+
+pub(super) struct State {
+    pub key: String,
+    headers: ObjectHeaders,
+    /// What the base carries is still to be asked, to go on with what is written.
+    inherits: bool,
+    pub guard: Precondition,
+    pub content: Content,
+    pub upload: Option<Upload>,
+    pub changed: bool,
+    pub unlinked: bool,
+    pub failed: Option<Error>,
+}
+
+impl State {
+    pub fn new(
+        key: String,
+        headers: ObjectHeaders,
+        content: Content,
+        guard: Precondition,
+        changed: bool,
+    ) -> State {
+        let inherits = content.base().is_some();
+        let (upload, failed) = (None, None);
+        State { key, headers, inherits, guard, content, upload, changed, unlinked: false, failed }
+    }
+
+    pub fn check(&self) -> Result<(), Error> {
+        self.failed.clone().map_or(Ok(()), Err)
+    }
+
+    /// What fails once, fails for good: the program must hear of it at close.
+    pub fn keep_failure<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
+        result.inspect_err(|e| self.failed = Some(e.clone()))
+    }
+
+    /// A file of no length, whatever there was.
+    pub async fn begin_anew(&mut self, content: Content) {
+        if let Some(upload) = self.upload.take() {
+            upload.abort().await;
+        }
+        if self.content.base().is_some() {
+            self.guard = Precondition::None; // a whole replacement: the last closer wins
+        }
+        self.inherits = false;
+        self.content = content;
+        self.changed = true;
+        self.failed = None;
+    }
+
+    pub fn push(&mut self, data: &[u8], permit: Option<Permit>) {
+        self.content.push(data, permit);
+        self.changed = true;
+    }
+
+    /// How much the part in the tail still takes.
+    pub fn room(&mut self, ladder: &Ladder) -> Result<u64, Error> {
+        let number = self.content.sent().len() as u64 + 1;
+        let part_bytes = ladder.part_bytes(number).ok_or(Error::TooLarge)?;
+        Ok(part_bytes.saturating_sub(self.content.tail().len()))
+    }
+
+    pub fn can_stream(&self) -> bool {
+        !self.unlinked && self.content.can_stream()
+    }
+
+    /// A base too small to be a part of its own must come into the tail before more is appended.
+    pub async fn load_small_base(&mut self, writes: &Writes) -> Result<(), Error> {
+        let Some(base) = self.content.small_base(PART_BYTES_MIN) else { return Ok(()) };
+        let wanted = 0..self.content.base_end();
+        let mut object =
+            writes.uploads.client.get_object(&base.key, Some(wanted.clone()), Some(&base.etag)).await?;
+        let mut bytes = Chunks::default();
+        while let Some(frame) = object.body.frame().await? {
+            let permit = writes.reserve(bytes.bytes_needed(frame.len())).await?;
+            bytes.push(&frame, permit);
+        }
+        if bytes.len() != wanted.end {
+            return Err(Error::Stale);
+        }
+        self.content.base_was_read(bytes);
+        Ok(())
+    }
+
+    /// An object that goes on keeps its metadata, type and storage class.
+    async fn inherit(&mut self, writes: &Writes) -> Result<(), Error> {
+        if let Some(base) = self.content.base().filter(|_| self.inherits) {
+            let head = writes.uploads.client.head_object(&self.key).await?;
+            if head.etag != base.etag {
+                return Err(Error::Stale);
+            }
+            self.headers = ObjectHeaders::from(head);
+            self.inherits = false;
+        }
+        Ok(())
+    }
+
+    async fn begin_upload(&mut self, writes: &Writes) -> Result<(), Error> {
+        if self.upload.is_none() {
+            self.inherit(writes).await?;
+            let upload = Upload::create(&writes.uploads, &self.key, &self.headers);
+            self.upload = Some(upload.await?);
+        }
+        Ok(())
+    }
+
+    fn upload(&mut self) -> &mut Upload {
+        self.upload.as_mut().expect("an upload was begun")
+    }
+
+    /// The tail goes as the next part, after all that is before it. `keep`: it may be read, so it stays readable
+    /// where that costs no more than disk; the first part, where programs patch their headers, does in any case.
+    pub async fn send_tail(&mut self, writes: &Writes, keep: bool) -> Result<(), Error> {
+        self.begin_upload(writes).await?;
+        let start = self.content.tail_start();
+        if self.content.sent().is_empty() && start > 0 {
+            self.send(writes, self.content.stretches(0..start), Follows::More).await?;
+        }
+        let payload = self.tail_payload(writes).await?;
+        let kept = writes.keep(payload.clone());
+        if kept.is_none()
+            && (keep || start == 0)
+            && let Err(e) = self.content.stage_tail().await
+        {
+            tracing::debug!("a part that was sent is not kept: {e}"); // a stream does not end for that
+        }
+        let number = self.next_number();
+        self.upload().send(number, payload).await?;
+        self.content.tail_was_sent(kept);
+        Ok(())
+    }
+
+    fn next_number(&self) -> u32 {
+        self.content.sent().len() as u32 + 1
+    }
+
+    /// The tail's bytes with what was written over them.
+    async fn tail_payload(&mut self, writes: &Writes) -> Result<Vec<Bytes>, Error> {
+        if self.content.is_tail_plain() {
+            return Ok(self.content.tail().share());
+        }
+        let start = self.content.tail_start();
+        let end = start + self.content.tail().len();
+        Ok(vec![self.fill(writes, start..end).await?])
+    }
+
+    async fn fill(&mut self, writes: &Writes, range: Range<u64>) -> Result<Bytes, Error> {
+        let permit = self.memory(writes, range.end - range.start).await?;
+        self.content.fill(writes, range, permit).await
+    }
+
+    /// Who waits for memory holds none but what is on its way, lest writers wait for each other.
+    async fn memory(&mut self, writes: &Writes, bytes: u64) -> Result<Permit, Error> {
+        if let Some(permit) = writes.cache.try_reserve(bytes) {
+            return Ok(permit);
+        }
+        if let Err(e) = self.content.spill().await {
+            tracing::debug!("the end of a stream stays in memory: {e}");
+        }
+        writes.cache.reserve(bytes).await
+    }
+
+    /// Sends and copies what is after the last part.
+    async fn send(
+        &mut self,
+        writes: &Writes,
+        stretches: Vec<Stretch<Arc<Object>>>,
+        follows: Follows,
+    ) -> Result<(), Error> {
+        let before = self.content.sent().len() as u64;
+        let parts = plan::parts(&stretches, &writes.ladder, before, follows).ok_or(Error::TooLarge)?;
+        for Stretch { range, copy } in parts {
+            let number = self.next_number();
+            let copied = copy.is_some();
+            match copy {
+                Some(Place { object, offset }) => {
+                    let from = offset..offset + range.end - range.start;
+                    self.upload().copy(number, source_of(writes, &object), from).await?;
+                }
+                None => {
+                    let bytes = self.fill(writes, range.clone()).await?;
+                    self.upload().send(number, vec![bytes]).await?;
+                }
+            }
+            self.content.was_sent(Sent { range, copied });
+        }
+        Ok(())
+    }
+
+    /// Publishes the content, whole.
+    pub async fn publish(&mut self, writes: &Writes) -> Result<Committed, Error> {
+        if self.content.is_small()
+            && let Err(e) = self.content.spill().await
+        {
+            tracing::debug!("the end of a file stays in memory: {e}");
+        }
+        let leaving = writes.staging.leaving(self.content.file());
+        let exclusive = self.guard == Precondition::Absent;
+        let Written { etag, .. } = self.put_or_complete(writes).await.map_err(|e| match e.s3_kind() {
+            Some(S3ErrorKind::PreconditionFailed) if exclusive => Error::Exists,
+            _ => e,
+        })?;
+        let size = self.content.len();
+        self.guard = Precondition::Etag(etag.clone());
+        self.changed = false;
+        let object = Object { key: self.key.clone(), etag: etag.clone(), size };
+        self.content.was_published(object, &writes.staging);
+        drop(leaving);
+        Ok(Committed { etag, size })
+    }
+
+    async fn put_or_complete(&mut self, writes: &Writes) -> Result<Written, Error> {
+        let whole = 0..self.content.len();
+        if self.upload.is_none() {
+            if self.content.is_all_tail() {
+                let payload = self.content.tail().share();
+                return self.put(writes, payload).await;
+            }
+            let stretches = self.content.stretches(whole.clone());
+            let parts =
+                plan::parts(&stretches, &writes.ladder, 0, Follows::Nothing).ok_or(Error::TooLarge)?;
+            if let [] | [Stretch { copy: None, .. }] = parts[..] {
+                let payload = self.fill(writes, whole).await?;
+                return self.put(writes, vec![payload]).await;
+            }
+        }
+        match self.content.changed_parts() {
+            Some(changed) => {
+                for (number, part) in changed {
+                    let bytes = self.fill(writes, part.range.clone()).await?;
+                    self.upload().send(number, vec![bytes]).await?;
+                    self.content.was_sent_again(&part);
+                }
+            }
+            None => {
+                if let Some(upload) = self.upload.take() {
+                    upload.abort().await;
+                }
+                self.content.unsend();
+            }
+        }
+        self.begin_upload(writes).await?;
+        self.send_rest(writes, whole.end).await?;
+        let (parts, guard) = (self.next_number() - 1, self.guard.clone());
+        let written = self.upload().complete(parts, &guard).await?;
+        self.upload = None;
+        Ok(written)
+    }
+
+    async fn send_rest(&mut self, writes: &Writes, end: u64) -> Result<(), Error> {
+        let start = self.content.sent_end();
+        let tail_end = self.content.tail_start() + self.content.tail().len();
+        if start == self.content.tail_start()
+            && end == tail_end
+            && start < end
+            && self.content.is_tail_plain()
+        {
+            let (number, payload) = (self.next_number(), self.content.tail().share());
+            self.upload().send(number, payload).await?;
+            self.content.was_sent(Sent { range: start..end, copied: false });
+            return Ok(());
+        }
+        self.send(writes, self.content.stretches(start..end), Follows::Nothing).await
+    }
+
+    async fn put(&mut self, writes: &Writes, payload: Vec<Bytes>) -> Result<Written, Error> {
+        self.inherit(writes).await?;
+        Ok(writes.uploads.client.put_object(&self.key, payload, &self.headers, &self.guard).await?)
+    }
+}
+
+fn source_of(writes: &Writes, object: &Object) -> CopySource {
+    let bucket = writes.uploads.client.bucket().into();
+    CopySource {
+        bucket,
+        key: object.key.clone(),
+        if_match: Some(object.etag.clone()),
+        storage_class: None,
+        version_id: None,
+    }
+}

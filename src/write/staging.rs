@@ -1,0 +1,345 @@
+//! What is written out of order, on the local disk until it is published.
+//!
+//! Owns: [`Staging`] (how much all files of the mount may take) and [`StagedFile`] (the bytes of one
+//! file being written, each at its own offset, so that what was never written is a hole and reads as zeros).
+//! Invariants: no file takes a block that was not counted before; a staged file has no name, so that a crash
+//! leaves nothing behind; what is given up is given back at once.
+//! Must never know: objects, keys, which of its bytes were published.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::statvfs::statvfs;
+use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
+
+use crate::error::Error;
+use crate::journal::Journal;
+use crate::ranges::RangeSet;
+
+/// What a file system gives out at a time: how bytes are counted.
+const BLOCK_BYTES: u64 = 4096;
+/// Left free on the file system, for others, in bytes.
+const FREE_BYTES_MIN: u64 = 256 << 20;
+
+/// The mount's part of the staging directory, shared by all files that are being written.
+pub struct Staging {
+    journal: Arc<Journal>,
+    bytes_max: u64,
+    /// How long to wait for room while uploads that will give some are under way.
+    patience: Duration,
+    bytes_held: AtomicU64,
+    /// Bytes that uploads under way will give back.
+    bytes_leaving: AtomicU64,
+    given_back: Notify,
+}
+
+impl Staging {
+    /// `patience`: how long a write waits for room while none is given back.
+    pub fn new(journal: Arc<Journal>, bytes_max: u64, patience: Duration) -> Staging {
+        Staging {
+            journal,
+            bytes_max,
+            patience,
+            bytes_held: AtomicU64::new(0),
+            bytes_leaving: AtomicU64::new(0),
+            given_back: Notify::new(),
+        }
+    }
+
+    /// What all staged files take of the disk, in bytes.
+    pub fn bytes_held(&self) -> u64 {
+        self.bytes_held.load(Ordering::Relaxed)
+    }
+
+    /// Whether less than half of the room is left: what is only kept to save requests should go.
+    pub fn is_short(&self) -> bool {
+        self.bytes_held() > self.bytes_max / 2
+    }
+
+    /// Counts `bytes` that are about to be written. Waits while uploads under way will give some back.
+    ///
+    /// Errors: [`Error::NoSpace`].
+    async fn take(&self, bytes: u64) -> Result<(), Error> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.check_free(bytes).await?;
+        loop {
+            let given_back = self.given_back.notified();
+            if self.try_take(bytes) {
+                return Ok(());
+            }
+            let waits = bytes <= self.bytes_max && self.bytes_leaving.load(Ordering::Acquire) > 0;
+            if !waits || tokio::time::timeout(self.patience, given_back).await.is_err() {
+                return Err(Error::NoSpace("--staging-size"));
+            }
+        }
+    }
+
+    async fn check_free(&self, bytes: u64) -> Result<(), Error> {
+        let journal = self.journal.clone();
+        let stat = blocking(move || Ok(statvfs(&scratch(&journal)?)?)).await?;
+        match stat.blocks_available() as u64 * stat.fragment_size() < bytes + FREE_BYTES_MIN {
+            true => Err(Error::NoSpace("the file system of --staging is full")),
+            false => Ok(()),
+        }
+    }
+
+    fn try_take(&self, bytes: u64) -> bool {
+        let more = |held: u64| held.checked_add(bytes).filter(|sum| *sum <= self.bytes_max);
+        self.bytes_held.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.bytes_held.fetch_sub(bytes, Ordering::AcqRel);
+        self.given_back.notify_waiters();
+    }
+
+    /// While it lives, those who find no room wait for what this upload will give back.
+    pub fn leaving(self: &Arc<Self>, file: &StagedFile) -> Leaving {
+        let bytes = file.bytes_held();
+        self.bytes_leaving.fetch_add(bytes, Ordering::AcqRel);
+        Leaving { staging: self.clone(), bytes }
+    }
+}
+
+/// An upload under way of what is staged.
+pub struct Leaving {
+    staging: Arc<Staging>,
+    bytes: u64,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.staging.bytes_leaving.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.staging.given_back.notify_waiters(); // whoever waited for it looks again
+    }
+}
+
+/// The staged bytes of one file being written.
+pub struct StagedFile {
+    staging: Arc<Staging>,
+    /// None until a byte is staged.
+    file: Option<Arc<File>>,
+    /// In whole blocks: what is counted.
+    blocks: RangeSet,
+    bytes_held: u64,
+}
+
+impl StagedFile {
+    pub fn new(staging: Arc<Staging>) -> StagedFile {
+        StagedFile { staging, file: None, blocks: RangeSet::default(), bytes_held: 0 }
+    }
+
+    pub fn bytes_held(&self) -> u64 {
+        self.bytes_held
+    }
+
+    /// Errors: [`Error::NoSpace`], after which nothing has changed that anybody asked to be kept.
+    pub async fn write(&mut self, offset: u64, data: Vec<Bytes>) -> Result<(), Error> {
+        let len: u64 = data.iter().map(|piece| piece.len() as u64).sum();
+        if len == 0 {
+            return Ok(());
+        }
+        let blocks = offset / BLOCK_BYTES * BLOCK_BYTES..(offset + len).next_multiple_of(BLOCK_BYTES);
+        let more: u64 = self.blocks.gaps(blocks.clone()).iter().map(|gap| gap.end - gap.start).sum();
+        self.staging.take(more).await?;
+        self.bytes_held += more;
+        self.blocks.insert(blocks);
+        let file = match &self.file {
+            Some(file) => file.clone(),
+            None => {
+                let journal = self.staging.journal.clone();
+                let file = blocking(move || nameless_file(&scratch(&journal)?)).await?;
+                self.file.insert(Arc::new(file)).clone()
+            }
+        };
+        blocking(move || {
+            let mut at = offset;
+            for piece in &data {
+                file.write_all_at(piece, at)?;
+                at += piece.len() as u64;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// The bytes of `range`, zeros where there are none.
+    pub async fn read(&self, range: Range<u64>) -> Result<Vec<u8>, Error> {
+        let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        let Some(file) = self.file.clone() else { return Ok(vec![0; len]) };
+        blocking(move || {
+            let mut bytes = vec![0; len];
+            let mut filled = 0;
+            while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+                match file.read_at(rest, range.start + filled as u64)? {
+                    0 => break, // past the file's end: zeros
+                    read => filled += read,
+                }
+            }
+            Ok(bytes)
+        })
+        .await
+    }
+
+    /// Makes a hole of `range`, which reads as zeros, and gives back the blocks within.
+    pub async fn punch(&mut self, range: Range<u64>) -> Result<(), Error> {
+        let Some(file) = self.file.clone().filter(|_| self.blocks.overlaps(range.clone())) else {
+            return Ok(());
+        };
+        let zeroed = range.clone();
+        blocking(move || zero(&file, zeroed)).await?;
+        let within = range.start.next_multiple_of(BLOCK_BYTES)..range.end / BLOCK_BYTES * BLOCK_BYTES;
+        if !within.is_empty() {
+            let freed = self.blocks.covered(within.clone()).map(|range| range.end - range.start).sum();
+            self.blocks.remove(within);
+            self.bytes_held -= freed;
+            self.staging.give_back(freed);
+        }
+        Ok(())
+    }
+
+    /// Gives everything back.
+    pub fn clear(&mut self) {
+        self.file = None;
+        self.blocks.clear();
+        self.staging.give_back(std::mem::take(&mut self.bytes_held));
+    }
+}
+
+impl Drop for StagedFile {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+fn scratch(journal: &Journal) -> io::Result<PathBuf> {
+    journal.scratch().map_err(io::Error::other)
+}
+
+/// A hole where the file system can make one, else zeros.
+fn zero(file: &File, range: Range<u64>) -> io::Result<()> {
+    let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let end = range.end.min(file.metadata()?.len());
+    if range.start >= end {
+        return Ok(());
+    }
+    let (start, len) = (range.start.cast_signed(), (end - range.start).cast_signed());
+    match fallocate(file, mode, start, len) {
+        Err(Errno::EOPNOTSUPP) => {
+            let zeros = [0; 64 << 10];
+            let mut at = range.start;
+            while at < end {
+                let piece = zeros.get(..(end - at).min(zeros.len() as u64) as usize).unwrap_or(&zeros);
+                file.write_all_at(piece, at)?;
+                at += piece.len() as u64;
+            }
+            Ok(())
+        }
+        punched => Ok(punched?),
+    }
+}
+
+/// A file that is gone when it is closed.
+fn nameless_file(dir: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    match options.clone().custom_flags(libc::O_TMPFILE).open(dir) {
+        // Not every file system has files without a name.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR)) => {
+            let path = dir.join(format!("{:016x}", rand::random::<u64>()));
+            let file = options.create_new(true).open(&path)?;
+            std::fs::remove_file(&path)?;
+            Ok(file)
+        }
+        opened => opened,
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Error> {
+    let done = spawn_blocking(work).await.map_err(|e| Error::Io(format!("the staging directory: {e}")))?;
+    done.map_err(|e| disk_error(&e))
+}
+
+fn disk_error(e: &io::Error) -> Error {
+    match e.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => Error::NoSpace("the file system of --staging is full"),
+        _ => Error::Io(format!("the staging directory: {e}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn staging(bytes_max: u64) -> (tempfile::TempDir, Arc<Staging>) {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Arc::new(Journal::new(dir.path(), None, "bucket"));
+        (dir, Arc::new(Staging::new(journal, bytes_max, Duration::from_millis(1))))
+    }
+
+    async fn write(file: &mut StagedFile, offset: u64, data: &'static [u8]) -> Result<(), Error> {
+        file.write(offset, vec![Bytes::from_static(data)]).await
+    }
+
+    #[tokio::test]
+    async fn bytes_come_back_and_holes_are_zeros() {
+        let (_dir, staging) = staging(1 << 20);
+        let mut file = StagedFile::new(staging.clone());
+        assert_eq!(file.read(5..8).await.unwrap(), [0; 3]);
+        write(&mut file, 10_000, b"hello").await.unwrap();
+        assert_eq!(file.read(9_999..10_007).await.unwrap(), b"\0hello\0\0");
+        file.punch(10_001..10_003).await.unwrap();
+        assert_eq!(file.read(10_000..10_005).await.unwrap(), b"h\0\0lo");
+        let scratch = std::fs::read_dir(staging.journal.scratch().unwrap()).unwrap();
+        let names: Vec<_> = scratch.map(|entry| entry.unwrap().file_name()).collect();
+        assert!(names.iter().all(|name| name == "journal" || name == "lock"), "no name: {names:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_held_is_counted_and_given_back() {
+        let (_dir, staging) = staging(12 << 10);
+        let mut file = StagedFile::new(staging.clone());
+        for _ in 0..3 {
+            write(&mut file, 4095, b"xy").await.unwrap();
+        }
+        assert_eq!(staging.bytes_held(), 8192, "two blocks, however often they are written");
+        let full = write(&mut file, 100_000, &[1; 5000]).await;
+        assert_eq!(full.map_err(|e| e.errno()), Err(libc::ENOSPC));
+        assert_eq!(staging.bytes_held(), 8192, "and nothing was taken");
+        write(&mut file, 100_000, b"z").await.unwrap();
+        file.punch(0..8192).await.unwrap();
+        assert_eq!(staging.bytes_held(), 4096);
+        drop(file);
+        assert_eq!(staging.bytes_held(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_no_room_waits_for_what_is_being_uploaded() {
+        let (_dir, staging) = staging(8192);
+        let (mut full, mut waits) = (StagedFile::new(staging.clone()), StagedFile::new(staging.clone()));
+        write(&mut full, 0, &[1; 8192]).await.unwrap();
+        assert!(write(&mut waits, 0, b"x").await.is_err(), "nothing is being uploaded");
+        let leaving = staging.leaving(&full);
+        let given_back = async {
+            tokio::task::yield_now().await;
+            full.clear();
+            drop(leaving);
+        };
+        let (waited, ()) = tokio::join!(write(&mut waits, 0, b"x"), given_back);
+        waited.unwrap();
+    }
+}
