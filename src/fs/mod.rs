@@ -10,9 +10,11 @@ mod copies;
 mod dir;
 mod edit;
 mod file;
+mod gate;
 mod handles;
 mod meta;
 mod refresh;
+mod rename;
 mod unlink;
 mod xattr;
 
@@ -44,6 +46,7 @@ use copies::Copies;
 pub use dir::{DirItem, OpenedDir};
 pub use file::Opened;
 use file::Versions;
+use gate::Gate;
 use handles::Handles;
 pub use meta::SetAttr;
 pub use refresh::{Kernel, REFRESH};
@@ -80,6 +83,7 @@ pub struct Filesystem {
     backings: Backings,
     ahead: Ahead,
     versions: Versions,
+    gate: Gate,
     copies: Copies,
     journal: Arc<Journal>,
     /// Directories have no time in S3; they show the mount's.
@@ -113,6 +117,7 @@ impl Filesystem {
             backings: Backings::default(),
             ahead: Ahead::default(),
             versions: Versions::new(),
+            gate: Gate::default(),
             copies: Copies::new(),
             journal,
             mounted: SystemTime::now(),
@@ -150,6 +155,7 @@ impl Filesystem {
         let journal = self.journal.clone();
         let adopted = self.runtime.spawn_blocking(move || journal.adopt()).await;
         let left = adopted.expect("adopting does not panic")?;
+        leftovers::settle_renames(&self.client, &self.journal, &left).await;
         self.runtime.spawn(leftovers::abort_uploads(self.client.clone(), self.journal.clone(), left));
         Ok(())
     }

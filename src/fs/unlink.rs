@@ -49,6 +49,7 @@ impl Filesystem {
     pub async fn unlink(&self, parent: u64, name: &OsStr) -> Result<(), Error> {
         self.check_writable()?;
         let name = old_name(name)?;
+        let _pass = self.pass_names(&[(parent, name)]).await?;
         let info = self.file_at(parent, name).await?;
         // Only a file that is being written may be one that S3 has never seen.
         let in_s3 = match self.writer_at(parent, name) {
@@ -75,6 +76,7 @@ impl Filesystem {
     pub async fn rmdir(&self, parent: u64, name: &OsStr) -> Result<(), Error> {
         self.check_writable()?;
         let name = old_name(name)?;
+        let _pass = self.pass_names(&[(parent, name)]).await?;
         match self.namespace.find(parent, name).await? {
             Some(Node::Directory) => {}
             Some(Node::File(_)) => return Err(Error::NotDirectory),
