@@ -47,7 +47,7 @@ async fn remove_tree(house: &House, path: &str) {
         let below = format!("{path}/{}", entry.name);
         match entry.kind {
             Kind::Directory => Box::pin(remove_tree(house, &below)).await,
-            Kind::File => house.unlink(&below).await.unwrap(),
+            _ => house.unlink(&below).await.unwrap(),
         }
         yield_now().await;
     }

@@ -13,7 +13,7 @@ use pailfs::fs::Filesystem;
 use pailfs::write::moves;
 use pailfs::write::upload::Uploads;
 use support::bytes::{assert_same_bytes, pattern};
-use support::house::errno;
+use support::house::{MAKER, errno};
 use support::{FakeS3, Fault, House, On};
 
 const MIB: usize = 1 << 20;
@@ -319,7 +319,8 @@ async fn what_is_changed_below_meanwhile_comes_after_it() {
     beside_a_rename(&house, async {
         house.fs.unlink(1, OsStr::new("beside")).await.unwrap();
         assert!(house.fake.object("d/y").is_some(), "what is elsewhere need not wait");
-        let (attr, made) = house.fs.create(dir, OsStr::new("made"), libc::O_WRONLY | libc::O_CREAT).unwrap();
+        let (attr, made) =
+            house.fs.create(dir, OsStr::new("made"), libc::O_WRONLY | libc::O_CREAT, MAKER).unwrap();
         house.leave(attr.ino);
         let fs: &Arc<Filesystem> = &house.fs;
         fs.write(made.fh, 0, b"made meanwhile", false).await.unwrap();
@@ -327,7 +328,7 @@ async fn what_is_changed_below_meanwhile_comes_after_it() {
         house.close(made.fh).await.unwrap();
         house.close(file).await.unwrap();
         fs.unlink(dir, OsStr::new("y")).await.unwrap();
-        let sub = fs.mkdir(dir, OsStr::new("sub")).await.unwrap();
+        let sub = fs.mkdir(dir, OsStr::new("sub"), MAKER).await.unwrap();
         house.leave(sub.ino);
     })
     .await;

@@ -226,8 +226,8 @@ async fn find(house: &House, path: &str) -> usize {
     for entry in entries {
         let below = if path.is_empty() { entry.name } else { format!("{path}/{}", entry.name) };
         files += match entry.kind {
-            Kind::File => 1,
             Kind::Directory => Box::pin(find(house, &below)).await,
+            _ => 1,
         };
     }
     files

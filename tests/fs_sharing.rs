@@ -141,8 +141,8 @@ async fn all(house: &House, dir: &str, shown: &mut Model) {
             Box::pin(all(house, &path, shown)).await;
         }
         let data = match entry.kind {
-            Kind::File => Some(house.cat(&path).await.unwrap_or_else(|e| panic!("{path}: {e}"))),
             Kind::Directory => None,
+            _ => Some(house.cat(&path).await.unwrap_or_else(|e| panic!("{path}: {e}"))),
         };
         assert!(shown.insert(path.clone(), data).is_none(), "{path} came twice");
     }

@@ -4,12 +4,10 @@
 
 mod support;
 
-use pailfs::error::Error;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use support::House;
 use support::bytes::{assert_same_bytes, pattern};
-use support::house::errno;
 
 const MIB: usize = 1 << 20;
 const STEPS: usize = 120;

@@ -18,6 +18,9 @@ use support::fake::{Options, Order};
 use support::house::split;
 use support::{FakeS3, House};
 
+#[path = "model/renames.rs"]
+mod renames;
+
 const STEPS: usize = 300;
 /// Each the beginning of another where it can be: the trap of listings.
 const NAMES: [&str; 7] = ["a", "a-0", "a.b", "b", "b!", "é +%\"", "\u{1}\n&<"];
@@ -46,6 +49,10 @@ struct Node {
     /// Handles that wrote, and so share a writer.
     writers: usize,
     dirty: bool,
+    /// The path it was unlinked from: its object stays there as long as a handle is open.
+    was: Option<String>,
+    /// Its object is gone nevertheless: replaced, or removed with its directory.
+    lost: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -106,10 +113,19 @@ impl Model {
 
     fn commit(&mut self, node: usize) {
         let node = &mut self.nodes[node];
-        if node.dirty && node.path.is_some() {
+        if node.dirty
+            && let Some(path) = node.path.clone()
+        {
             node.published = Some(node.content.clone());
             node.dirty = false;
+            self.lose(|was| was == path);
         }
+    }
+
+    /// What unlinked files left at these paths is gone.
+    fn lose(&mut self, gone: impl Fn(&str) -> bool) {
+        let nodes = self.nodes.iter_mut();
+        nodes.filter(|node| node.was.as_deref().is_some_and(&gone)).for_each(|node| node.lost = true);
     }
 }
 
@@ -265,7 +281,7 @@ impl Run {
     async fn write(&mut self) -> String {
         let Some(at) = self.handle(|run, open| {
             let node = &run.model.nodes[open.node];
-            open.writable && (node.path.is_some() || node.writers > 0)
+            open.writable && !node.lost
         }) else {
             return self.open_or_create().await;
         };
@@ -370,6 +386,7 @@ impl Run {
         let said = format!("rmdir {path:?}");
         assert_eq!(answer(self.house.rmdir(&path).await), expected, "{said}");
         if expected.is_ok() {
+            self.model.lose(|was| was.starts_with(&format!("{path}/")));
             self.model.dirs.remove(&path);
         }
         said
@@ -388,82 +405,15 @@ impl Run {
         if let Ok(node) = expected {
             self.model.files.remove(&path);
             self.model.nodes[node].path = None;
-        }
-        said
-    }
-
-    async fn rename(&mut self) -> String {
-        let (from, to) = (self.path(), self.path());
-        let no_replace = self.random.random_bool(0.2);
-        let said = format!("rename {from:?} {to:?} no_replace {no_replace}");
-        let flags = if no_replace { libc::RENAME_NOREPLACE } else { 0 };
-        let expected = self.expect_rename(&from, &to, no_replace);
-        assert_eq!(answer(self.house.rename(&from, &to, flags).await), expected, "{said}");
-        if expected.is_ok() && from != to {
-            match self.model.files.remove(&from) {
-                Some(node) => self.file_moved(node, &to),
-                None => self.dir_moved(&from, &to),
+            self.model.nodes[node].was = Some(path);
+            // Its handles share a writer from now on.
+            for at in 0..self.open.len() {
+                if self.open[at].node == node {
+                    self.wrote(at);
+                }
             }
         }
         said
-    }
-
-    fn file_moved(&mut self, node: usize, to: &str) {
-        if let Some(replaced) = self.model.files.insert(to.to_string(), node) {
-            self.model.nodes[replaced].path = None;
-            // S3 has what was there until this is published.
-            if self.model.nodes[node].published.is_none() {
-                self.model.nodes[node].published = self.model.nodes[replaced].published.clone();
-            }
-        }
-        self.model.nodes[node].path = Some(to.to_string());
-        // Parts that were sent cannot follow: the file was published first.
-        let content = &self.model.nodes[node].content;
-        if content.len() >= PART_BYTES && self.house.fake.object(to).is_some_and(|o| o.data == content) {
-            self.model.commit(node);
-        }
-    }
-
-    fn dir_moved(&mut self, from: &str, to: &str) {
-        let below = format!("{from}/");
-        let (dirs, files) = (std::mem::take(&mut self.model.dirs), std::mem::take(&mut self.model.files));
-        let moved = |path: &str| path.strip_prefix(&below).map(|rest| format!("{to}/{rest}"));
-        self.model.dirs = dirs.into_iter().map(|dir| moved(&dir).unwrap_or(dir)).collect();
-        self.model.dirs.remove(from);
-        self.model.dirs.insert(to.to_string());
-        for (path, node) in files {
-            match moved(&path) {
-                Some(path) => self.file_moved(node, &path),
-                None => _ = self.model.files.insert(path, node),
-            }
-        }
-    }
-
-    fn expect_rename(&self, from: &str, to: &str, no_replace: bool) -> Result<(), i32> {
-        self.model.dir_of(from)?;
-        self.model.dir_of(to)?;
-        match self.model.at(from)? {
-            Stands::File(_) => {}
-            Stands::Directory => return self.expect_rename_dir(from, to, no_replace),
-            Stands::Nothing => return Err(libc::ENOENT),
-        }
-        match self.model.at(to)? {
-            Stands::Directory => Err(libc::EISDIR),
-            Stands::File(_) if no_replace => Err(libc::EEXIST),
-            Stands::File(_) | Stands::Nothing => Ok(()),
-        }
-    }
-
-    fn expect_rename_dir(&self, from: &str, to: &str, no_replace: bool) -> Result<(), i32> {
-        let stands = self.model.at(to)?;
-        match stands {
-            Stands::File(_) | Stands::Directory if no_replace => Err(libc::EEXIST),
-            Stands::File(_) => Err(libc::ENOTDIR),
-            _ if from == to => Ok(()),
-            _ if to.starts_with(&format!("{from}/")) => Err(libc::EINVAL),
-            Stands::Directory if !self.model.children(to).is_empty() => Err(libc::ENOTEMPTY),
-            Stands::Directory | Stands::Nothing => Ok(()),
-        }
     }
 
     async fn truncate(&mut self) -> String {
@@ -489,12 +439,7 @@ impl Run {
 
     /// A range, through a handle that has been open for a while.
     async fn read(&mut self) -> String {
-        let Some(at) = self.handle(|run, open| {
-            let node = &run.model.nodes[open.node];
-            node.path.is_some() || node.writers > 0
-        }) else {
-            return self.mkdir().await;
-        };
+        let Some(at) = self.handle(|_, _| true) else { return self.mkdir().await };
         let Open { fh, node, .. } = self.open[at];
         let node = &self.model.nodes[node];
         let from = self.random.random_range(0..node.content.len() + 10);
@@ -506,12 +451,10 @@ impl Run {
                 let want = &node.content[begin..node.content.len().min(from + len)];
                 assert_same_bytes(&got, want, &said);
             }
-            // Parts that were sent cannot be read before the file is closed, and what S3 alone had of a
-            // removed file is gone.
+            // What S3 alone had of it is gone.
             Err(e) => {
-                assert!(node.writers > 0 && node.content.len() > PART_BYTES, "{said}: {e}");
-                let gone = node.path.is_none() && e.errno() == libc::ENOENT;
-                assert!(gone || e.errno() == libc::EOPNOTSUPP, "{said}: {e}");
+                assert!(node.lost, "{said}: {e}");
+                assert!([libc::ESTALE, libc::ENOENT].contains(&e.errno()), "{said}: {e}");
             }
         }
         said
@@ -559,9 +502,13 @@ impl Run {
     /// S3 holds what was published, and nothing else.
     fn compare_objects(&self) {
         let mut keys: BTreeSet<String> = self.house.fake.keys().into_iter().collect();
+        let open = self.open.iter().map(|open| &self.model.nodes[open.node]);
+        let orphans: BTreeSet<&String> =
+            open.filter(|node| !node.lost).filter_map(|node| node.was.as_ref()).collect();
         for (path, node) in &self.model.files {
             let Some(published) = &self.model.nodes[*node].published else {
-                assert!(!keys.contains(path), "{path:?} is in S3 before it was closed");
+                let orphan = orphans.contains(path);
+                assert!(orphan || !keys.contains(path), "{path:?} is in S3 before it was closed");
                 continue;
             };
             assert!(keys.remove(path), "{path:?} is not in S3");
@@ -574,6 +521,7 @@ impl Run {
             assert!(below || local, "{dir:?} has neither marker nor contents in S3");
             keys.remove(&marker);
         }
+        keys.retain(|key| !orphans.contains(key));
         assert!(keys.is_empty(), "S3 also holds {keys:?}");
     }
 }

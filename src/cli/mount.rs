@@ -12,6 +12,7 @@ use aws_types::os_shim_internal::{Env, Fs};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
+use crate::config::AttributesConfig;
 use crate::failure::Failure;
 use crate::mount::{self, Plan};
 
@@ -93,6 +94,48 @@ pub(super) struct S3Args {
     /// Else: AWS_CA_BUNDLE, then ca_bundle of the profile.
     #[arg(long, value_name = "FILE")]
     pub ca_bundle: Option<PathBuf>,
+    #[command(flatten)]
+    pub requests: RequestArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What requests and new objects carry")]
+pub(super) struct RequestArgs {
+    /// Pay for the requests, of a bucket whose owner does not
+    #[arg(long)]
+    pub requester_pays: bool,
+    /// Refuse to work with a bucket that is not this account's
+    #[arg(long, value_name = "ACCOUNT")]
+    pub expected_bucket_owner: Option<String>,
+    /// How S3 encrypts new objects [default: as the bucket does]
+    #[arg(long)]
+    pub sse: Option<Sse>,
+    /// Key of --sse kms [default: the account's for S3]
+    #[arg(long, value_name = "KEY", requires = "sse")]
+    pub sse_kms_key_id: Option<String>,
+    /// Encryption context of --sse kms: a JSON object of strings
+    #[arg(long, value_name = "JSON", requires = "sse")]
+    pub sse_kms_context: Option<String>,
+    /// File with one's own key (SSE-C): 32 bytes, as they are or in base64
+    ///
+    /// It is sent with every request that reads, writes or copies an object; S3 keeps none, so without the file
+    /// nobody reads the objects again. Objects that are encrypted otherwise cannot be read while it is given.
+    #[arg(long, value_name = "FILE", conflicts_with = "sse")]
+    pub sse_c_key_file: Option<PathBuf>,
+    /// Canned ACL of new objects: bucket-owner-full-control, public-read, ...
+    #[arg(long, value_name = "NAME")]
+    pub acl: Option<String>,
+    /// Storage class of new objects [default: STANDARD]
+    #[arg(long, value_name = "CLASS")]
+    pub storage_class: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Sse {
+    /// With keys of S3's own
+    S3,
+    /// With a key of AWS KMS
+    Kms,
 }
 
 #[derive(Debug, Args)]
@@ -106,6 +149,13 @@ pub(super) struct FileArgs {
     /// Only root may, or anybody once /etc/fuse.conf has the line user_allow_other.
     #[arg(long)]
     pub allow_other: bool,
+    /// Where mode, owner, times, symbolic links and the like are kept [default: none]
+    ///
+    /// `meta`: in the objects' user metadata, as s3fs does; those of gsutil, GeeseFS, rclone, gcsfuse, FSx and DataSync
+    /// are read as well. A listing does not tell them, so each file that is looked at costs a request, many at once.
+    /// `none`: nowhere; chmod, chown and touch -d are refused, and only what listings tell is shown.
+    #[arg(long, value_name = "WHERE")]
+    pub attrs: Option<Attrs>,
     /// Owner of the files, by number [default: who mounts]
     #[arg(long, value_name = "UID")]
     pub uid: Option<u32>,
@@ -216,6 +266,21 @@ pub(super) struct ProcessArgs {
     /// rotation, SIGHUP makes the daemon open it anew.
     #[arg(long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Attrs {
+    None,
+    Meta,
+}
+
+impl From<Attrs> for AttributesConfig {
+    fn from(attrs: Attrs) -> AttributesConfig {
+        match attrs {
+            Attrs::None => AttributesConfig::None,
+            Attrs::Meta => AttributesConfig::Metadata,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -346,7 +411,7 @@ fn mode(text: &str) -> Result<u16, String> {
     }
 }
 
-fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Result<u64, String> {
     let parsed = text.parse::<bytesize::ByteSize>();
     let negative = text.trim_start().starts_with('-');
     match parsed {

@@ -6,12 +6,15 @@
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 
+use tokio::task::JoinHandle;
+
 use super::copies::Copying;
 use super::handles::DirHandle;
+use super::keep::Maker;
 use super::{Attr, Filesystem, new_name};
 use crate::error::Error;
 use crate::key;
-use crate::namespace::{DirStream, Kind, Listed};
+use crate::namespace::{DirStream, Kind, Listed, Node};
 use crate::write::markers;
 
 /// One entry of a directory, as the kernel takes it.
@@ -39,6 +42,8 @@ pub struct OpenedDir {
 /// a kernel that takes fewer than it was given asks for the rest again.
 pub(super) struct Listing {
     stream: DirStream,
+    /// Where attributes are kept: entries whose attributes are asked for before they are read.
+    coming: VecDeque<Coming>,
     kept: VecDeque<Listed>,
     /// The cookie before the first kept entry.
     kept_from: u64,
@@ -48,43 +53,82 @@ pub(super) struct Listing {
     copied: Option<Copying>,
 }
 
+struct Coming {
+    listed: Listed,
+    asked: Option<JoinHandle<Result<Option<Node>, Error>>>,
+}
+
+/// Entries whose attributes are asked for ahead of the reader, at most.
+const COMING_MAX: usize = 64;
 /// Cookies 1 and 2 are `.` and `..`.
 const COOKIE_DOTS: u64 = 2;
 
 impl Listing {
     pub fn new(stream: DirStream, copied: Option<Copying>) -> Listing {
-        Listing { stream, kept: VecDeque::new(), kept_from: COOKIE_DOTS, ended: false, failed: None, copied }
+        let (coming, kept) = (VecDeque::new(), VecDeque::new());
+        Listing { stream, coming, kept, kept_from: COOKIE_DOTS, ended: false, failed: None, copied }
     }
 
     /// The entry after `cookie`; none at the end.
-    async fn after(&mut self, cookie: u64) -> Result<Option<Listed>, Error> {
+    async fn after(&mut self, cookie: u64, plus: bool) -> Result<Option<Listed>, Error> {
         loop {
             let index = usize::try_from(cookie.saturating_sub(self.kept_from)).unwrap_or(usize::MAX);
             if let Some(entry) = self.kept.get(index) {
                 return Ok(Some(entry.clone()));
             }
-            if let Some(failed) = &self.failed {
-                return Err(failed.clone());
+            if !self.ended && self.failed.is_none() && self.coming.len() < COMING_MAX {
+                match self.stream.next().await {
+                    Ok(Some(entry)) => self.come(entry, plus),
+                    Ok(None) => self.ended = true,
+                    // Kept, lest the next call take the failure for the directory's end.
+                    Err(e) => self.failed = Some(e),
+                }
+                continue;
             }
-            if self.ended {
-                return Ok(None);
-            }
-            match self.stream.next().await {
-                Ok(Some(entry)) => self.kept.push_back(entry),
-                Ok(None) => self.ended = true,
-                // Kept, lest the next call take the failure for the directory's end.
-                Err(e) => self.failed = Some(e),
-            }
-            if self.kept.len() > index.saturating_add(1) {
-                return Err(Error::Io("a directory stream ran ahead of its reader".into()));
+            match (self.coming.pop_front(), &self.failed) {
+                (Some(coming), _) => self.kept.extend(coming.entry().await),
+                (None, Some(failed)) => return Err(failed.clone()),
+                (None, None) => return Ok(None),
             }
         }
+    }
+
+    /// An entry of the stream: it can be read at once, or when its attributes are known.
+    fn come(&mut self, listed: Listed, plus: bool) {
+        let (namespace, dir) = self.stream.directory();
+        if !namespace.keeps_attributes() {
+            return self.kept.push_back(listed);
+        }
+        let Some(listed) = namespace.listed_now(dir, listed) else { return };
+        let asked = namespace.must_ask(dir, &listed.name, &listed.node, plus).then(|| {
+            let (namespace, name, node) = (namespace.clone(), listed.name.clone(), listed.node.clone());
+            tokio::spawn(async move { namespace.ask_attributes(dir, &name, node).await })
+        });
+        self.coming.push_back(Coming { listed, asked });
     }
 
     /// Drops what was read before `cookie`.
     fn drop_before(&mut self, cookie: u64) {
         while self.kept_from < cookie && self.kept.pop_front().is_some() {
             self.kept_from += 1;
+        }
+    }
+}
+
+impl Coming {
+    /// None: it is gone. Where asking failed it is shown as it was listed: whoever wants its attributes is told.
+    async fn entry(self) -> Option<Listed> {
+        let Coming { listed, asked } = self;
+        let node = match asked {
+            Some(asked) => asked.await.unwrap_or_else(|e| Err(Error::Io(e.to_string()))),
+            None => return Some(listed),
+        };
+        match node {
+            Ok(node) => Some(Listed { node: node?, ..listed }),
+            Err(e) => {
+                tracing::warn!("the attributes of {} in a listing: {e}", listed.name.escape_debug());
+                Some(listed)
+            }
         }
     }
 }
@@ -139,8 +183,10 @@ impl Filesystem {
 
     /// Reading from the start, or from before what is kept, begins a new listing.
     fn rewind(&self, handle: &DirHandle, listing: &mut Listing, cookie: u64) {
-        let untouched =
-            listing.kept_from == COOKIE_DOTS && listing.kept.is_empty() && listing.failed.is_none();
+        let untouched = listing.kept_from == COOKIE_DOTS
+            && listing.kept.is_empty()
+            && listing.coming.is_empty()
+            && listing.failed.is_none();
         let behind = cookie > COOKIE_DOTS && cookie < listing.kept_from;
         if (cookie == 0 && !untouched) || behind {
             *listing = Listing::new(DirStream::new(self.namespace.clone(), handle.ino), None);
@@ -171,13 +217,14 @@ impl Filesystem {
             };
             return Ok(Some(take(DirItem { ino, cookie: next, kind: Kind::Directory, name, attr: None })));
         }
-        let Some(listed) = listing.after(cookie).await? else { return Ok(None) };
+        let Some(listed) = listing.after(cookie, plus).await? else { return Ok(None) };
         // Kept since the last call, it may be gone or something else by now.
         let Some(Listed { name, node }) = self.namespace.listed_now(handle.ino, listed) else {
             return Ok(Some(false));
         };
         let kind = node.kind();
-        if !plus {
+        // Which was not asked for as long as names alone were read; or S3 does not tell.
+        if !plus || self.namespace.lacks_attributes(handle.ino, &name, &node) {
             let ino = self.namespace.number_of(handle.ino, &name, kind);
             return Ok(Some(take(DirItem { ino, cookie: next, kind, name: &name, attr: None })));
         }
@@ -199,7 +246,7 @@ impl Filesystem {
     }
 
     /// Writes the marker object `dir/`. Counts one reference of the kernel.
-    pub async fn mkdir(&self, parent: u64, name: &OsStr) -> Result<Attr, Error> {
+    pub async fn mkdir(&self, parent: u64, name: &OsStr, maker: Maker) -> Result<Attr, Error> {
         self.check_writable()?;
         let name = new_name(name)?;
         let _pass = self.pass_names(&[(parent, name)]).await?;
@@ -209,7 +256,12 @@ impl Filesystem {
         }
         // What had this name may be on its way out.
         self.deletes.settled(key.trim_end_matches('/')).await;
-        markers::put(&self.client, &key).await?;
-        Ok(self.attr(&self.namespace.made_directory(parent, name)?))
+        let attributes = self.made_by(parent, Kind::Directory, maker);
+        let mut headers = markers::headers();
+        attributes.write(Kind::Directory, &mut headers.metadata);
+        markers::put(&self.client, &key, &headers).await?;
+        let entry = self.namespace.made_directory(parent, name)?;
+        self.namespace.changed_attributes(entry.ino, attributes);
+        Ok(self.attr(&self.namespace.entry(entry.ino)?))
     }
 }

@@ -18,13 +18,15 @@ use lru::LruCache;
 
 use super::backing::Backing;
 use super::handles::FileHandle;
+use super::keep::Maker;
 use super::{Attr, Filesystem, new_name};
+use crate::attr::{Attributes, Kind};
 use crate::error::{Error, S3ErrorKind};
 use crate::key::{self, VersionId};
 use crate::namespace::{Entry, FileInfo, Node};
 use crate::read::{Reader, Version};
 use crate::s3::ObjectHeaders;
-use crate::write::{Committed, Object, Piece, Published, Start, Writer};
+use crate::write::{Committed, Object, Piece, Start, Writer};
 
 /// Files whose last versions are remembered, at most.
 const VERSIONS_MAX: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
@@ -183,7 +185,9 @@ impl Filesystem {
 
     /// O_TRUNC: the file is empty, and closing it makes it so in S3.
     pub(super) async fn begin_anew(&self, handle: &FileHandle) -> Result<(), Error> {
-        let writer = self.writer_for(handle, Start::New { exclusive: false })?;
+        let key = self.namespace.key(handle.ino)?;
+        let metadata = self.metadata_to_keep(handle.ino, &key).await?;
+        let writer = self.writer_for(handle, Start::New { exclusive: false }, metadata)?;
         writer.truncate(0).await?;
         // What was empty in S3 already is not ours to publish.
         if writer.is_dirty().await {
@@ -193,11 +197,20 @@ impl Filesystem {
     }
 
     /// `open(2)` with O_CREAT of a name that is not there. S3 hears of it at close.
-    pub fn create(&self, parent: u64, name: &OsStr, flags: i32) -> Result<(Attr, Opened), Error> {
+    pub fn create(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        flags: i32,
+        maker: Maker,
+    ) -> Result<(Attr, Opened), Error> {
         self.check_writable()?;
         let name = new_name(name)?;
         key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?; // no longer than a key may be
-        let entry = self.namespace.create(parent, name)?;
+        let attributes = Attributes { mtime: None, ctime: None, ..self.made_by(parent, Kind::File, maker) };
+        let mut metadata = Vec::new();
+        attributes.write(Kind::File, &mut metadata);
+        let entry = self.namespace.create(parent, name, self.kept(attributes))?;
         let added = self.handles.add_file(FileHandle::new(entry.ino, flags));
         let (fh, handle) = added.inspect_err(|_| {
             self.namespace.removed(parent, name);
@@ -205,33 +218,40 @@ impl Filesystem {
         })?;
         self.namespace.pin(entry.ino);
         let exclusive = flags & libc::O_EXCL != 0;
-        self.writer_for(&handle, Start::New { exclusive })?;
+        self.writer_for(&handle, Start::New { exclusive }, metadata)?;
         let backing = handle.enter(&self.backings, None).map(|(backing, _)| backing);
         Ok((self.attr(&entry), Opened { fh, keep_cache: false, direct_io: true, backing }))
     }
 
-    /// The file's writer, made if there is none.
-    fn writer_for(&self, handle: &FileHandle, start: Start) -> Result<Arc<Writer>, Error> {
+    /// The file's writer, made if there is none. `metadata`: as for [`Filesystem::new_writer`].
+    fn writer_for(
+        &self,
+        handle: &FileHandle,
+        start: Start,
+        metadata: Vec<(String, String)>,
+    ) -> Result<Arc<Writer>, Error> {
         let key = self.namespace.key(handle.ino)?;
         let make = || {
             // Under the lock no rename comes between this and the writer's being there to be renamed.
             let key = self.namespace.key(handle.ino).unwrap_or(key);
-            self.new_writer(key, start)
+            self.new_writer(key, start, metadata)
         };
         Ok(self.handles.writer_for(handle, make))
     }
 
-    pub(super) fn new_writer(&self, key: String, start: Start) -> Writer {
-        let content_type = self.config.content_type.clone().or_else(|| content_type_of(&key));
-        let headers = ObjectHeaders { content_type, ..ObjectHeaders::default() };
-        Writer::new(self.writes.clone(), key, headers, start)
+    /// `metadata`: what a new object carries; one that goes on from another carries what that did.
+    pub(super) fn new_writer(&self, key: String, start: Start, metadata: Vec<(String, String)>) -> Writer {
+        let content_type = self.config.content_type.clone().or_else(|| key::content_type_of(&key));
+        let storage_class = self.config.s3.requests.storage_class.clone();
+        let headers = ObjectHeaders { content_type, storage_class, metadata, ..ObjectHeaders::default() };
+        Writer::new(self.writes.clone(), key, headers, self.namespace.keeps_attributes(), start)
     }
 
     /// `read(2)`. Fewer bytes than asked for come only at the file's end.
     pub async fn read(&self, fh: u64, offset: u64, len: usize) -> Result<Vec<Bytes>, Error> {
         let handle = self.handles.file(fh)?;
         let frames = match self.handles.writer(handle.ino) {
-            Some(writer) => self.read_written(&writer, offset, len).await?,
+            Some(writer) => self.read_written(&handle, &writer, offset, len).await?,
             None => self.read_object(&handle, offset, len).await?,
         };
         if !handle.answered.swap(true, Ordering::AcqRel) && handle.paged.load(Ordering::Acquire) {
@@ -309,8 +329,9 @@ impl Filesystem {
     }
 
     /// Reads a file that is being written: what was written is seen before it is published.
-    pub(super) async fn read_written(
+    async fn read_written(
         &self,
+        handle: &FileHandle,
         writer: &Writer,
         offset: u64,
         len: usize,
@@ -333,7 +354,7 @@ impl Filesystem {
                     }
                     Piece::Object(object, range) => (object, range),
                 };
-                match self.read_range(&object, range.clone()).await {
+                match self.read_range(handle, &object, range.clone()).await {
                     Ok(read) => {
                         at += range.end - range.start;
                         frames.extend(read);
@@ -351,10 +372,33 @@ impl Filesystem {
         Ok(frames)
     }
 
-    async fn read_range(&self, object: &Object, range: Range<u64>) -> Result<Vec<Bytes>, Error> {
+    async fn read_range(
+        &self,
+        handle: &FileHandle,
+        object: &Object,
+        range: Range<u64>,
+    ) -> Result<Vec<Bytes>, Error> {
+        let reader = {
+            let mut own = handle.reader();
+            let here = |reader: &&Arc<Reader>| {
+                reader.version.etag == object.etag && reader.version.key == object.key
+            };
+            match own.as_ref().filter(here) {
+                Some(reader) => reader.clone(),
+                None => {
+                    let version = Version::new(object.key.clone(), object.etag.clone(), object.size);
+                    let reader = Arc::new(self.reads.reader(version));
+                    // What the kernel has pages of is fixed.
+                    if !handle.paged.load(Ordering::Acquire) {
+                        *own = Some(reader.clone());
+                    }
+                    reader
+                }
+            }
+        };
         let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-        let version = Version::new(object.key.clone(), object.etag.clone(), object.size);
-        self.reads.read(&self.reads.reader(version), range.start, len).await
+        self.reads.note(&reader, range.start, len);
+        self.reads.read(&reader, range.start, len).await
     }
 
     /// `write(2)` where it needs no wait; false where it does.
@@ -400,7 +444,8 @@ impl Filesystem {
         }
         let entry = self.namespace.attributes(handle.ino).await?;
         let Node::File(info) = entry.node else { return Err(Error::IsDirectory) };
-        self.writer_for(handle, Start::From(Committed { etag: info.etag, size: info.size }))
+        let base = Committed { etag: info.etag, size: info.size };
+        self.writer_for(handle, Start::From(base), Vec::new())
     }
 
     /// `close(2)` of a descriptor: when this has answered, S3 has what was written through its handle,
@@ -431,14 +476,17 @@ impl Filesystem {
     pub(super) async fn commit_with_pass(&self, ino: u64, writer: &Writer) -> Result<(), Error> {
         // What had this name before may be on its way out, and must not take the new object along.
         if let Ok(key) = self.namespace.key(ino) {
-            self.deletes.settled(&key).await;
+            self.settle_name(&key).await;
         }
-        if let Some(Published { now: Committed { etag, size }, from }) = writer.commit().await? {
-            self.versions.made(ino, from.as_deref(), &etag);
-            self.namespace.publish(ino, FileInfo { size, mtime: SystemTime::now(), etag });
+        if let Some(published) = writer.commit().await? {
+            let Committed { etag, size } = published.now.clone();
+            self.versions.made(ino, published.from.as_deref(), &etag);
+            self.namespace.publish(ino, FileInfo { size, mtime: SystemTime::now(), etag, kept: None });
+            let kept = self.keep_published(ino, &published).await;
             if writer.is_dirty().await {
                 self.namespace.written(ino, writer.len()); // another handle wrote on meanwhile
             }
+            kept?;
         }
         Ok(())
     }
@@ -463,6 +511,7 @@ impl Filesystem {
                     self.versions.doubt(ino);
                 }
                 writer.abandon().await;
+                self.bury(ino).await;
             }
         }
         self.namespace.unpin(ino);
@@ -472,9 +521,4 @@ impl Filesystem {
 /// The object is not the one the handle began with.
 fn is_other_version(e: &Error) -> bool {
     matches!(e.s3_kind(), Some(S3ErrorKind::PreconditionFailed | S3ErrorKind::NoSuchKey))
-}
-
-/// By the name's extension; none: S3's own default.
-fn content_type_of(key: &str) -> Option<String> {
-    mime_guess::from_path(key).first_raw().map(str::to_owned)
 }

@@ -184,6 +184,18 @@ impl Handles {
         handle.count_among(slot)
     }
 
+    /// The file's writer, made by `make` if there is none, that all its handles go through from now on: whatever they do,
+    /// they count among those that wrote. None where no handle is open.
+    pub fn writer_for_all(&self, ino: u64, make: impl FnOnce() -> Writer) -> Option<Arc<Writer>> {
+        let mut tables = self.lock();
+        let Tables { files, writers, .. } = &mut *tables;
+        let mut of_file = files.values().filter(|handle| handle.ino == ino).peekable();
+        of_file.peek()?;
+        let slot = writers.entry(ino).or_insert_with(|| (Arc::new(make()), 0));
+        of_file.for_each(|handle| drop(handle.count_among(slot)));
+        Some(slot.0.clone())
+    }
+
     /// The file's writer, if it has one; the handle is counted among those that wrote.
     pub fn join_writer(&self, handle: &FileHandle) -> Option<Arc<Writer>> {
         self.lock().writers.get_mut(&handle.ino).map(|slot| handle.count_among(slot))

@@ -1,16 +1,17 @@
 //! Attributes: lookup, getattr, setattr.
 //!
 //! Owns: what `stat` shows and what of it can be changed.
-//! Invariant: no success for a change that was not made: mode, owner and times follow from the mount's
-//! options and from S3, so setting them to what they are succeeds and to anything else is EPERM.
+//! Invariant: no success for a change that was not made: where attributes are not kept, mode, owner and times follow
+//! from the mount's options and from S3, so setting them to what they are succeeds and to anything else is EPERM.
 
 use std::ffi::OsStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::{Attr, Filesystem, old_name};
+use crate::attr::PERMISSIONS;
 use crate::error::Error;
 use crate::key::ROOT_INO;
-use crate::namespace::Node;
+use crate::namespace::{Entry, Node};
 
 /// What S3's `Last-Modified` tells apart is a second; setting a time to now is done if it is now already, as
 /// for a file that is being written, or that `touch` has just made.
@@ -25,16 +26,22 @@ pub struct SetAttr {
     pub size: Option<u64>,
     /// The handle through which the size is set, for `ftruncate(2)`.
     pub fh: Option<u64>,
-    /// Times are to be set to other than now.
-    pub times: bool,
-    /// Times are to be set to now.
-    pub touch: bool,
+    pub atime: Option<SetTime>,
+    pub mtime: Option<SetTime>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetTime {
+    Now,
+    At(SystemTime),
 }
 
 impl Filesystem {
     /// Counts one reference of the kernel.
     pub async fn lookup(&self, parent: u64, name: &OsStr) -> Result<Attr, Error> {
-        let entry = self.namespace.lookup(parent, old_name(name)?).await?;
+        let name = old_name(name)?;
+        let entry = self.namespace.lookup(parent, name).await?;
+        self.namespace.ask_ahead(parent, name);
         self.relieve();
         Ok(self.attr(&entry))
     }
@@ -61,26 +68,43 @@ impl Filesystem {
     /// `chmod(2)`, `chown(2)`, `truncate(2)`, `utimensat(2)`.
     ///
     /// Errors: [`Error::NotPermitted`] for attributes that are not kept, [`Error::ReadOnly`].
-    pub async fn setattr(&self, ino: u64, set: SetAttr) -> Result<Attr, Error> {
+    pub async fn setattr(&self, ino: u64, mut set: SetAttr) -> Result<Attr, Error> {
         self.check_writable()?;
         let entry = self.namespace.attributes(ino).await?;
-        let attr = self.attr(&entry);
-        let mode_differs = set.mode.is_some_and(|mode| mode & 0o7777 != u32::from(attr.perm));
+        if !self.namespace.keeps_attributes() {
+            self.check_unchanged(&entry, &set)?;
+        }
+        match (set.size, &entry.node) {
+            (None, _) => {}
+            (Some(size), Node::File(info)) => {
+                self.truncate(ino, set.fh, info, size).await?;
+                // A file that was cut was written now.
+                set.mtime = set.mtime.filter(|mtime| *mtime != SetTime::Now || size == info.size);
+            }
+            (Some(_), Node::Directory) => return Err(Error::IsDirectory),
+        }
+        if self.namespace.keeps_attributes() {
+            self.keep(ino, &set).await?;
+        }
+        self.getattr(ino).await
+    }
+
+    /// Where attributes are not kept they can be set to what they are.
+    fn check_unchanged(&self, entry: &Entry, set: &SetAttr) -> Result<(), Error> {
+        let attr = self.attr(entry);
+        let mode_differs = set.mode.is_some_and(|mode| mode & PERMISSIONS != u32::from(attr.perm));
         let owner_differs =
             set.uid.is_some_and(|uid| uid != attr.uid) || set.gid.is_some_and(|gid| gid != attr.gid);
         if mode_differs || owner_differs {
             return Err(Error::NotPermitted("mode and owner are the mount's (--file-mode, --uid)"));
         }
-        let is_now = self.namespace.is_local(ino) || attr.mtime.elapsed().is_ok_and(|age| age < TIME_GRAIN);
-        if set.times || set.touch && !is_now {
+        let is_now =
+            self.namespace.is_local(entry.ino) || attr.mtime.elapsed().is_ok_and(|age| age < TIME_GRAIN);
+        let refused = |time: SetTime| time != SetTime::Now || !is_now;
+        if [set.atime, set.mtime].into_iter().flatten().any(refused) {
             return Err(Error::NotPermitted("a file's time is when S3 got it"));
         }
-        match (set.size, &entry.node) {
-            (None, _) => {}
-            (Some(size), Node::File(info)) => self.truncate(ino, set.fh, info, size).await?,
-            (Some(_), Node::Directory) => return Err(Error::IsDirectory),
-        }
-        self.getattr(ino).await
+        Ok(())
     }
 
     /// How the log names an inode: its key.

@@ -12,9 +12,13 @@ mod edit;
 mod file;
 mod gate;
 mod handles;
+mod keep;
 mod meta;
+mod orphans;
 mod refresh;
 mod rename;
+mod s3_xattr;
+mod special;
 mod unlink;
 mod xattr;
 
@@ -25,9 +29,10 @@ use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
 
+use crate::attr::Attributes;
 use crate::cache::disk::DiskCache;
 use crate::cache::{Budget, PartCache};
-use crate::config::Config;
+use crate::config::{AttributesConfig, Config};
 use crate::error::Error;
 use crate::journal::{Journal, JournalError};
 use crate::key;
@@ -48,10 +53,13 @@ pub use file::Opened;
 use file::Versions;
 use gate::Gate;
 use handles::Handles;
-pub use meta::SetAttr;
+use keep::Keeping;
+pub use keep::Maker;
+pub use meta::{SetAttr, SetTime};
+use orphans::Orphans;
 pub use refresh::{Kernel, REFRESH};
 use unlink::Failed;
-pub use xattr::CACHED;
+pub use xattr::{CACHED, S3};
 
 /// What `stat` shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,10 +69,14 @@ pub struct Attr {
     /// In bytes.
     pub size: u64,
     pub mtime: SystemTime,
+    pub atime: SystemTime,
+    pub ctime: SystemTime,
     /// Permission bits.
     pub perm: u16,
     pub uid: u32,
     pub gid: u32,
+    /// Of a device.
+    pub rdev: u32,
     /// How long the kernel may believe this.
     pub ttl: Duration,
 }
@@ -79,11 +91,13 @@ pub struct Filesystem {
     writes: Arc<Writes>,
     deletes: Arc<Deletes>,
     failed_removals: Failed,
+    orphans: Orphans,
     handles: Handles,
     backings: Backings,
     ahead: Ahead,
     versions: Versions,
     gate: Gate,
+    keeping: Keeping,
     copies: Copies,
     journal: Arc<Journal>,
     /// Directories have no time in S3; they show the mount's.
@@ -105,12 +119,14 @@ impl Filesystem {
         let staging = Staging::new(journal.clone(), config.staging.bytes_max, config.s3.request_timeout);
         let writes = Writes::new(uploads, cache.clone(), staging, config.part_bytes);
         let (ttl, metadata_bytes) = (config.metadata_ttl, config.metadata_bytes_max);
+        let keeps = config.attributes == AttributesConfig::Metadata;
         Arc::new(Filesystem {
-            namespace: Arc::new(Namespace::new(client.clone(), &config.prefix, ttl, metadata_bytes)),
+            namespace: Arc::new(Namespace::new(client.clone(), &config.prefix, ttl, metadata_bytes, keeps)),
             reads: Reads::new(client.clone(), cache.clone(), disk.clone(), runtime.clone()),
             writes: Arc::new(writes),
             deletes: Deletes::new(client.clone(), runtime.clone()),
             failed_removals: Failed::new(),
+            orphans: Orphans::default(),
             cache,
             disk,
             handles: Handles::default(),
@@ -118,6 +134,7 @@ impl Filesystem {
             ahead: Ahead::default(),
             versions: Versions::new(),
             gate: Gate::default(),
+            keeping: Keeping::default(),
             copies: Copies::new(),
             journal,
             mounted: SystemTime::now(),
@@ -183,6 +200,8 @@ impl Filesystem {
         for (_, writer) in self.handles.writers() {
             writer.abandon().await;
         }
+        self.bury_below("").await;
+        self.deletes.settle_all().await;
     }
 
     /// The most object bytes ever held at once, of `--memory`.
@@ -204,18 +223,24 @@ impl Filesystem {
     }
 
     fn attr(&self, entry: &Entry) -> Attr {
-        let (size, mtime, perm) = match &entry.node {
+        let none = Attributes::default();
+        let kept = entry.attributes.as_ref().map_or(&none, |kept| &kept.attributes);
+        let (size, modified, perm) = match &entry.node {
             Node::File(info) => (info.size, info.mtime, self.config.file_mode),
             Node::Directory => (0, self.mounted, self.config.dir_mode),
         };
+        let mtime = kept.mtime.unwrap_or(modified);
         Attr {
             ino: entry.ino,
             kind: entry.node.kind(),
-            size,
+            size: kept.target.as_ref().map_or(size, |target| target.len() as u64),
             mtime,
-            perm,
-            uid: self.config.uid,
-            gid: self.config.gid,
+            atime: kept.atime.unwrap_or(mtime),
+            ctime: kept.ctime.unwrap_or(modified),
+            perm: kept.perm.and_then(|perm| u16::try_from(perm).ok()).unwrap_or(perm),
+            uid: kept.uid.unwrap_or(self.config.uid),
+            gid: kept.gid.unwrap_or(self.config.gid),
+            rdev: kept.rdev.unwrap_or(0),
             ttl: entry.ttl,
         }
     }

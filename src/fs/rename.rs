@@ -44,8 +44,8 @@ impl Filesystem {
         }
         let replace = flags & libc::RENAME_NOREPLACE == 0;
         match self.namespace.find(from.0, from.1).await?.ok_or(Error::NotFound)?.kind() {
-            Kind::File => self.rename_file(from, to, replace).await,
             Kind::Directory => self.rename_dir(from, to, replace).await,
+            _ => self.rename_file(from, to, replace).await,
         }
     }
 
@@ -69,7 +69,7 @@ impl Filesystem {
             self.commit_with_pass(ino, writer).await?;
             info = self.file_at(from.0, from.1).await?;
         }
-        self.deletes.settled(&target).await;
+        self.settle_name(&target).await;
         let source_etag = info.etag.clone();
         let mut moved_etag = None;
         if source_etag.is_empty() {
@@ -80,7 +80,7 @@ impl Filesystem {
             if head.etag != source_etag && ino.is_some_and(|ino| self.namespace.is_local(ino)) {
                 return Err(Error::Stale); // what was written goes on from another version
             }
-            info = FileInfo { size: head.size, mtime: SystemTime::now(), ..FileInfo::default() };
+            info = FileInfo { mtime: SystemTime::now(), ..self.namespace.info_of(&head) };
             let object = ListedObject {
                 key: source.clone(),
                 size: head.size,
@@ -128,6 +128,8 @@ impl Filesystem {
             _ => {}
         }
         // What was removed below must not be copied, and what had the new name must not take along what comes.
+        self.bury_below(&source).await;
+        self.bury_below(&target).await;
         self.deletes.settle_all().await;
         let mut over = false;
         if there.is_some() {
@@ -179,7 +181,7 @@ impl Filesystem {
             if !self.namespace.has_local_names(source) {
                 return Err(Error::NotFound);
             }
-            markers::put(&self.client, target).await?;
+            markers::put(&self.client, target, &markers::headers()).await?;
         }
         if parent != ROOT_INO && !self.namespace.has_marker(parent) {
             markers::keep_beside(&self.client, &self.namespace.dir_key(parent)?, source).await?;
@@ -251,7 +253,7 @@ impl Filesystem {
         }
     }
 
-    /// The right to publish a file; none is needed where its name is gone.
+    /// The right to change what S3 has of a file or directory; none is needed where its name is gone.
     pub(super) async fn pass_file(&self, ino: u64) -> Option<Pass> {
         loop {
             let key = self.namespace.key(ino).ok()?;

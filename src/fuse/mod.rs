@@ -27,11 +27,13 @@ use fuser::{
 };
 use tokio::runtime::Handle;
 
+use crate::attr::PERMISSIONS;
 use crate::error::Error;
-use crate::fs::{DirItem, Filesystem, REFRESH, SetAttr};
+use crate::fs::{DirItem, Filesystem, Maker, REFRESH, SetAttr, SetTime};
 use passthrough::Passed;
 use reply::{
     add_plus, dir_flags, file_type, refuse, reply_absent, reply_attr, reply_empty, reply_entry, reply_frames,
+    reply_xattr,
 };
 
 pub use mount::FuseMount;
@@ -70,8 +72,19 @@ impl Door {
     }
 }
 
-/// What is not here fuser answers with ENOSYS, and the kernel then helps itself or stops asking: listing
-/// and setting extended attributes, lseek (all of a file is data), access (the mount has `default_permissions`).
+fn maker(req: &Request, mode: u32, umask: u32) -> Maker {
+    Maker { perm: mode & PERMISSIONS & !umask, uid: req.uid(), gid: req.gid() }
+}
+
+fn set_time(time: TimeOrNow) -> SetTime {
+    match time {
+        TimeOrNow::Now => SetTime::Now,
+        TimeOrNow::SpecificTime(time) => SetTime::At(time),
+    }
+}
+
+/// What is not here fuser answers with ENOSYS, and the kernel then helps itself or stops asking: lseek (all of a file is
+/// data), access (the mount has `default_permissions`).
 impl fuser::Filesystem for Door {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let wanted = [
@@ -147,11 +160,8 @@ impl fuser::Filesystem for Door {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let is =
-            |time: Option<TimeOrNow>, now: bool| time.is_some_and(|t| matches!(t, TimeOrNow::Now) == now);
-        let times = is(atime, false) || is(mtime, false);
-        let touch = is(atime, true) || is(mtime, true);
-        let set = SetAttr { mode, uid, gid, size, fh: fh.map(|fh| fh.0), times, touch };
+        let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
+        let set = SetAttr { mode, uid, gid, size, fh: fh.map(|fh| fh.0), atime, mtime };
         let fs = self.fs();
         self.run(async move {
             let attr = fs.setattr(ino.0, set).await;
@@ -159,18 +169,10 @@ impl fuser::Filesystem for Door {
         });
     }
 
-    fn mkdir(
-        &self,
-        _req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        reply: ReplyEntry,
-    ) {
-        let (fs, name) = (self.fs(), name.to_owned());
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let (fs, name, maker) = (self.fs(), name.to_owned(), maker(req, mode, umask));
         self.run(async move {
-            let made = fs.mkdir(parent.0, &name).await;
+            let made = fs.mkdir(parent.0, &name, maker).await;
             reply_entry(reply, made.map_err(|e| refuse(&fs, "mkdir", parent, Some(&name), &e)));
         });
     }
@@ -210,21 +212,38 @@ impl fuser::Filesystem for Door {
 
     fn mknod(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
-        _mode: u32,
-        _umask: u32,
-        _rdev: u32,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
         reply: ReplyEntry,
     ) {
-        let never = Error::NotPermitted("special files");
-        reply.error(refuse(&self.fs, "mknod", parent, Some(name), &never));
+        let (fs, name, maker) = (self.fs(), name.to_owned(), maker(req, mode, umask));
+        self.run(async move {
+            let made = fs.mknod(parent.0, &name, mode, rdev, maker).await;
+            reply_entry(reply, made.map_err(|e| refuse(&fs, "mknod", parent, Some(&name), &e)));
+        });
     }
 
-    fn symlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, _target: &Path, reply: ReplyEntry) {
-        let never = Error::NotPermitted("symbolic links");
-        reply.error(refuse(&self.fs, "symlink", parent, Some(name), &never));
+    fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let (fs, name, target) = (self.fs(), name.to_owned(), target.to_owned());
+        let maker = maker(req, 0o777, 0);
+        self.run(async move {
+            let made = fs.symlink(parent.0, &name, &target, maker).await;
+            reply_entry(reply, made.map_err(|e| refuse(&fs, "symlink", parent, Some(&name), &e)));
+        });
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        let fs = self.fs();
+        self.run(async move {
+            match fs.readlink(ino.0).await {
+                Ok(target) => reply.data(&target),
+                Err(e) => reply.error(refuse(&fs, "readlink", ino, None, &e)),
+            }
+        });
     }
 
     fn link(&self, _req: &Request, _ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
@@ -244,15 +263,15 @@ impl fuser::Filesystem for Door {
 
     fn create(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
-        _mode: u32,
-        _umask: u32,
+        mode: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
-        match self.fs.create(parent.0, name, flags) {
+        match self.fs.create(parent.0, name, flags, maker(req, mode, umask)) {
             Ok((attr, opened)) => self.passed.reply_created(&attr, opened, reply),
             Err(e) => reply.error(refuse(&self.fs, "create", parent, Some(name), &e)),
         }
@@ -450,17 +469,53 @@ impl fuser::Filesystem for Door {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        if !self.fs.has_disk_cache() {
-            return reply.error(Errno::ENOSYS); // the kernel asks no more
-        }
         let (fs, name) = (self.fs(), name.to_owned());
         self.run(async move {
             match fs.getxattr(ino.0, &name).await {
-                Ok(value) if size == 0 => reply.size(value.len() as u32), // how much room it takes
-                Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
-                Ok(value) => reply.data(&value),
+                Ok(value) => reply_xattr(reply, &value, size),
                 Err(e) => reply.error(refuse(&fs, "getxattr", ino, None, &e)),
             }
+        });
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        if !self.fs.lists_xattrs() {
+            return reply.error(Errno::ENOSYS); // the kernel asks no more
+        }
+        let fs = self.fs();
+        self.run(async move {
+            match fs.listxattr(ino.0).await {
+                Ok(names) => {
+                    let list: Vec<u8> = names.into_iter().flat_map(|name| [name, vec![0]].concat()).collect();
+                    reply_xattr(reply, &list, size);
+                }
+                Err(e) => reply.error(refuse(&fs, "listxattr", ino, None, &e)),
+            }
+        });
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (fs, name, value) = (self.fs(), name.to_owned(), value.to_vec());
+        self.run(async move {
+            let set = fs.setxattr(ino.0, &name, &value, flags).await;
+            reply_empty(reply, set.map_err(|e| refuse(&fs, "setxattr", ino, Some(&name), &e)));
+        });
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.fs(), name.to_owned());
+        self.run(async move {
+            let gone = fs.removexattr(ino.0, &name).await;
+            reply_empty(reply, gone.map_err(|e| refuse(&fs, "removexattr", ino, Some(&name), &e)));
         });
     }
 

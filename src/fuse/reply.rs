@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use fuser::{
     Errno, FileAttr, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyData, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry,
+    ReplyEmpty, ReplyEntry, ReplyXattr,
 };
 
 use super::REQUEST_BYTES_MAX;
@@ -30,7 +30,9 @@ pub(super) fn refuse(
     let file = || fs.describe(ino.0, name);
     match errno {
         // Programs ask for labels and lists of attributes that no file here has, of every file.
-        _ if op == "getxattr" => tracing::debug!(op, file = file(), errno, "{error}"),
+        libc::ENODATA | libc::EOPNOTSUPP if op.ends_with("xattr") => {
+            tracing::debug!(op, file = file(), errno, "{error}");
+        }
         libc::ENOENT | libc::EEXIST | libc::ENOTEMPTY | libc::EXDEV | libc::EROFS | libc::EPERM => {
             tracing::debug!(op, file = file(), errno, "{error}");
         }
@@ -44,16 +46,16 @@ pub(super) fn file_attr(attr: &Attr) -> FileAttr {
         ino: INodeNo(attr.ino),
         size: attr.size,
         blocks: attr.size.div_ceil(512),
-        atime: attr.mtime,
+        atime: attr.atime,
         mtime: attr.mtime,
-        ctime: attr.mtime,
+        ctime: attr.ctime,
         crtime: SystemTime::UNIX_EPOCH,
         kind: file_type(attr.kind),
         perm: attr.perm,
         nlink: 1,
         uid: attr.uid,
         gid: attr.gid,
-        rdev: 0,
+        rdev: attr.rdev,
         blksize: REQUEST_BYTES_MAX,
         flags: 0,
     }
@@ -63,6 +65,11 @@ pub(super) fn file_type(kind: Kind) -> FileType {
     match kind {
         Kind::File => FileType::RegularFile,
         Kind::Directory => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
+        Kind::CharDevice => FileType::CharDevice,
+        Kind::BlockDevice => FileType::BlockDevice,
     }
 }
 
@@ -99,6 +106,15 @@ pub(super) fn reply_frames(reply: ReplyData, frames: &[Bytes]) {
     }
 }
 
+/// `size`: how much room there is; none asks how much it takes.
+pub(super) fn reply_xattr(reply: ReplyXattr, value: &[u8], size: u32) {
+    match u32::try_from(value.len()) {
+        Ok(len) if size == 0 => reply.size(len),
+        Ok(len) if len <= size => reply.data(value),
+        _ => reply.error(Errno::ERANGE),
+    }
+}
+
 pub(super) fn reply_empty(reply: ReplyEmpty, result: Result<(), Errno>) {
     match result {
         Ok(()) => reply.ok(),
@@ -125,9 +141,9 @@ pub(super) fn reply_attr(reply: ReplyAttr, result: Result<Attr, Errno>) {
     }
 }
 
-/// `.` and `..` come without attributes: the kernel looks them up itself.
+/// `.` and `..` come without attributes, and what S3 told none of: the kernel looks them up itself.
 pub(super) fn add_plus(reply: &mut ReplyDirectoryPlus, item: &DirItem<'_>) -> bool {
-    let dot = FileAttr { ino: INodeNo(item.ino), ..NOTHING };
+    let dot = FileAttr { ino: INodeNo(item.ino), kind: file_type(item.kind), ..NOTHING };
     match &item.attr {
         Some(attr) => {
             reply.add(INodeNo(item.ino), item.cookie, item.name, &attr.ttl, &file_attr(attr), GENERATION)

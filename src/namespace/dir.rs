@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::known::{Known, Slot, Source, When};
-use super::{Kind, Listed};
+use super::{Kept, Kind, Listed};
 
 /// Ranges remembered in one directory, at most; the oldest goes first.
 const SPANS_MAX: usize = 16;
@@ -31,6 +31,10 @@ pub(super) struct Dir {
     pub marker: bool,
     /// The name asked about last: where a walk in order stands.
     pub cursor: Option<Arc<str>>,
+    /// How many names were asked about in order before that one, each near the one before it.
+    pub run: usize,
+    /// What its marker says of the directory itself.
+    pub says: Option<MarkerSays>,
     /// Its place among the directories by use; 0: none yet.
     pub used: u64,
     /// Slots without an inode.
@@ -48,6 +52,14 @@ pub(super) struct Span {
     pub after: Box<str>,
     /// None: to the end.
     pub upto: Option<Box<str>>,
+    pub asked: Instant,
+}
+
+/// The attributes in a directory's marker.
+#[derive(Debug, Clone)]
+pub(super) struct MarkerSays {
+    pub kept: Arc<Kept>,
+    /// When S3 was asked, or when it was changed here.
     pub asked: Instant,
 }
 
@@ -110,7 +122,7 @@ impl Dir {
 
     /// Whether nothing would be lost with it.
     pub fn is_blank(&self) -> bool {
-        self.names.is_empty() && self.spans.is_empty() && !self.marker
+        self.names.is_empty() && self.spans.is_empty() && !self.marker && self.says.is_none()
     }
 
     pub fn get(&self, name: &str) -> Option<&Slot> {
@@ -303,6 +315,7 @@ impl Dir {
         self.kept = self.idle;
         self.spans.clear();
         self.marker = false;
+        self.says = self.says.take().filter(|says| oldest_question.is_some_and(|asked| asked <= says.asked));
         self.cursor = None;
         lost
     }
@@ -310,6 +323,7 @@ impl Dir {
     /// Nothing is fresh any more.
     pub fn doubt(&mut self, oldest_question: Option<Instant>) {
         self.evict(oldest_question);
+        self.says = None;
         for slot in self.names.values_mut() {
             slot.when.source = Source::Doubted;
         }

@@ -25,6 +25,8 @@ pub(super) struct Table {
     /// The root's key.
     pub(super) prefix: String,
     pub(super) ttl: Duration,
+    /// Whether attributes are kept in objects' metadata.
+    pub(super) attributes: bool,
     pub(super) inodes: HashMap<u64, Inode>,
     /// By key: those that any name is known in, or any range. In key order, which is the order of a
     /// walk in depth.
@@ -58,6 +60,7 @@ impl Table {
             bucket: bucket.into(),
             prefix: prefix.into(),
             ttl,
+            attributes: false,
             inodes: HashMap::from([(ROOT_INO, root)]),
             dirs: BTreeMap::new(),
             local: HashSet::new(),
@@ -156,7 +159,8 @@ impl Table {
     /// What is known of the inode, however old.
     pub(super) fn entry(&self, ino: u64) -> Option<Entry> {
         if ino == ROOT_INO {
-            return Some(Entry { ino, node: Node::Directory, ttl: self.ttl.min(TTL_MAX) });
+            let entry = Entry { ino, node: Node::Directory, attributes: None, ttl: self.ttl.min(TTL_MAX) };
+            return Some(self.with_directorys(entry));
         }
         let (known, when) = self.state(ino)?;
         let age = match when.source {
@@ -164,7 +168,8 @@ impl Table {
             Source::Doubted => self.ttl,
             _ => when.at.elapsed(),
         };
-        Some(Entry { ino, node: known.node()?, ttl: self.ttl.saturating_sub(age).min(TTL_MAX) })
+        let (node, ttl) = (known.node()?, self.ttl.saturating_sub(age).min(TTL_MAX));
+        Some(self.with_directorys(Entry { ino, attributes: node.kept(), node, ttl }))
     }
 
     /// What is known of the inode, if it is fresh.
@@ -215,12 +220,13 @@ impl Table {
         if self.is_leaving(dir, name) {
             return None;
         }
+        let mut told = Known::of(said);
         if let Some(slot) = self.dirs.get(dir).and_then(|dir| dir.get(name)) {
-            let (ino, same_kind) = (slot.ino, slot.known.kind() == said.map(Node::kind));
-            if self.is_local(ino) || !slot.when.gives_way_to(asked) {
+            if self.is_local(slot.ino) || !slot.when.gives_way_to(asked) {
                 return slot.known.node();
             }
-            if !same_kind {
+            slot.known.hand_on(&mut told);
+            if slot.known.kind() != told.kind() {
                 self.detach(dir, name);
             }
         } else if self.dirs.get(dir).and_then(|dir| dir.absent_since(name)).is_some_and(|heard| heard > asked)
@@ -228,8 +234,9 @@ impl Table {
             return None;
         }
         let source = if self.is_outdated(asked) { Source::Doubted } else { source };
-        self.edit(dir, |dir| dir.set(name, Known::of(said), When { at: asked, source }));
-        said.cloned()
+        let stands = if told.has_attributes() { told.node() } else { said.cloned() };
+        self.edit(dir, |dir| dir.set(name, told, When { at: asked, source }));
+        stands
     }
 
     /// A range of a directory's listing was heard: these entries, each with when it was asked for, and
@@ -421,6 +428,7 @@ impl Table {
         if self.dirs.contains_key(below.as_str()) {
             self.edit(&below, |dir| {
                 dir.marker = false;
+                dir.says = None;
                 dir.forget_spans();
             });
         }
@@ -510,7 +518,7 @@ impl Table {
     }
 
     /// The name no longer leads to an inode.
-    fn detach(&mut self, dir: &str, name: &str) {
+    pub(super) fn detach(&mut self, dir: &str, name: &str) {
         let Some(slot) = self.dirs.get(dir).and_then(|dir| dir.get(name)) else { return };
         let (ino, was) = (slot.ino, (slot.known.clone(), slot.when));
         if let Some(inode) = self.inodes.get_mut(&ino) {

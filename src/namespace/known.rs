@@ -6,9 +6,11 @@
 //! that was asked for before it.
 //! Must never know: directories, inodes' lives, S3.
 
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::{FileInfo, Kind, Node};
+use super::{FileInfo, Kept, Kind, Node, kind_of};
+use crate::attr::since_epoch;
 
 /// What stands at one name.
 pub(super) struct Slot {
@@ -23,7 +25,7 @@ pub(super) struct Slot {
 pub(super) enum Known {
     Absent,
     Directory,
-    File { size: u64, mtime: SystemTime, etag: ETag },
+    File { size: u64, mtime: SystemTime, etag: ETag, kept: Option<Arc<Kept>> },
 }
 
 impl Known {
@@ -32,7 +34,8 @@ impl Known {
             None => Known::Absent,
             Some(Node::Directory) => Known::Directory,
             Some(Node::File(info)) => {
-                Known::File { size: info.size, mtime: info.mtime, etag: ETag::new(&info.etag) }
+                let kept = info.kept.clone();
+                Known::File { size: info.size, mtime: info.mtime, etag: ETag::new(&info.etag), kept }
             }
         }
     }
@@ -41,8 +44,9 @@ impl Known {
         match self {
             Known::Absent => None,
             Known::Directory => Some(Node::Directory),
-            Known::File { size, mtime, etag } => {
-                Some(Node::File(FileInfo { size: *size, mtime: *mtime, etag: etag.text() }))
+            Known::File { size, mtime, etag, kept } => {
+                let kept = kept.clone();
+                Some(Node::File(FileInfo { size: *size, mtime: *mtime, etag: etag.text(), kept }))
             }
         }
     }
@@ -51,7 +55,7 @@ impl Known {
         match self {
             Known::Absent => None,
             Known::Directory => Some(Kind::Directory),
-            Known::File { .. } => Some(Kind::File),
+            Known::File { kept, .. } => Some(kind_of(kept.as_deref())),
         }
     }
 
@@ -66,10 +70,48 @@ impl Known {
 
     /// Bytes beyond the slot's own.
     pub fn heap_bytes(&self) -> usize {
-        match self {
-            Known::File { etag: ETag::Other(text), .. } if !text.is_empty() => 16 + text.len(),
+        let Known::File { etag, kept, .. } = self else { return 0 };
+        let text = match etag {
+            ETag::Other(text) if !text.is_empty() => 16 + text.len(),
             _ => 0,
-        }
+        };
+        text + kept.as_ref().map_or(0, |kept| 32 + kept.attributes.heap_bytes())
+    }
+
+    pub fn has_attributes(&self) -> bool {
+        matches!(self, Known::File { kept: Some(_), .. })
+    }
+
+    /// What is known of a file, with the attributes that another answer tells of the same object.
+    pub fn with_attributes_of(&self, told: &Known) -> Option<Known> {
+        let Known::File { size, mtime, etag, .. } = self else { return None };
+        let Known::File { kept, .. } = told else { return None };
+        let (size, mtime) = (*size, *mtime);
+        let known = Known::File { size, mtime, etag: etag.clone(), kept: kept.clone() };
+        self.is_same_object(told).then_some(known)
+    }
+
+    /// By ETag and `Last-Modified`, of which some answers tell whole seconds.
+    fn is_same_object(&self, other: &Known) -> bool {
+        let (Known::File { mtime, etag, .. }, Known::File { mtime: others, etag: others_etag, .. }) =
+            (self, other)
+        else {
+            return false;
+        };
+        etag == others_etag && since_epoch(*mtime).0 == since_epoch(*others).0
+    }
+
+    /// Gives what is known of attributes to what a later answer told, if that does not speak of them. They are the
+    /// same as long as the object is; of another one the kind is the best guess.
+    pub fn hand_on(&self, told: &mut Known) {
+        let Known::File { kept: Some(kept), .. } = self else { return };
+        let same = kept.current && self.is_same_object(told);
+        let Known::File { kept: heir @ None, .. } = told else { return };
+        *heir = match kind_of(Some(&**kept)) {
+            _ if same => Some(kept.clone()),
+            Kind::File => None,
+            kind => Some(Arc::new(Kept::outdated(kind))),
+        };
     }
 }
 

@@ -213,6 +213,11 @@ impl DirStream {
         }
     }
 
+    /// What is read: the directory's inode.
+    pub fn directory(&self) -> (&Arc<Namespace>, u64) {
+        (&self.namespace, self.ino)
+    }
+
     /// When the one listing was asked for that all entries so far are of; none where they are of several.
     pub fn as_of(&self) -> Option<Instant> {
         if self.known.is_some() && self.begun.is_some() { None } else { self.known.or(self.begun) }
@@ -239,7 +244,7 @@ impl DirStream {
         self.from = From::Known(String::new());
     }
 
-    /// The next entry; none at the end. Its attributes are taken note of.
+    /// The next entry; none at the end. What the listing tells of it is taken note of.
     pub async fn next(&mut self) -> Result<Option<Listed>, Error> {
         loop {
             if let Some(entry) = self.next_local().or_else(|| self.ready.pop_front()) {

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::known::Source;
-use super::{Entry, FileInfo, Kind, Listed, Namespace, Node};
+use super::{Entry, Kind, Listed, Namespace, Node};
 use crate::error::{Error, S3Error, S3ErrorKind};
 use crate::key;
 use crate::s3::ListObjectsV2;
@@ -38,6 +38,7 @@ impl Namespace {
             Some(node) => node,
             None => self.ask(&dir, name).await?,
         };
+        let found = self.with_attributes(&dir, name, found).await?;
         self.lock().walked_to(&dir, name);
         Ok(found)
     }
@@ -55,6 +56,23 @@ impl Namespace {
 
     /// What is known of an inode, asked anew where it is no longer fresh.
     pub async fn attributes(&self, ino: u64) -> Result<Entry, Error> {
+        let entry = self.attributes_but_kept(ino).await?;
+        match &entry.node {
+            _ if !self.keeps_attributes() => return Ok(entry),
+            Node::Directory => match self.dir_key(ino) {
+                Ok(dir) => self.ask_marker(&dir).await?,
+                Err(_) => return Ok(entry), // removed: it is what it was
+            },
+            Node::File(info) if info.etag.is_empty() || info.attributes().is_some() => return Ok(entry),
+            Node::File(_) => {
+                let Some((dir, name)) = self.lock().name(ino) else { return Ok(entry) };
+                self.with_attributes(&dir, &name, Some(entry.node)).await?;
+            }
+        }
+        self.entry(ino)
+    }
+
+    async fn attributes_but_kept(&self, ino: u64) -> Result<Entry, Error> {
         if let Some(entry) = self.attributes_known(ino)? {
             return Ok(entry);
         }
@@ -84,7 +102,7 @@ impl Namespace {
         let (dir, name) = self.lock().name(ino).ok_or(Error::NotFound)?;
         let question = self.question(&dir);
         let said = absent_as_none(self.client.head_object(&format!("{dir}{name}")).await)?;
-        let said = said.map(|head| Node::File(FileInfo::from(&head)));
+        let said = said.map(|head| Node::File(self.info_of(&head)));
         self.lock().hear(&dir, &name, said.as_ref(), question.asked, Source::Asked);
         self.still_there(ino)
     }
@@ -96,7 +114,7 @@ impl Namespace {
         table.entry(ino).filter(|_| linked).ok_or(Error::NotFound)
     }
 
-    async fn ask(&self, dir: &str, name: &str) -> Result<Option<Node>, Error> {
+    pub(super) async fn ask(&self, dir: &str, name: &str) -> Result<Option<Node>, Error> {
         let file_key = key::file_key(dir, name.as_bytes())?;
         let question = self.question(dir);
         let (head, dir_there) = futures_util::future::join(
@@ -107,7 +125,7 @@ impl Namespace {
         let said = if dir_there? {
             Some(Node::Directory)
         } else {
-            absent_as_none(head)?.map(|head| Node::File(FileInfo::from(&head)))
+            absent_as_none(head)?.map(|head| Node::File(self.info_of(&head)))
         };
         let mut table = self.lock();
         let stands = table.hear(dir, name, said.as_ref(), question.asked, Source::Asked);
@@ -156,7 +174,7 @@ impl Namespace {
     }
 }
 
-fn absent_as_none<T>(answer: Result<T, S3Error>) -> Result<Option<T>, S3Error> {
+pub(super) fn absent_as_none<T>(answer: Result<T, S3Error>) -> Result<Option<T>, S3Error> {
     match answer {
         Ok(found) => Ok(Some(found)),
         Err(e) if e.kind == S3ErrorKind::NoSuchKey => Ok(None),

@@ -1,12 +1,13 @@
 //! What stands at a path: inodes, lookups by HEAD and LIST, directory streams.
 //!
 //! Owns: [`Namespace`]: the table of what is known of each directory's names, from whom and since when
-//! (`inode`, `dir`, `known`, `memory`, `leaving`), and how S3 is asked (`lookup`, `renew`, `listing`, `pages`,
-//! `walking`).
+//! (`inode`, `dir`, `known`, `memory`, `leaving`), and how S3 is asked (`lookup`, `attributes`, `renew`, `listing`,
+//! `pages`, `walking`).
 //! Invariants: an inode lives as long as the kernel or a handle knows it; a change made here is never
 //! undone by an answer that was asked for before it (each answer carries the time it was asked).
 //! Must never know: object bytes, handles' positions, FUSE.
 
+mod attributes;
 mod dir;
 mod fresh;
 mod inode;
@@ -28,8 +29,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
+use crate::attr::Attributes;
+pub use crate::attr::Kind;
 use crate::error::Error;
 use crate::key;
 use crate::s3::{ListedObject, ObjectHead, S3Client};
@@ -41,32 +44,68 @@ pub use near::Near;
 use renew::Turn;
 use walk::Walks;
 
-/// What a name stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    File,
-    Directory,
-}
-
 /// What S3 says of a file's object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileInfo {
     /// In bytes.
     pub size: u64,
+    /// S3's `Last-Modified`; of what was changed here, when.
     pub mtime: SystemTime,
     /// Empty as long as S3 does not have the object.
     pub etag: String,
+    /// None: not asked for, or there are none to ask for.
+    pub kept: Option<Arc<Kept>>,
+}
+
+/// What is known of the attributes in an object's metadata.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    pub attributes: Attributes,
+    /// False: they are an older object's, and of this one only the kind may be told from them.
+    pub current: bool,
+}
+
+impl Kept {
+    pub fn new(attributes: Attributes) -> Option<Arc<Kept>> {
+        Some(Arc::new(Kept { attributes, current: true }))
+    }
+
+    fn outdated(kind: Kind) -> Kept {
+        Kept { attributes: Attributes { kind: Some(kind), ..Attributes::default() }, current: false }
+    }
+}
+
+impl FileInfo {
+    /// A file, and what else an object can be.
+    pub fn kind(&self) -> Kind {
+        kind_of(self.kept.as_deref())
+    }
+
+    fn or_as_before(self, known: &FileInfo) -> FileInfo {
+        FileInfo { kept: self.kept.or_else(|| known.kept.clone()), ..self }
+    }
+
+    /// The object's attributes, as far as they are known.
+    pub fn attributes(&self) -> Option<&Attributes> {
+        self.kept.as_deref().filter(|kept| kept.current).map(|kept| &kept.attributes)
+    }
+}
+
+/// A key that ends in no `/` leads to no directory, whatever its metadata say.
+fn kind_of(kept: Option<&Kept>) -> Kind {
+    let said = kept.and_then(|kept| kept.attributes.kind);
+    said.filter(|kind| *kind != Kind::Directory).unwrap_or(Kind::File)
 }
 
 impl From<&ObjectHead> for FileInfo {
     fn from(head: &ObjectHead) -> FileInfo {
-        FileInfo { size: head.size, mtime: head.last_modified, etag: head.etag.clone() }
+        FileInfo { size: head.size, mtime: head.last_modified, etag: head.etag.clone(), kept: None }
     }
 }
 
 impl From<&ListedObject> for FileInfo {
     fn from(listed: &ListedObject) -> FileInfo {
-        FileInfo { size: listed.size, mtime: listed.last_modified, etag: listed.etag.clone() }
+        FileInfo { size: listed.size, mtime: listed.last_modified, etag: listed.etag.clone(), kept: None }
     }
 }
 
@@ -80,8 +119,16 @@ pub enum Node {
 impl Node {
     pub fn kind(&self) -> Kind {
         match self {
-            Node::File(_) => Kind::File,
+            Node::File(info) => info.kind(),
             Node::Directory => Kind::Directory,
+        }
+    }
+
+    /// What is known of a file's attributes; those of a directory stand with what is known below it.
+    fn kept(&self) -> Option<Arc<Kept>> {
+        match self {
+            Node::File(info) => info.kept.clone().filter(|kept| kept.current),
+            Node::Directory => None,
         }
     }
 }
@@ -91,12 +138,16 @@ impl Node {
 pub struct Entry {
     pub ino: u64,
     pub node: Node,
+    /// As they are kept in the object, or in the directory's marker. None: they are not known.
+    pub attributes: Option<Arc<Kept>>,
     pub ttl: Duration,
 }
 
 /// How the names of S3's directory buckets end, which list in no order:
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/directory-bucket-naming-rules.html>.
 const DIRECTORY_BUCKET: &str = "--x-s3";
+/// Questions about attributes under way, at most.
+const HEADS_MAX: usize = 64;
 
 pub struct Namespace {
     client: S3Client,
@@ -106,12 +157,15 @@ pub struct Namespace {
     forgets_at_once: bool,
     /// The server lists in another order than that of the keys, and `start-after` means nothing.
     unordered: AtomicBool,
-    /// By directory key: whose turn it is to renew a page. Held for an instant only.
+    /// By key: of a directory, whose turn it is to renew a page; of a file, or of a directory's marker, to ask for
+    /// attributes. Held for an instant only.
     turns: Mutex<HashMap<String, Turn>>,
     /// Held for an instant only; the table is locked under it.
     walks: Mutex<Walks>,
     /// Told whenever a page of a tree walk has come.
     walked: watch::Sender<()>,
+    /// Turns of questions about attributes. None: they are not kept.
+    heads: Option<Semaphore>,
 }
 
 /// A question to S3 under way: what is changed here meanwhile is not forgotten.
@@ -133,8 +187,10 @@ fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
 
 impl Namespace {
     /// `prefix` is the root's key: empty, or ending in `/`. `bytes_max`: what the table may take, in bytes.
-    pub fn new(client: S3Client, prefix: &str, ttl: Duration, bytes_max: u64) -> Namespace {
-        let table = Table::new(client.bucket(), prefix, ttl, bytes_max);
+    /// `attributes`: whether objects' metadata say what they are, and are asked for.
+    pub fn new(client: S3Client, prefix: &str, ttl: Duration, bytes_max: u64, attributes: bool) -> Namespace {
+        let mut table = Table::new(client.bucket(), prefix, ttl, bytes_max);
+        table.attributes = attributes;
         Namespace {
             table: Arc::new(Mutex::new(table)),
             forgets_at_once: ttl.is_zero(),
@@ -142,6 +198,7 @@ impl Namespace {
             turns: Mutex::default(),
             walks: Mutex::new(Walks::new()),
             walked: watch::Sender::new(()),
+            heads: attributes.then(|| Semaphore::new(HEADS_MAX)),
             client,
         }
     }
@@ -156,7 +213,7 @@ impl Namespace {
         let table = self.lock();
         match table.kind(ino) {
             Some(Kind::Directory) => table.key(ino).ok_or(Error::NotFound),
-            Some(Kind::File) => Err(Error::NotDirectory),
+            Some(_) => Err(Error::NotDirectory),
             None => Err(Error::NotFound),
         }
     }
@@ -216,8 +273,8 @@ impl Namespace {
     }
 
     /// A new file that only this mount knows until [`Namespace::publish`]. Counts one kernel reference.
-    pub fn create(&self, parent: u64, name: &str) -> Result<Entry, Error> {
-        let info = FileInfo { size: 0, mtime: SystemTime::now(), etag: String::new() };
+    pub fn create(&self, parent: u64, name: &str, kept: Option<Arc<Kept>>) -> Result<Entry, Error> {
+        let info = FileInfo { size: 0, mtime: SystemTime::now(), etag: String::new(), kept };
         let dir = self.dir_key(parent)?;
         let mut table = self.lock();
         let ino = table.intern(&dir, name, &Node::File(info.clone()));
@@ -244,13 +301,18 @@ impl Namespace {
         table.update(ino, |info| {
             info.size = size;
             info.mtime = SystemTime::now();
+            // Times that were set before count no longer.
+            if let Some(kept) = &mut info.kept {
+                let attributes = &mut Arc::make_mut(kept).attributes;
+                (attributes.mtime, attributes.ctime) = (None, None);
+            }
         });
     }
 
-    /// S3 has the file as it is told here.
+    /// S3 has the file as it is told here; where that does not speak of attributes, they are as they were.
     pub fn publish(&self, ino: u64, info: FileInfo) {
         let mut table = self.lock();
-        table.update(ino, |known| *known = info);
+        table.update(ino, |known| *known = info.or_as_before(known));
         table.set_local(ino, false);
     }
 
@@ -292,7 +354,7 @@ impl Namespace {
     /// The file has moved, and is now what `info` tells.
     pub fn renamed(&self, ino: u64, parent: u64, name: &str, info: FileInfo) {
         self.within(parent, |table, dir| table.rename(ino, dir, name));
-        self.lock().update(ino, |known| *known = info);
+        self.lock().update(ino, |known| *known = info.or_as_before(known));
     }
 
     /// Whether only this mount knows the file.
@@ -349,6 +411,6 @@ impl Namespace {
 
 impl Default for FileInfo {
     fn default() -> FileInfo {
-        FileInfo { size: 0, mtime: SystemTime::UNIX_EPOCH, etag: String::new() }
+        FileInfo { size: 0, mtime: SystemTime::UNIX_EPOCH, etag: String::new(), kept: None }
     }
 }

@@ -46,13 +46,14 @@ impl Table {
         let (from, to) = (format!("{from_dir}{from_name}/"), format!("{to_dir}{to_name}/"));
         self.believe_no_earlier_answer();
         let mut moved = Vec::new();
-        for (key, known) in self.take_below(&from) {
+        for (key, mut known) in self.take_below(&from) {
             let below = key.strip_prefix(from.as_str()).unwrap_or_default();
             let anew = format!("{to}{below}");
+            let says = known.says.take();
             let linked: Vec<_> = known.slots().filter(|(_, slot)| slot.ino != 0).collect();
             self.edit(&anew, |dir| {
                 dir.forget_spans();
-                dir.marker = known.marker;
+                (dir.marker, dir.says) = (known.marker, says);
             });
             for (name, slot) in linked {
                 let mut now = slot.known.clone();

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Weak};
 
-use super::dir::Span;
+use super::dir::{Dir, Span};
 use super::inode::Table;
 use super::listing::Merge;
 use super::{Namespace, Node};
@@ -71,7 +71,8 @@ impl Namespace {
         Ok(decides.then_some(stands))
     }
 
-    fn turn(&self, dir: &str) -> Arc<tokio::sync::Mutex<()>> {
+    /// By a key: one question about it at a time.
+    pub(super) fn turn(&self, dir: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = self.turns.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(turn) = turns.get(dir).and_then(Weak::upgrade) {
             return turn;
@@ -88,11 +89,7 @@ impl Table {
     /// near before it in a directory that was listed once.
     fn page_before(&self, dir: &str, name: &str) -> Option<String> {
         let known = self.dirs.get(dir).filter(|known| known.listed)?;
-        let cursor = known.cursor.as_deref().filter(|cursor| *cursor < name)?;
-        let between = known.slots_after(cursor).take_while(|(next, _)| &***next < name);
-        if between.take(NEAR + 1).count() > NEAR {
-            return None;
-        }
+        let cursor = known.cursor_near(name)?;
         // `a/` would come after the name asked for where that is `a!b`.
         let below = format!("{cursor}/");
         Some(if below.as_str() < name { below } else { cursor.to_owned() })
@@ -100,10 +97,23 @@ impl Table {
 
     /// The name was asked about.
     pub(super) fn walked_to(&mut self, dir: &str, name: &str) {
+        let attributes = self.attributes;
         if let Some(known) = self.dirs.get_mut(dir)
             && let Some(name) = known.shared(name)
         {
+            if attributes {
+                known.run = if known.cursor_near(&name).is_some() { known.run + 1 } else { 0 };
+            }
             known.cursor = Some(name);
         }
+    }
+}
+
+impl Dir {
+    /// The name asked about last, if that is near before this one.
+    fn cursor_near(&self, name: &str) -> Option<&str> {
+        let cursor = self.cursor.as_deref().filter(|cursor| *cursor < name)?;
+        let between = self.slots_after(cursor).take_while(|(next, _)| &***next < name);
+        (between.take(NEAR + 1).count() <= NEAR).then_some(cursor)
     }
 }

@@ -136,9 +136,9 @@ impl Table {
         }
         let start = match parent.last_before_directory(dir_name) {
             None => dir_name.to_owned(),
-            Some((name, Kind::File)) => name.to_string(),
             // All keys below it, and none of those that come after.
             Some((name, Kind::Directory)) => format!("{name}0"),
+            Some((name, _)) => name.to_string(),
         };
         Some(format!("{above}{start}"))
     }

@@ -43,11 +43,14 @@ impl Contents {
 }
 
 /// Writes the marker of a directory, whose key ends in `/`.
-pub async fn put(client: &S3Client, dir: &str) -> Result<(), S3Error> {
-    let headers =
-        ObjectHeaders { content_type: Some("application/x-directory".into()), ..ObjectHeaders::default() };
-    client.put_object(dir, Vec::new(), &headers, &Precondition::None).await?;
+pub async fn put(client: &S3Client, dir: &str, headers: &ObjectHeaders) -> Result<(), S3Error> {
+    client.put_object(dir, Vec::new(), headers, &Precondition::None).await?;
     Ok(())
+}
+
+/// What a marker carries where nobody says more.
+pub fn headers() -> ObjectHeaders {
+    ObjectHeaders { content_type: Some("application/x-directory".into()), ..ObjectHeaders::default() }
 }
 
 /// Before the keys `leaving` go: where nothing else keeps the directory, its marker is written.
@@ -55,7 +58,7 @@ pub async fn keep(client: &S3Client, dir: &str, leaving: &HashSet<String>) -> Re
     let contents = Contents::of(client, dir, leaving).await?;
     let write = !contents.marker && !contents.others;
     if write {
-        put(client, dir).await?;
+        put(client, dir, &headers()).await?;
     }
     Ok(Kept { marker: contents.marker || write, written: write })
 }
@@ -72,7 +75,7 @@ pub async fn keep_beside(client: &S3Client, dir: &str, leaving: &str) -> Result<
         }
         query.continuation_token = page.next_continuation_token;
         if query.continuation_token.is_none() {
-            return put(client, dir).await;
+            return put(client, dir, &headers()).await;
         }
     }
 }

@@ -124,11 +124,15 @@ pub struct Committed {
 }
 
 /// What a commit did.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Published {
     pub now: Committed,
     /// The version whose content it goes on from; none where it began anew.
     pub from: Option<String>,
+    /// What the object is to carry.
+    pub headers: ObjectHeaders,
+    /// It carries less: some of it was set when the upload had begun.
+    pub late: bool,
 }
 
 /// How a file begins to be written.
@@ -150,7 +154,14 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub fn new(writes: Arc<Writes>, key: String, headers: ObjectHeaders, start: Start) -> Writer {
+    /// `stamps`: whether its metadata are to tell when the file was written.
+    pub fn new(
+        writes: Arc<Writes>,
+        key: String,
+        headers: ObjectHeaders,
+        stamps: bool,
+        start: Start,
+    ) -> Writer {
         let (base, guard) = match start {
             Start::New { exclusive: true } => (None, Precondition::Absent),
             Start::New { exclusive: false } => (None, Precondition::None),
@@ -162,7 +173,7 @@ impl Writer {
         let len = Arc::new(AtomicU64::new(0));
         let changed = base.is_none();
         let content = Content::new(len.clone(), base, writes.staging.clone());
-        let state = State::new(key, headers, content, guard, changed);
+        let state = State::new(key, headers, stamps, content, guard, changed);
         Writer { writes, len, read: AtomicBool::new(false), state: Mutex::new(state) }
     }
 
@@ -217,7 +228,7 @@ impl Writer {
         while !data.is_empty() {
             if !state.content.continues_at(offset) {
                 state.content.stage(offset, data).await?;
-                state.changed = true;
+                state.wrote();
                 return Ok(());
             }
             let loaded = state.load_small_base(&self.writes).await;
@@ -265,7 +276,7 @@ impl Writer {
         let end = if extend { range.end } else { range.end.min(self.len()) };
         if range.start < end {
             state.content.zero(range.start..end).await?;
-            state.changed = true;
+            state.wrote();
         }
         Ok(())
     }
@@ -279,7 +290,7 @@ impl Writer {
             return Ok(false);
         }
         state.content.link(range, Place { object, offset })?;
-        state.changed = true;
+        state.wrote();
         Ok(true)
     }
 
@@ -290,7 +301,7 @@ impl Writer {
             state.check()?;
             if len != self.len() {
                 state.content.truncate(len).await?;
-                state.changed = true;
+                state.wrote();
             }
             return Ok(());
         }
@@ -309,6 +320,26 @@ impl Writer {
         state.changed && !state.unlinked
     }
 
+    /// Changes what the object will carry, its times among it. False, and nothing is changed, where nothing is to be
+    /// published.
+    pub async fn amend(&self, change: impl FnOnce(&mut ObjectHeaders)) -> Result<bool, Error> {
+        let mut state = self.state.lock().await;
+        if !state.changed {
+            return Ok(false);
+        }
+        state.amend(&self.writes, change).await?;
+        Ok(true)
+    }
+
+    /// What the object will carry, but for its times; none where nothing is to be published.
+    pub async fn pending(&self) -> Result<Option<ObjectHeaders>, Error> {
+        let mut state = self.state.lock().await;
+        if !state.changed {
+            return Ok(None);
+        }
+        state.pending(&self.writes).await.map(Some)
+    }
+
     /// Publishes all that was written: when this has answered, S3 has the object, whole.
     /// None where nothing was to be done.
     pub async fn commit(&self) -> Result<Option<Published>, Error> {
@@ -319,7 +350,9 @@ impl Writer {
         }
         let from = state.content.base().map(|base| base.etag.clone());
         let committed = state.publish(&self.writes).await;
-        Ok(Some(Published { now: state.keep_failure(committed)?, from }))
+        let now = state.keep_failure(committed)?;
+        let (headers, late) = state.carried();
+        Ok(Some(Published { now, from, headers, late }))
     }
 
     /// Where the bytes of `range` are, end to end, cut at the file's end.

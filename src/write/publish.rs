@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 
@@ -13,6 +14,7 @@ use super::content::{Content, Object, Sent};
 use super::plan::{self, Follows, Ladder, Place, Stretch};
 use super::upload::Upload;
 use super::{Committed, Writes};
+use crate::attr::{Attributes, Kind};
 use crate::cache::{Chunks, Permit};
 use crate::config::PART_BYTES_MIN;
 use crate::error::{Error, S3ErrorKind};
@@ -21,6 +23,12 @@ use crate::s3::{CopySource, ObjectHeaders, Precondition, Written};
 pub(super) struct State {
     pub key: String,
     headers: ObjectHeaders,
+    /// The metadata tell when the file was written.
+    stamps: bool,
+    /// It was written since its times were set.
+    stale_times: bool,
+    /// The headers were changed when the upload had begun.
+    late: bool,
     /// What the base carries is still to be asked, to go on with what is written.
     inherits: bool,
     pub guard: Precondition,
@@ -35,13 +43,26 @@ impl State {
     pub fn new(
         key: String,
         headers: ObjectHeaders,
+        stamps: bool,
         content: Content,
         guard: Precondition,
         changed: bool,
     ) -> State {
         let inherits = content.base().is_some();
-        let (upload, failed) = (None, None);
-        State { key, headers, inherits, guard, content, upload, changed, unlinked: false, failed }
+        State {
+            key,
+            headers,
+            stamps,
+            stale_times: true,
+            late: false,
+            inherits,
+            guard,
+            content,
+            upload: None,
+            changed,
+            unlinked: false,
+            failed: None,
+        }
     }
 
     pub fn check(&self) -> Result<(), Error> {
@@ -63,13 +84,18 @@ impl State {
         }
         self.inherits = false;
         self.content = content;
-        self.changed = true;
+        self.late = false;
         self.failed = None;
+        self.wrote();
+    }
+
+    pub fn wrote(&mut self) {
+        (self.changed, self.stale_times) = (true, true);
     }
 
     pub fn push(&mut self, data: &[u8], permit: Option<Permit>) {
         self.content.push(data, permit);
-        self.changed = true;
+        self.wrote();
     }
 
     /// How much the part in the tail still takes.
@@ -114,9 +140,43 @@ impl State {
         Ok(())
     }
 
+    /// Changes what the object will carry, its times among it.
+    pub async fn amend(
+        &mut self,
+        writes: &Writes,
+        change: impl FnOnce(&mut ObjectHeaders),
+    ) -> Result<(), Error> {
+        self.inherit(writes).await?;
+        self.stamp();
+        change(&mut self.headers);
+        self.late |= self.upload.is_some();
+        Ok(())
+    }
+
+    /// What the object will carry, but for its times.
+    pub async fn pending(&mut self, writes: &Writes) -> Result<ObjectHeaders, Error> {
+        self.inherit(writes).await?;
+        Ok(self.headers.clone())
+    }
+
+    /// What the object that was published is to carry, and whether it carries less.
+    pub fn carried(&mut self) -> (ObjectHeaders, bool) {
+        (self.headers.clone(), std::mem::take(&mut self.late))
+    }
+
+    /// The metadata tell that the file was written now, if it was written since they were set.
+    fn stamp(&mut self) {
+        if self.stamps && std::mem::take(&mut self.stale_times) {
+            let now = Some(SystemTime::now());
+            let times = Attributes { mtime: now, ctime: now, ..Attributes::default() };
+            times.write(Kind::File, &mut self.headers.metadata);
+        }
+    }
+
     async fn begin_upload(&mut self, writes: &Writes) -> Result<(), Error> {
         if self.upload.is_none() {
             self.inherit(writes).await?;
+            self.stamp();
             let upload = Upload::create(&writes.uploads, &self.key, &self.headers);
             self.upload = Some(upload.await?);
         }
@@ -284,17 +344,13 @@ impl State {
 
     async fn put(&mut self, writes: &Writes, payload: Vec<Bytes>) -> Result<Written, Error> {
         self.inherit(writes).await?;
+        self.stamp();
         Ok(writes.uploads.client.put_object(&self.key, payload, &self.headers, &self.guard).await?)
     }
 }
 
 fn source_of(writes: &Writes, object: &Object) -> CopySource {
     let bucket = writes.uploads.client.bucket().into();
-    CopySource {
-        bucket,
-        key: object.key.clone(),
-        if_match: Some(object.etag.clone()),
-        storage_class: None,
-        version_id: None,
-    }
+    let key = object.key.clone();
+    CopySource { bucket, key, if_match: Some(object.etag.clone()), ..CopySource::default() }
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pailfs::cache::disk::DiskCache;
-use pailfs::config::{Config, StagingConfig};
+use pailfs::config::{AttributesConfig, Config, StagingConfig};
 use pailfs::error::Error;
-use pailfs::fs::{Attr, Filesystem};
+use pailfs::fs::{Attr, Filesystem, Maker};
 use pailfs::journal::Journal;
 use pailfs::key::ROOT_INO;
 use pailfs::namespace::Kind;
@@ -25,6 +25,9 @@ pub struct House {
     pub journal: Arc<Journal>,
     _staging: tempfile::TempDir,
 }
+
+/// Who makes files and directories here.
+pub const MAKER: Maker = Maker { perm: 0o640, uid: 1000, gid: 1000 };
 
 /// An entry as a directory stream gave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +48,7 @@ pub fn config_of(fake: &FakeS3) -> Config {
         no_exec: false,
         uid: 1000,
         gid: 1000,
+        attributes: AttributesConfig::None,
         file_mode: 0o644,
         dir_mode: 0o755,
         metadata_ttl: Duration::from_secs(3600),
@@ -152,7 +156,7 @@ impl House {
     pub async fn create(&self, path: &str, flags: i32) -> Result<u64, Error> {
         let (dir, name) = split(path);
         let dir = self.enter(dir).await?;
-        let created = self.fs.create(dir.ino, OsStr::new(name), flags | libc::O_CREAT);
+        let created = self.fs.create(dir.ino, OsStr::new(name), flags | libc::O_CREAT, MAKER);
         self.leave(dir.ino);
         let (attr, opened) = created?;
         self.leave(attr.ino);
@@ -277,7 +281,7 @@ impl House {
     pub async fn mkdir(&self, path: &str) -> Result<(), Error> {
         let (dir, name) = split(path);
         let dir = self.enter(dir).await?;
-        let made = self.fs.mkdir(dir.ino, OsStr::new(name)).await;
+        let made = self.fs.mkdir(dir.ino, OsStr::new(name), MAKER).await;
         self.leave(dir.ino);
         self.leave(made?.ino);
         Ok(())

@@ -1,0 +1,296 @@
+//! Attributes that are changed: they are kept in the object's metadata (`--attrs=meta`).
+//!
+//! Owns: [`Maker`] (whose a new file is), and how what an object carries is changed: along with its bytes while these
+//! are still to be sent, else by a copy onto itself.
+//! Invariants: no byte of content is sent for it; a copy is pinned by the ETag whose head was read, and keeps all else
+//! that the object carries; two changes of one file do not lose one another.
+//! Must never know: how attributes are written in metadata.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::SystemTime;
+
+use super::meta::{SetAttr, SetTime};
+use super::{Attr, Filesystem};
+use crate::attr::{Attributes, Kind, PERMISSIONS};
+use crate::config::COPY_BYTES_MAX;
+use crate::error::{Error, S3ErrorKind};
+use crate::namespace::{FileInfo, Kept, Node};
+use crate::s3::{CopySource, ObjectHead, ObjectHeaders, Precondition, Written};
+use crate::write::{Published, markers, upload};
+
+/// Whose a new file or directory is, and its mode.
+#[derive(Debug, Clone, Copy)]
+pub struct Maker {
+    /// Permission bits, without what the umask takes.
+    pub perm: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// Who changes what an object carries, by inode. Held for an instant only, nothing under it.
+#[derive(Default)]
+pub(super) struct Keeping(Mutex<HashMap<u64, Weak<tokio::sync::Mutex<()>>>>);
+
+impl Keeping {
+    fn turn(&self, ino: u64) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(turn) = turns.get(&ino).and_then(Weak::upgrade) {
+            return turn;
+        }
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::default();
+        turns.insert(ino, Arc::downgrade(&turn));
+        turn
+    }
+}
+
+impl Filesystem {
+    /// What a new file, directory or special file of this maker's is; nothing where attributes are not kept.
+    pub(super) fn made_by(&self, parent: u64, kind: Kind, maker: Maker) -> Attributes {
+        if !self.namespace.keeps_attributes() {
+            return Attributes::default();
+        }
+        let above = self.namespace.entry(parent).ok().map(|entry| self.attr(&entry));
+        // Within a directory with the set-group-id bit all is of its group, and its directories have the bit as well.
+        let group = above.filter(|above| u32::from(above.perm) & libc::S_ISGID != 0).map(|above| above.gid);
+        let more = if group.is_some() && kind == Kind::Directory { libc::S_ISGID } else { 0 };
+        let now = Some(SystemTime::now());
+        Attributes {
+            kind: Some(kind),
+            perm: Some(maker.perm & PERMISSIONS | more),
+            uid: Some(maker.uid),
+            gid: Some(group.unwrap_or(maker.gid)),
+            mtime: now,
+            ctime: now,
+            ..Attributes::default()
+        }
+    }
+
+    /// What a file's object carries on when its content begins anew: its attributes, without times.
+    pub(super) async fn metadata_to_keep(&self, ino: u64, key: &str) -> Result<Vec<(String, String)>, Error> {
+        let mut metadata = Vec::new();
+        if !self.namespace.keeps_attributes() {
+            return Ok(metadata);
+        }
+        let Node::File(info) = self.namespace.entry(ino)?.node else { return Ok(metadata) };
+        let Some(attributes) = info.attributes() else { return Ok(metadata) };
+        if attributes.xattrs && !info.etag.is_empty() {
+            return Ok(self.client.head_object(key).await?.metadata);
+        }
+        let attributes = Attributes { mtime: None, ctime: None, ..attributes.clone() };
+        attributes.write(info.kind(), &mut metadata);
+        Ok(metadata)
+    }
+
+    /// Changes a file's or directory's attributes, here and in S3.
+    pub(super) async fn keep(&self, ino: u64, set: &SetAttr) -> Result<(), Error> {
+        let _pass = self.pass_file(ino).await;
+        let turn = self.keeping.turn(ino);
+        let _turn = turn.lock().await;
+        let entry = self.namespace.attributes(ino).await?;
+        let attr = self.attr(&entry);
+        let Some(change) = change_of(&attr, set) else { return Ok(()) };
+        let kind = attr.kind;
+        self.change_headers(ino, &entry.node, move |headers| {
+            change.write(kind, &mut headers.metadata);
+            Ok(())
+        })
+        .await
+    }
+
+    /// As [`Filesystem::change_headers`], one change of a file after the other.
+    pub(super) async fn change_carried(
+        &self,
+        ino: u64,
+        change: impl FnOnce(&mut ObjectHeaders) -> Result<(), Error> + Send,
+    ) -> Result<(), Error> {
+        let _pass = self.pass_file(ino).await;
+        let turn = self.keeping.turn(ino);
+        let _turn = turn.lock().await;
+        let node = self.namespace.attributes(ino).await?.node;
+        self.change_headers(ino, &node, change).await
+    }
+
+    /// Changes what the object of a file or directory carries: with what is to be published, else by a copy.
+    async fn change_headers(
+        &self,
+        ino: u64,
+        node: &Node,
+        change: impl FnOnce(&mut ObjectHeaders) -> Result<(), Error> + Send,
+    ) -> Result<(), Error> {
+        if *node == Node::Directory {
+            return self.change_marker(ino, change).await;
+        }
+        let mut change = Some(change);
+        if let Some(writer) = self.handles.writer(ino) {
+            let mut changed = Ok(ObjectHeaders::default());
+            let travels = writer.amend(|headers| {
+                if let Some(change) = change.take() {
+                    changed = change(headers).map(|()| headers.clone());
+                }
+            });
+            if travels.await? {
+                self.namespace.changed_attributes(ino, self.attributes_in(&changed?));
+                return Ok(());
+            }
+        }
+        let Some(change) = change else { return Ok(()) };
+        let Ok(key) = self.namespace.key(ino) else { return self.change_unlinked(ino, node, change) };
+        self.deletes.settled(&key).await;
+        let head = self.client.head_object(&key).await?;
+        let mut headers = ObjectHeaders::from(head.clone());
+        self.pin_mtime(&head, &mut headers);
+        change(&mut headers)?;
+        self.rewrite(ino, &key, &head, &headers).await
+    }
+
+    /// What handles still hold of a file that was removed is kept here alone.
+    fn change_unlinked(
+        &self,
+        ino: u64,
+        node: &Node,
+        change: impl FnOnce(&mut ObjectHeaders) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut headers = ObjectHeaders::default();
+        if let Node::File(info) = node {
+            info.attributes().cloned().unwrap_or_default().write(info.kind(), &mut headers.metadata);
+        }
+        change(&mut headers)?;
+        self.namespace.changed_attributes(ino, self.attributes_in(&headers));
+        Ok(())
+    }
+
+    /// A copy has another `Last-Modified`: what showed as the file's time goes on to.
+    fn pin_mtime(&self, head: &ObjectHead, headers: &mut ObjectHeaders) {
+        if self.namespace.keeps_attributes() && self.attributes_in(headers).mtime.is_none() {
+            let mtime = Some(head.last_modified);
+            Attributes { mtime, ..Attributes::default() }.write(Kind::File, &mut headers.metadata);
+        }
+    }
+
+    /// Gives an object other headers: a copy onto itself.
+    async fn rewrite(
+        &self,
+        ino: u64,
+        key: &str,
+        head: &ObjectHead,
+        headers: &ObjectHeaders,
+    ) -> Result<(), Error> {
+        let Written { etag, .. } = self.copy_onto_itself(key, head, headers).await?;
+        let writer = self.handles.writer(ino);
+        if let Some(writer) = writer.as_ref().filter(|_| etag != head.etag) {
+            writer.renamed(key.into(), Some(&etag)).await;
+        }
+        self.versions.made(ino, Some(&head.etag), &etag);
+        let kept = self.kept(self.attributes_in(headers));
+        self.namespace.publish(ino, FileInfo { size: head.size, mtime: SystemTime::now(), etag, kept });
+        if let Some(writer) = writer
+            && writer.is_dirty().await
+        {
+            self.namespace.written(ino, writer.len());
+        }
+        Ok(())
+    }
+
+    async fn copy_onto_itself(
+        &self,
+        key: &str,
+        head: &ObjectHead,
+        headers: &ObjectHeaders,
+    ) -> Result<Written, Error> {
+        let source = CopySource {
+            bucket: self.client.bucket().into(),
+            key: key.into(),
+            version_id: None,
+            if_match: Some(head.etag.clone()),
+            storage_class: None,
+        };
+        if head.size <= COPY_BYTES_MAX {
+            return Ok(self.client.copy_object(&source, key, Some(headers), &Precondition::None).await?);
+        }
+        let guard = Precondition::Etag(head.etag.clone());
+        upload::copy_large(&self.writes.uploads, &source, head.size, key, headers, &guard).await
+    }
+
+    /// As [`Filesystem::change_headers`]; the marker is written where it was missing.
+    async fn change_marker(
+        &self,
+        ino: u64,
+        change: impl FnOnce(&mut ObjectHeaders) -> Result<(), Error> + Send,
+    ) -> Result<(), Error> {
+        let dir = self.namespace.dir_key(ino)?;
+        if dir.is_empty() {
+            return Err(Error::NotPermitted("a bucket has no object that could carry attributes of its own"));
+        }
+        let headers = match self.client.head_object(&dir).await {
+            Ok(head) => {
+                let mut headers = ObjectHeaders::from(head.clone());
+                self.pin_mtime(&head, &mut headers);
+                change(&mut headers)?;
+                self.copy_onto_itself(&dir, &head, &headers).await?;
+                headers
+            }
+            Err(e) if e.kind == S3ErrorKind::NoSuchKey => {
+                let mut headers = markers::headers();
+                change(&mut headers)?;
+                markers::put(&self.client, &dir, &headers).await?;
+                headers
+            }
+            Err(e) => return Err(e.into()),
+        };
+        if self.namespace.keeps_attributes() {
+            self.namespace.changed_attributes(ino, self.attributes_in(&headers));
+        }
+        Ok(())
+    }
+
+    /// The object is published: what it carries is known, and what came too late for the upload is set now.
+    pub(super) async fn keep_published(&self, ino: u64, published: &Published) -> Result<(), Error> {
+        if !self.namespace.keeps_attributes() {
+            return Ok(());
+        }
+        let Published { now, headers, late, .. } = published;
+        if *late {
+            let turn = self.keeping.turn(ino);
+            let _turn = turn.lock().await;
+            let key = self.namespace.key(ino)?;
+            let head = self.client.head_object(&key).await?;
+            if head.etag != now.etag {
+                return Err(Error::Stale);
+            }
+            return self.rewrite(ino, &key, &head, headers).await;
+        }
+        self.namespace.changed_attributes(ino, self.attributes_in(headers));
+        Ok(())
+    }
+
+    /// What an object's metadata say; what makes no sense there was told of when it was read.
+    pub(super) fn attributes_in(&self, headers: &ObjectHeaders) -> Attributes {
+        let metadata = headers.metadata.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        Attributes::read(metadata, |_, _| {})
+    }
+
+    pub(super) fn kept(&self, attributes: Attributes) -> Option<Arc<Kept>> {
+        if self.namespace.keeps_attributes() { Kept::new(attributes) } else { None }
+    }
+}
+
+/// What is to be written; none where all is as it is to be.
+fn change_of(attr: &Attr, set: &SetAttr) -> Option<Attributes> {
+    let now = SystemTime::now();
+    let time = |set: Option<SetTime>| match set? {
+        SetTime::Now => Some(now),
+        SetTime::At(time) => Some(time),
+    };
+    let perm = set.mode.map(|mode| mode & PERMISSIONS).filter(|perm| *perm != u32::from(attr.perm));
+    let uid = set.uid.filter(|uid| *uid != attr.uid);
+    let gid = set.gid.filter(|gid| *gid != attr.gid);
+    let mtime = time(set.mtime).filter(|mtime| *mtime != attr.mtime);
+    let atime = time(set.atime).filter(|atime| *atime != attr.atime);
+    if perm.is_none() && uid.is_none() && gid.is_none() && mtime.is_none() && atime.is_none() {
+        return None;
+    }
+    let kind = Some(attr.kind);
+    Some(Attributes { kind, perm, uid, gid, mtime, atime, ctime: Some(now), ..Attributes::default() })
+}
