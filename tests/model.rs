@@ -18,6 +18,9 @@ use support::fake::{Options, Order};
 use support::house::split;
 use support::{FakeS3, House};
 
+#[path = "model/renames.rs"]
+mod renames;
+
 const STEPS: usize = 300;
 /// Each the beginning of another where it can be: the trap of listings.
 const NAMES: [&str; 7] = ["a", "a-0", "a.b", "b", "b!", "é +%\"", "\u{1}\n&<"];
@@ -411,46 +414,6 @@ impl Run {
             }
         }
         said
-    }
-
-    async fn rename(&mut self) -> String {
-        let (from, to) = (self.path(), self.path());
-        let no_replace = self.random.random_bool(0.2);
-        let said = format!("rename {from:?} {to:?} no_replace {no_replace}");
-        let flags = if no_replace { libc::RENAME_NOREPLACE } else { 0 };
-        let expected = self.expect_rename(&from, &to, no_replace);
-        assert_eq!(answer(self.house.rename(&from, &to, flags).await), expected, "{said}");
-        if expected.is_ok() && from != to {
-            let node = self.model.files.remove(&from).expect("it was renamed");
-            if let Some(replaced) = self.model.files.insert(to.clone(), node) {
-                self.model.nodes[replaced].path = None;
-                self.model.nodes[replaced].lost = true;
-            }
-            self.model.lose(|was| was == to);
-            self.model.nodes[node].path = Some(to);
-        }
-        said
-    }
-
-    fn expect_rename(&self, from: &str, to: &str, no_replace: bool) -> Result<(), i32> {
-        self.model.dir_of(from)?;
-        self.model.dir_of(to)?;
-        let node = match self.model.at(from)? {
-            Stands::File(node) => node,
-            Stands::Directory => return Err(libc::EXDEV),
-            Stands::Nothing => return Err(libc::ENOENT),
-        };
-        let target = match self.model.at(to)? {
-            Stands::Directory => return Err(libc::EISDIR),
-            Stands::File(_) if no_replace => return Err(libc::EEXIST),
-            Stands::File(target) => Some(target),
-            Stands::Nothing => None,
-        };
-        let written = |node: usize| self.model.nodes[node].dirty;
-        if from != to && (written(node) || target.is_some_and(written)) {
-            return Err(libc::EBUSY);
-        }
-        Ok(())
     }
 
     async fn truncate(&mut self) -> String {

@@ -1,25 +1,21 @@
-//! Directories: opendir, readdir, mkdir, rename.
+//! Directories: opendir, readdir, mkdir.
 //!
 //! Owns: the cookies of directory streams.
-//! Invariant: a name is shown as made or moved only after S3 has answered.
+//! Invariant: a name is shown as made only after S3 has answered.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
-use std::sync::Arc;
-use std::time::SystemTime;
 
 use tokio::task::JoinHandle;
 
 use super::copies::Copying;
 use super::handles::DirHandle;
 use super::keep::Maker;
-use super::{Attr, Filesystem, new_name, old_name};
-use crate::config::COPY_BYTES_MAX;
+use super::{Attr, Filesystem, new_name};
 use crate::error::Error;
 use crate::key;
-use crate::namespace::{DirStream, FileInfo, Kind, Listed, Node};
-use crate::s3::{CopySource, ObjectHead, ObjectHeaders, Precondition};
-use crate::write::{Writer, markers, upload};
+use crate::namespace::{DirStream, Kind, Listed, Node};
+use crate::write::markers;
 
 /// One entry of a directory, as the kernel takes it.
 pub struct DirItem<'a> {
@@ -253,6 +249,7 @@ impl Filesystem {
     pub async fn mkdir(&self, parent: u64, name: &OsStr, maker: Maker) -> Result<Attr, Error> {
         self.check_writable()?;
         let name = new_name(name)?;
+        let _pass = self.pass_names(&[(parent, name)]).await?;
         let key = key::dir_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
         if self.namespace.find(parent, name).await?.is_some() {
             return Err(Error::Exists);
@@ -266,91 +263,5 @@ impl Filesystem {
         let entry = self.namespace.made_directory(parent, name)?;
         self.namespace.changed_attributes(entry.ino, attributes);
         Ok(self.attr(&self.namespace.entry(entry.ino)?))
-    }
-
-    /// `renameat2(2)` of a file: a copy on the server's side, then the deletion of the old name.
-    ///
-    /// Errors: [`Error::CrossDevice`] for a directory (so that `mv` copies it file by file),
-    /// [`Error::Exists`] with RENAME_NOREPLACE, [`Error::Busy`] for a file that is being written.
-    pub async fn rename(
-        &self,
-        parent: u64,
-        name: &OsStr,
-        new_parent: u64,
-        new: &OsStr,
-        flags: u32,
-    ) -> Result<(), Error> {
-        self.check_writable()?;
-        let (name, new) = (old_name(name)?, new_name(new)?);
-        if flags & !libc::RENAME_NOREPLACE != 0 {
-            return Err(Error::Invalid("RENAME_EXCHANGE and RENAME_WHITEOUT"));
-        }
-        match self.file_at(parent, name).await {
-            Err(Error::IsDirectory) => return Err(Error::CrossDevice("renaming a directory")),
-            file => file?,
-        };
-        match self.namespace.find_anew(new_parent, new).await? {
-            Some(Node::Directory) => return Err(Error::IsDirectory),
-            Some(_) if flags & libc::RENAME_NOREPLACE != 0 => return Err(Error::Exists),
-            _ if (parent, name) == (new_parent, new) => return Ok(()),
-            _ => {}
-        }
-        let source = key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
-        let target = key::file_key(&self.namespace.dir_key(new_parent)?, new.as_bytes())?;
-        for (dir, name) in [(parent, name), (new_parent, new)] {
-            let ino = self.namespace.ino_of(dir, name);
-            if ino.is_some_and(|ino| self.namespace.is_local(ino)) {
-                return Err(Error::Busy("renaming a file, or over a file, that is being written"));
-            }
-        }
-        let head = self.client.head_object(&source).await?;
-        let (source_etag, info) = (head.etag.clone(), self.namespace.info_of(&head));
-        self.settle_name(&target).await;
-        let etag = self.copy(&source, head, &target).await?;
-        self.deletes.remove(self.doomed(parent, source)?).await?;
-        // A handle that has written may be open still, all of it flushed.
-        if let Some(replaced) = self.writer_at(new_parent, new) {
-            replaced.unlink().await;
-        }
-        if let Some(writer) = self.writer_at(parent, name) {
-            writer.renamed(target, &etag).await;
-        }
-        let moved = FileInfo { mtime: SystemTime::now(), etag, ..info };
-        self.renamed((parent, name), (new_parent, new), &source_etag, moved);
-        Ok(())
-    }
-
-    pub(super) fn writer_at(&self, parent: u64, name: &str) -> Option<Arc<Writer>> {
-        self.namespace.ino_of(parent, name).and_then(|ino| self.handles.writer(ino))
-    }
-
-    fn renamed(&self, from: (u64, &str), to: (u64, &str), source_etag: &str, info: FileInfo) {
-        if let Some(ino) = self.namespace.ino_of(from.0, from.1) {
-            self.versions.made(ino, Some(source_etag), &info.etag);
-            self.namespace.renamed(ino, to.0, to.1, info);
-        } else {
-            self.namespace.removed(from.0, from.1);
-            self.namespace.made_file(to.0, to.1, info);
-        }
-    }
-
-    /// Copies an object on the server's side, pinned by its ETag, with its metadata, headers and storage
-    /// class. Answers the copy's ETag.
-    async fn copy(&self, source: &str, head: ObjectHead, target: &str) -> Result<String, Error> {
-        let from = CopySource {
-            bucket: self.client.bucket().into(),
-            key: source.into(),
-            if_match: Some(head.etag.clone()),
-            storage_class: head.storage_class.clone(),
-            ..CopySource::default()
-        };
-        let guard = Precondition::None;
-        let copied = if head.size <= COPY_BYTES_MAX {
-            self.client.copy_object(&from, target, None, &guard).await?
-        } else {
-            let (uploads, size) = (&self.writes.uploads, head.size);
-            upload::copy_large(uploads, &from, size, target, &ObjectHeaders::from(head), &guard).await?
-        };
-        Ok(copied.etag)
     }
 }

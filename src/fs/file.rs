@@ -187,8 +187,7 @@ impl Filesystem {
     pub(super) async fn begin_anew(&self, handle: &FileHandle) -> Result<(), Error> {
         let key = self.namespace.key(handle.ino)?;
         let metadata = self.metadata_to_keep(handle.ino, &key).await?;
-        let start = Start::New { exclusive: false };
-        let writer = self.handles.writer_for(handle, || self.new_writer(key, start, metadata));
+        let writer = self.writer_for(handle, Start::New { exclusive: false }, metadata)?;
         writer.truncate(0).await?;
         // What was empty in S3 already is not ours to publish.
         if writer.is_dirty().await {
@@ -207,7 +206,7 @@ impl Filesystem {
     ) -> Result<(Attr, Opened), Error> {
         self.check_writable()?;
         let name = new_name(name)?;
-        let key = key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
+        key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?; // no longer than a key may be
         let attributes = Attributes { mtime: None, ctime: None, ..self.made_by(parent, Kind::File, maker) };
         let mut metadata = Vec::new();
         attributes.write(Kind::File, &mut metadata);
@@ -219,9 +218,25 @@ impl Filesystem {
         })?;
         self.namespace.pin(entry.ino);
         let exclusive = flags & libc::O_EXCL != 0;
-        self.handles.writer_for(&handle, || self.new_writer(key, Start::New { exclusive }, metadata));
+        self.writer_for(&handle, Start::New { exclusive }, metadata)?;
         let backing = handle.enter(&self.backings, None).map(|(backing, _)| backing);
         Ok((self.attr(&entry), Opened { fh, keep_cache: false, direct_io: true, backing }))
+    }
+
+    /// The file's writer, made if there is none. `metadata`: as for [`Filesystem::new_writer`].
+    fn writer_for(
+        &self,
+        handle: &FileHandle,
+        start: Start,
+        metadata: Vec<(String, String)>,
+    ) -> Result<Arc<Writer>, Error> {
+        let key = self.namespace.key(handle.ino)?;
+        let make = || {
+            // Under the lock no rename comes between this and the writer's being there to be renamed.
+            let key = self.namespace.key(handle.ino).unwrap_or(key);
+            self.new_writer(key, start, metadata)
+        };
+        Ok(self.handles.writer_for(handle, make))
     }
 
     /// `metadata`: what a new object carries; one that goes on from another carries what that did.
@@ -257,6 +272,14 @@ impl Filesystem {
         match self.reads.read(&reader, offset, len).await {
             Err(e) if is_other_version(&e) => {}
             read => return read,
+        }
+        // Renamed here meanwhile: the same bytes are under another key.
+        if self.namespace.key(handle.ino).is_ok_and(|key| key != reader.version.key) {
+            let reader = self.reader(handle, &self.namespace.entry(handle.ino)?)?;
+            match self.reads.read(&reader, offset, len).await {
+                Err(e) if is_other_version(&e) => {}
+                read => return read,
+            }
         }
         // Also where this handle is lost: whoever opens the file next shall have the new one.
         let refreshed = self.namespace.refresh(handle.ino).await;
@@ -392,6 +415,7 @@ impl Filesystem {
     /// `write(2)`. `append`: at the file's end, wherever other handles have moved that to.
     pub async fn write(&self, fh: u64, offset: u64, data: &[u8], append: bool) -> Result<(), Error> {
         let handle = self.writable_handle(fh)?;
+        let _pass = self.pass_file(handle.ino).await;
         let writer = self.writer_to_go_on(&handle).await?;
         let written = match append {
             true => writer.append(data).await,
@@ -425,9 +449,8 @@ impl Filesystem {
         }
         let entry = self.namespace.attributes(handle.ino).await?;
         let Node::File(info) = entry.node else { return Err(Error::IsDirectory) };
-        let key = self.namespace.key(handle.ino)?;
         let base = Committed { etag: info.etag, size: info.size };
-        Ok(self.handles.writer_for(handle, || self.new_writer(key, Start::From(base), Vec::new())))
+        self.writer_for(handle, Start::From(base), Vec::new())
     }
 
     /// `close(2)` of a descriptor by the process `pid`: as [`Filesystem::flush`], but that a handle that made or cut the
@@ -462,6 +485,11 @@ impl Filesystem {
     }
 
     pub(super) async fn commit(&self, ino: u64, writer: &Writer) -> Result<(), Error> {
+        let _pass = self.pass_file(ino).await;
+        self.commit_with_pass(ino, writer).await
+    }
+
+    pub(super) async fn commit_with_pass(&self, ino: u64, writer: &Writer) -> Result<(), Error> {
         // What had this name before may be on its way out, and must not take the new object along.
         if let Ok(key) = self.namespace.key(ino) {
             self.settle_name(&key).await;

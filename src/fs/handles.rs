@@ -174,6 +174,12 @@ impl Handles {
         self.lock().writers.iter().map(|(ino, (writer, _))| (*ino, writer.clone())).collect()
     }
 
+    /// Does something while no writer is made: those there are.
+    pub fn between_writers<T>(&self, then: impl FnOnce(Vec<(u64, Arc<Writer>)>) -> T) -> T {
+        let tables = self.lock();
+        then(tables.writers.iter().map(|(ino, (writer, _))| (*ino, writer.clone())).collect())
+    }
+
     /// The file's writer, made by `make` if there is none; the handle is counted among those that wrote.
     pub fn writer_for(&self, handle: &FileHandle, make: impl FnOnce() -> Writer) -> Arc<Writer> {
         let mut tables = self.lock();

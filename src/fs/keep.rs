@@ -85,6 +85,7 @@ impl Filesystem {
 
     /// Changes a file's or directory's attributes, here and in S3.
     pub(super) async fn keep(&self, ino: u64, set: &SetAttr) -> Result<(), Error> {
+        let _pass = self.pass_file(ino).await;
         let turn = self.keeping.turn(ino);
         let _turn = turn.lock().await;
         let entry = self.namespace.attributes(ino).await?;
@@ -104,6 +105,7 @@ impl Filesystem {
         ino: u64,
         change: impl FnOnce(&mut ObjectHeaders) -> Result<(), Error> + Send,
     ) -> Result<(), Error> {
+        let _pass = self.pass_file(ino).await;
         let turn = self.keeping.turn(ino);
         let _turn = turn.lock().await;
         let node = self.namespace.attributes(ino).await?.node;
@@ -178,7 +180,7 @@ impl Filesystem {
         let Written { etag, .. } = self.copy_onto_itself(key, head, headers).await?;
         let writer = self.handles.writer(ino);
         if let Some(writer) = writer.as_ref().filter(|_| etag != head.etag) {
-            writer.renamed(key.into(), &etag).await;
+            writer.renamed(key.into(), Some(&etag)).await;
         }
         self.versions.made(ino, Some(&head.etag), &etag);
         let kept = self.kept(self.attributes_in(headers));

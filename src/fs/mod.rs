@@ -11,11 +11,13 @@ mod descriptors;
 mod dir;
 mod edit;
 mod file;
+mod gate;
 mod handles;
 mod keep;
 mod meta;
 mod orphans;
 mod refresh;
+mod rename;
 mod s3_xattr;
 mod special;
 mod unlink;
@@ -50,6 +52,7 @@ use copies::Copies;
 pub use dir::{DirItem, OpenedDir};
 pub use file::Opened;
 use file::Versions;
+use gate::Gate;
 use handles::Handles;
 use keep::Keeping;
 pub use keep::Maker;
@@ -94,6 +97,7 @@ pub struct Filesystem {
     backings: Backings,
     ahead: Ahead,
     versions: Versions,
+    gate: Gate,
     keeping: Keeping,
     copies: Copies,
     journal: Arc<Journal>,
@@ -130,6 +134,7 @@ impl Filesystem {
             backings: Backings::default(),
             ahead: Ahead::default(),
             versions: Versions::new(),
+            gate: Gate::default(),
             keeping: Keeping::default(),
             copies: Copies::new(),
             journal,
@@ -168,6 +173,7 @@ impl Filesystem {
         let journal = self.journal.clone();
         let adopted = self.runtime.spawn_blocking(move || journal.adopt()).await;
         let left = adopted.expect("adopting does not panic")?;
+        leftovers::settle_renames(&self.client, &self.journal, &left).await;
         self.runtime.spawn(leftovers::abort_uploads(self.client.clone(), self.journal.clone(), left));
         Ok(())
     }

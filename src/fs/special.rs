@@ -63,6 +63,7 @@ impl Filesystem {
             return Err(Error::NotPermitted("links and special files are kept with --attrs=meta only"));
         }
         let name = new_name(name)?;
+        let _pass = self.pass_names(&[(parent, name)]).await?;
         let key = key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
         if self.namespace.find(parent, name).await?.is_some() {
             return Err(Error::Exists);

@@ -51,6 +51,7 @@ impl Filesystem {
     pub async fn unlink(&self, parent: u64, name: &OsStr) -> Result<(), Error> {
         self.check_writable()?;
         let name = old_name(name)?;
+        let _pass = self.pass_names(&[(parent, name)]).await?;
         let info = self.file_at(parent, name).await?;
         let key = key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
         let open = self.namespace.ino_of(parent, name).and_then(|ino| {
@@ -85,6 +86,7 @@ impl Filesystem {
     pub async fn rmdir(&self, parent: u64, name: &OsStr) -> Result<(), Error> {
         self.check_writable()?;
         let name = old_name(name)?;
+        let _pass = self.pass_names(&[(parent, name)]).await?;
         match self.namespace.find(parent, name).await? {
             Some(Node::Directory) => {}
             Some(Node::File(_)) => return Err(Error::NotDirectory),

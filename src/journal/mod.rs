@@ -36,7 +36,8 @@ pub enum Intent {
     /// A multipart upload that was begun here: to be aborted.
     Upload { key: String, upload_id: String },
     /// The objects below `from` are copied below `to` (both end in `/`); once that is committed, those below `from` go.
-    Rename { from: String, to: String },
+    /// `over`: the marker `to` was there before.
+    Rename { from: String, to: String, over: bool },
 }
 
 /// An intention that is begun and not ended.

@@ -91,7 +91,7 @@ mod tests {
 
     fn records() -> Vec<Record> {
         let upload = |key: &str| Intent::Upload { key: key.into(), upload_id: "id".into() };
-        let rename = Intent::Rename { from: "a\n/".into(), to: "ü \"/".into() };
+        let rename = Intent::Rename { from: "a\n/".into(), to: "ü \"/".into(), over: true };
         vec![
             Record::Format(FORMAT),
             Record::Begin { id: 0, intent: upload("a") },

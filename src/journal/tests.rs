@@ -19,7 +19,7 @@ fn upload(n: usize) -> Intent {
 }
 
 fn rename() -> Intent {
-    Intent::Rename { from: "a/".into(), to: "b/".into() }
+    Intent::Rename { from: "a/".into(), to: "b/".into(), over: false }
 }
 
 /// What the process's death does: nothing is ended or removed, and the locks go.

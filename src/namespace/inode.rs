@@ -267,11 +267,16 @@ impl Table {
         self.refreshed.is_some_and(|refreshed| asked <= refreshed)
     }
 
+    /// What was asked before now is not believed when it is answered.
+    pub(super) fn believe_no_earlier_answer(&mut self) {
+        self.refreshed = Some(Instant::now());
+    }
+
     /// Nothing that is known of an inode, and below it, is believed any more. Answers what the kernel may
     /// know there: inode of the directory, name, inode; the inode itself first.
     pub(super) fn refresh_below(&mut self, ino: u64) -> Option<Vec<(u64, String, u64)>> {
         let key = self.key(ino)?;
-        self.refreshed = Some(Instant::now());
+        self.believe_no_earlier_answer();
         let mut known = Vec::new();
         if let Some((dir, name)) = self.place(ino) {
             if let Some((of, when)) = self.state(ino).map(|(known, when)| (known.clone(), when)) {
@@ -496,8 +501,13 @@ impl Table {
             dir.link(&old_name, 0);
             dir.set(&old_name, Known::Absent, now);
         });
+        self.put_linked(dir, name, known, now, ino);
+    }
+
+    /// An inode's name is from now on this one.
+    pub(super) fn put_linked(&mut self, dir: &str, name: &str, known: Known, when: When, ino: u64) {
         let shared = self.edit(dir, |dir| {
-            dir.set(name, known, now);
+            dir.set(name, known, when);
             dir.link(name, ino);
             dir.shared(name).expect("just set")
         });

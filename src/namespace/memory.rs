@@ -10,6 +10,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::dir::Dir;
 use super::inode::Table;
 
 /// Directories looked at for one that can be made smaller, each time something is learnt.
@@ -143,6 +144,20 @@ impl Table {
         } else {
             self.memory.used(&mut known.used);
         }
+    }
+
+    /// Takes what is known of the directory with this key, and of all below it, out of the table.
+    pub(super) fn take_below(&mut self, dir: &str) -> Vec<(Arc<str>, Dir)> {
+        let below = self.dirs.range::<str, _>((Bound::Included(dir), Bound::Unbounded));
+        let keys: Vec<_> = below.map(|(key, _)| key.clone()).take_while(|key| key.starts_with(dir)).collect();
+        let mut taken = Vec::new();
+        for key in keys {
+            let Some(known) = self.dirs.remove(&key) else { continue };
+            self.memory.order.remove(&known.used);
+            self.memory.sub(key.len() + known.bytes());
+            taken.push((key, known));
+        }
+        taken
     }
 
     /// What the kernel should be asked to forget, for inodes alone fill the table: directory and name,

@@ -16,6 +16,7 @@ mod leaving;
 mod listing;
 mod lookup;
 mod memory;
+mod moving;
 mod near;
 mod pages;
 mod predict;
@@ -38,6 +39,7 @@ use crate::s3::{ListedObject, ObjectHead, S3Client};
 
 use inode::Table;
 pub use listing::{DirStream, Listed};
+pub use moving::MovedFile;
 pub use near::Near;
 use renew::Turn;
 use walk::Walks;

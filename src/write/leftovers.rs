@@ -8,12 +8,33 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 
+use super::moves;
 use super::upload::abort;
 use crate::journal::{Intent, Journal, Open};
 use crate::s3::S3Client;
 
 /// Uploads aborted side by side.
 const ABORTS_IN_FLIGHT_MAX: usize = 16;
+
+/// Finishes or undoes the renames of directories among `left`, one after the other.
+pub async fn settle_renames(client: &S3Client, journal: &Journal, left: &[Open]) {
+    for open in left {
+        let Intent::Rename { from, to, over } = &open.intent else { continue };
+        let (settled, what) = match open.committed {
+            true => (moves::finish(client, from, to).await, "finished"),
+            false => (moves::undo(client, from, to, *over).await, "undone"),
+        };
+        match settled {
+            Ok(()) => {
+                tracing::warn!(from, to, "a rename that a mount left when it died is {what}");
+                journal.end(open.id);
+            }
+            Err(e) => {
+                tracing::error!(from, to, "a rename that a mount left when it died cannot be {what}: {e}")
+            }
+        }
+    }
+}
 
 /// Aborts the uploads among `left`: their parts are in nobody's way, but cost room. Nobody else's are touched, for an
 /// upload id is S3's word for one upload alone.

@@ -63,6 +63,23 @@ pub async fn keep(client: &S3Client, dir: &str, leaving: &HashSet<String>) -> Re
     Ok(Kept { marker: contents.marker || write, written: write })
 }
 
+/// Before all below the directory `leaving` goes: where nothing else keeps `dir`, which holds it, its marker is written.
+pub async fn keep_beside(client: &S3Client, dir: &str, leaving: &str) -> Result<(), S3Error> {
+    let mut query = ListObjectsV2 { prefix: dir.into(), delimiter: true, ..Default::default() };
+    loop {
+        let page = client.list_objects_v2(&query).await?;
+        // Its marker is one of these.
+        let stays = !page.contents.is_empty() || page.undecodable > 0;
+        if stays || page.common_prefixes.iter().any(|below| below != leaving) {
+            return Ok(());
+        }
+        query.continuation_token = page.next_continuation_token;
+        if query.continuation_token.is_none() {
+            return put(client, dir, &headers()).await;
+        }
+    }
+}
+
 /// What [`keep`] found out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Kept {

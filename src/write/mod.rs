@@ -25,6 +25,7 @@ mod content;
 pub mod deletes;
 pub mod leftovers;
 pub mod markers;
+pub mod moves;
 pub mod plan;
 mod publish;
 pub mod recover;
@@ -371,19 +372,24 @@ impl Writer {
         state.content.base().is_some()
     }
 
-    /// The object has moved to `key`, where its ETag is another: what is written from now on goes there.
-    pub async fn renamed(&self, key: String, etag: &str) {
+    /// Whether parts were sent, which are bound to the file's key until they are published.
+    pub async fn has_sent(&self) -> bool {
+        self.state.lock().await.upload.is_some()
+    }
+
+    /// The file is at `key` from now on, and nothing of it was sent that is not published ([`Writer::has_sent`]). `etag`:
+    /// of the object that moved along; none: there is none, and what is published replaces what is there.
+    pub async fn renamed(&self, key: String, etag: Option<&str>) {
         let mut state = self.state.lock().await;
-        if state.content.base().is_some() {
-            state.content.base_moved(&key, etag);
-            state.guard = Precondition::Etag(etag.into());
+        match etag {
+            Some(etag) if state.content.base().is_some() => {
+                state.content.base_moved(&key, etag);
+                state.guard = Precondition::Etag(etag.into());
+            }
+            Some(_) => {}
+            None => state.guard = Precondition::None,
         }
         state.key = key;
-        // Parts that were sent meanwhile are the old key's and cannot follow.
-        if let Some(upload) = state.upload.take() {
-            state.failed = Some(Error::Stale);
-            upload.abort().await;
-        }
     }
 
     /// Keeps what could not be published for `pailfs recover`; answers what it is called there. None where there is

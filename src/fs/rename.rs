@@ -1,0 +1,282 @@
+//! Renaming files and directories.
+//!
+//! Owns: [`Filesystem::rename`], and who waits for it.
+//! Invariants: a name has moved here only when S3 has all of it under the new key; a directory moves as a whole or not
+//! at all, also when the process dies in between; what is written and not published goes along, and is not sent twice.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::gate::Pass;
+use super::{Filesystem, new_name, old_name};
+use crate::error::Error;
+use crate::journal::{Intent, JournalError};
+use crate::key::{self, ROOT_INO};
+use crate::namespace::{FileInfo, Kind, Node};
+use crate::s3::ListedObject;
+use crate::write::moves::{self, Moved};
+use crate::write::{Writer, markers};
+
+/// A name: the inode of its directory, and what it is called there.
+type Name<'a> = (u64, &'a str);
+
+impl Filesystem {
+    /// `renameat2(2)`. Of a file: a copy on the server's side, then the deletion of the old name. Of a directory: as
+    /// much of all that is below it.
+    ///
+    /// Errors: [`Error::Exists`] with RENAME_NOREPLACE; [`Error::NotEmpty`], [`Error::IsDirectory`],
+    /// [`Error::NotDirectory`] for what cannot be replaced; [`Error::Invalid`] for a directory into itself, and for
+    /// RENAME_EXCHANGE; [`Error::CrossDevice`] for a directory too large to be moved as a whole.
+    pub async fn rename(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        new_parent: u64,
+        new: &OsStr,
+        flags: u32,
+    ) -> Result<(), Error> {
+        self.check_writable()?;
+        let (from, to) = ((parent, old_name(name)?), (new_parent, new_name(new)?));
+        if flags & !libc::RENAME_NOREPLACE != 0 {
+            return Err(Error::Invalid("RENAME_EXCHANGE and RENAME_WHITEOUT"));
+        }
+        let replace = flags & libc::RENAME_NOREPLACE == 0;
+        match self.namespace.find(from.0, from.1).await?.ok_or(Error::NotFound)?.kind() {
+            Kind::Directory => self.rename_dir(from, to, replace).await,
+            _ => self.rename_file(from, to, replace).await,
+        }
+    }
+
+    async fn rename_file(&self, from: Name<'_>, to: Name<'_>, replace: bool) -> Result<(), Error> {
+        let _pass = self.pass_names(&[from, to]).await?;
+        let mut info = self.file_at(from.0, from.1).await?;
+        let replaced = match self.namespace.find_anew(to.0, to.1).await? {
+            Some(Node::Directory) => return Err(Error::IsDirectory),
+            Some(_) if !replace => return Err(Error::Exists),
+            _ if from == to => return Ok(()),
+            Some(Node::File(replaced)) => replaced.etag,
+            None => String::new(),
+        };
+        let source = key::file_key(&self.namespace.dir_key(from.0)?, from.1.as_bytes())?;
+        let target = key::file_key(&self.namespace.dir_key(to.0)?, to.1.as_bytes())?;
+        let ino = self.namespace.ino_of(from.0, from.1);
+        let writer = self.writer_at(from.0, from.1);
+        if let (Some(ino), Some(writer)) = (ino, &writer)
+            && writer.has_sent().await
+        {
+            self.commit_with_pass(ino, writer).await?;
+            info = self.file_at(from.0, from.1).await?;
+        }
+        self.settle_name(&target).await;
+        let source_etag = info.etag.clone();
+        let mut moved_etag = None;
+        if source_etag.is_empty() {
+            // Nothing could be copied: it is published under its new name, where S3 has what it replaces until then.
+            info.etag = replaced;
+        } else {
+            let head = self.client.head_object(&source).await?;
+            if head.etag != source_etag && ino.is_some_and(|ino| self.namespace.is_local(ino)) {
+                return Err(Error::Stale); // what was written goes on from another version
+            }
+            info = FileInfo { mtime: SystemTime::now(), ..self.namespace.info_of(&head) };
+            let object = ListedObject {
+                key: source.clone(),
+                size: head.size,
+                etag: head.etag,
+                last_modified: head.last_modified,
+                storage_class: head.storage_class,
+            };
+            info.etag = moves::copy(&self.writes.uploads, &object, &target).await?;
+            moved_etag = Some(info.etag.clone());
+            self.deletes.remove(self.doomed(from.0, source)?).await?;
+        }
+        if let Some(replaced) = self.writer_at(to.0, to.1) {
+            replaced.unlink().await;
+        }
+        if let Some(writer) = &writer {
+            writer.renamed(target, moved_etag.as_deref()).await;
+        }
+        if let (Some(ino), Some(now)) = (ino, &moved_etag) {
+            self.versions.made(ino, Some(&source_etag), now);
+        }
+        self.file_renamed(from, to, info);
+        if let (Some(ino), Some(writer)) = (ino, &writer) {
+            self.changed(ino, writer).await;
+        }
+        Ok(())
+    }
+
+    fn file_renamed(&self, from: Name<'_>, to: Name<'_>, info: FileInfo) {
+        if let Some(ino) = self.namespace.ino_of(from.0, from.1) {
+            self.namespace.renamed(ino, to.0, to.1, info);
+        } else {
+            self.namespace.removed(from.0, from.1);
+            self.namespace.made_file(to.0, to.1, info);
+        }
+    }
+
+    async fn rename_dir(&self, from: Name<'_>, to: Name<'_>, replace: bool) -> Result<(), Error> {
+        let (pass, source, target) = self.pass_dirs(from, to).await?;
+        let there = self.namespace.find_anew(to.0, to.1).await?;
+        match there {
+            Some(_) if !replace => return Err(Error::Exists),
+            Some(Node::File(_)) => return Err(Error::NotDirectory),
+            _ if source == target => return Ok(()),
+            _ if target.starts_with(&source) => return Err(Error::Invalid("a directory into itself")),
+            _ => {}
+        }
+        // What was removed below must not be copied, and what had the new name must not take along what comes.
+        self.bury_below(&source).await;
+        self.bury_below(&target).await;
+        self.deletes.settle_all().await;
+        let mut over = false;
+        if there.is_some() {
+            let contents = markers::Contents::of(&self.client, &target, &HashSet::new()).await?;
+            if contents.others || self.namespace.has_local_names(&target) {
+                self.namespace.not_empty(&target);
+                return Err(Error::NotEmpty);
+            }
+            over = contents.marker;
+        }
+        for (ino, writer) in self.writers_below(&source) {
+            if writer.has_sent().await {
+                self.commit_with_pass(ino, &writer).await?;
+            }
+        }
+        let begun = self.journal.begin(Intent::Rename { from: source.clone(), to: target.clone(), over });
+        let intent = begun.map_err(journal_error)?;
+        let moved = match self.copy_dir(intent, from.0, &source, &target).await {
+            Ok(moved) => moved,
+            Err(e) => {
+                self.undo_rename(intent, &source, &target, over).await;
+                return Err(e);
+            }
+        };
+        self.dir_renamed(from, to, &target, &moved).await;
+        let keys: Vec<String> = moved.iter().map(|object| format!("{source}{}", object.name)).collect();
+        let deleted = moves::delete(&self.client, &keys).await;
+        drop(pass);
+        match deleted {
+            Ok(()) => self.journal.end(intent),
+            // It stays in the journal: the next mount goes on.
+            Err(_) => _ = self.namespace.refresh_below(from.0),
+        }
+        deleted
+    }
+
+    /// Copies all, and takes note that from now on the rename is to be finished.
+    async fn copy_dir(
+        &self,
+        intent: u64,
+        parent: u64,
+        source: &str,
+        target: &str,
+    ) -> Result<Vec<Moved>, Error> {
+        self.journal.sync().await.map_err(journal_error)?;
+        let moved = moves::copy_below(&self.writes.uploads, source, target, moves::OBJECTS_MAX).await?;
+        if moved.is_empty() {
+            // All that is below it is yet to be published, or it is gone.
+            if !self.namespace.has_local_names(source) {
+                return Err(Error::NotFound);
+            }
+            markers::put(&self.client, target, &markers::headers()).await?;
+        }
+        if parent != ROOT_INO && !self.namespace.has_marker(parent) {
+            markers::keep_beside(&self.client, &self.namespace.dir_key(parent)?, source).await?;
+        }
+        self.journal.commit(intent).map_err(journal_error)?;
+        // From here on it can only be finished; a machine lost just now would undo it, which is as good.
+        if let Err(e) = self.journal.sync().await {
+            tracing::warn!("{e}");
+        }
+        Ok(moved)
+    }
+
+    async fn undo_rename(&self, intent: u64, source: &str, target: &str, over: bool) {
+        match moves::undo(&self.client, source, target, over).await {
+            Ok(()) => self.journal.end(intent),
+            Err(e) => tracing::error!(
+                from = source,
+                to = target,
+                "half a directory was copied, and cannot be taken back now; the next mount will try: {e}"
+            ),
+        }
+    }
+
+    /// S3 has all of it under the new key: from now on so have we.
+    async fn dir_renamed(&self, from: Name<'_>, to: Name<'_>, target: &str, moved: &[Moved]) {
+        let (Ok(from_dir), Ok(to_dir)) = (self.namespace.dir_key(from.0), self.namespace.dir_key(to.0))
+        else {
+            return; // the kernel holds both while it renames
+        };
+        let etags: HashMap<&str, &str> =
+            moved.iter().map(|object| (object.name.as_str(), object.etag.as_str())).collect();
+        let etag_of = |name: &str| etags.get(name).map(|etag| (*etag).to_owned());
+        let (files, writers) = self.handles.between_writers(|writers| {
+            let files = self.namespace.renamed_dir((&from_dir, from.1), (&to_dir, to.1), &etag_of);
+            (files, writers)
+        });
+        for file in files {
+            self.versions.made(file.ino, Some(&file.before), &file.now);
+        }
+        for (ino, writer) in writers {
+            let Ok(key) = self.namespace.key(ino) else { continue };
+            if let Some(name) = key.strip_prefix(target) {
+                let etag = etags.get(name).copied();
+                writer.renamed(key.clone(), etag).await;
+            }
+        }
+    }
+
+    fn writers_below(&self, dir: &str) -> Vec<(u64, Arc<Writer>)> {
+        let writers = self.handles.writers().into_iter();
+        writers.filter(|(ino, _)| self.namespace.key(*ino).is_ok_and(|key| key.starts_with(dir))).collect()
+    }
+
+    pub(super) fn writer_at(&self, parent: u64, name: &str) -> Option<Arc<Writer>> {
+        self.namespace.ino_of(parent, name).and_then(|ino| self.handles.writer(ino))
+    }
+
+    /// The right to change what stands at these names, in S3 as well.
+    pub(super) async fn pass_names(&self, names: &[Name<'_>]) -> Result<Pass, Error> {
+        let keys = || -> Result<Vec<String>, Error> {
+            names.iter().map(|(dir, name)| Ok(format!("{}{name}", self.namespace.dir_key(*dir)?))).collect()
+        };
+        loop {
+            let asked = keys()?;
+            let pass = self.gate.change(asked.clone()).await;
+            if keys()? == asked {
+                return Ok(pass);
+            }
+        }
+    }
+
+    /// The right to change what S3 has of a file or directory; none is needed where its name is gone.
+    pub(super) async fn pass_file(&self, ino: u64) -> Option<Pass> {
+        loop {
+            let key = self.namespace.key(ino).ok()?;
+            let pass = self.gate.change(vec![key.clone()]).await;
+            if self.namespace.key(ino).is_ok_and(|now| now == key) {
+                return Some(pass);
+            }
+        }
+    }
+
+    /// The right to rename a directory, and its key before and after.
+    async fn pass_dirs(&self, from: Name<'_>, to: Name<'_>) -> Result<(Pass, String, String), Error> {
+        let key = |(dir, name): Name<'_>| key::dir_key(&self.namespace.dir_key(dir)?, name.as_bytes());
+        loop {
+            let (source, target) = (key(from)?, key(to)?);
+            let pass = self.gate.move_dir(&source, &target).await;
+            if (key(from)?, key(to)?) == (source.clone(), target.clone()) {
+                return Ok((pass, source, target));
+            }
+        }
+    }
+}
+
+fn journal_error(e: JournalError) -> Error {
+    Error::Io(e.to_string())
+}
