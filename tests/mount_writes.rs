@@ -77,6 +77,16 @@ assert f.read() == data
 f.close()
 assert not os.path.exists("gone")
 
+film = bytearray(os.urandom(30_000_000))
+f = os.open("film", os.O_CREAT | os.O_WRONLY)
+for at in range(0, len(film), 1 << 20):
+    os.write(f, film[at:at + (1 << 20)])
+for at in (3, 9_000_000):  # in parts that were sent already
+    os.pwrite(f, b"patched", at)
+    film[at:at + 7] = b"patched"
+os.close(f)
+assert content("film") == film
+
 db = sqlite3.connect("test.db")
 db.execute("create table t (n integer primary key, text)")
 for n in range(int(sys.argv[2])):
