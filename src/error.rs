@@ -137,6 +137,10 @@ pub enum Error {
     NoMemory,
     #[error("no space left: {0}")]
     NoSpace(&'static str),
+    #[error("no such extended attribute")]
+    NoAttribute,
+    #[error("larger than all of an object's metadata may be: 2 KiB")]
+    ValueTooLarge,
     #[error("bad file handle")]
     BadHandle,
     #[error("too many open handles")]
@@ -189,6 +193,8 @@ impl Error {
             Error::TooLarge => libc::EFBIG,
             Error::NoMemory => libc::ENOMEM,
             Error::NoSpace(_) => libc::ENOSPC,
+            Error::NoAttribute => libc::ENODATA,
+            Error::ValueTooLarge => libc::E2BIG,
             Error::BadHandle => libc::EBADF,
             Error::TooManyHandles => libc::ENFILE,
             Error::Io(_) => libc::EIO,

@@ -19,7 +19,7 @@ use lru::LruCache;
 use super::backing::Backing;
 use super::handles::FileHandle;
 use super::keep::Maker;
-use super::{Attr, Filesystem, new_name};
+use super::{Attr, Filesystem, descriptors, new_name};
 use crate::attr::{Attributes, Kind};
 use crate::error::{Error, S3ErrorKind};
 use crate::key::{self, VersionId};
@@ -408,9 +408,14 @@ impl Filesystem {
         }
     }
 
+    /// The handle, through which the file is about to be changed.
     pub(super) fn writable_handle(&self, fh: u64) -> Result<Arc<FileHandle>, Error> {
         let handle = self.handles.file(fh)?;
-        if handle.writable { Ok(handle) } else { Err(Error::BadHandle) }
+        if !handle.writable {
+            return Err(Error::BadHandle);
+        }
+        handle.changes.store(true, Ordering::Release);
+        Ok(handle)
     }
 
     /// The file's writer; where there is none, one that goes on from what S3 has.
@@ -425,8 +430,19 @@ impl Filesystem {
         Ok(self.handles.writer_for(handle, || self.new_writer(key, Start::From(base), Vec::new())))
     }
 
-    /// `close(2)` of a descriptor: when this has answered, S3 has what was written through its handle,
-    /// whole. One that only read publishes nothing: another may be in the middle of its writing.
+    /// `close(2)` of a descriptor by the process `pid`: as [`Filesystem::flush`], but that a handle that made or cut the
+    /// file, and wrote nothing yet, publishes nothing as long as the process has another to write through.
+    pub async fn flush_by(&self, pid: u32, fh: u64) -> Result<(), Error> {
+        let handle = self.handles.file(fh)?;
+        let unchanged = handle.has_written() && !handle.changes.load(Ordering::Acquire);
+        if unchanged && descriptors::holds_another(pid, handle.ino).await {
+            return Ok(());
+        }
+        self.flush(fh).await
+    }
+
+    /// When this has answered, S3 has what was written through the handle, whole. One that only read publishes
+    /// nothing: another may be in the middle of its writing.
     pub async fn flush(&self, fh: u64) -> Result<(), Error> {
         let handle = self.handles.file(fh)?;
         let reader = handle.reader().clone();

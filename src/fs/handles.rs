@@ -46,6 +46,8 @@ pub(super) struct FileHandle {
     pub paged: AtomicBool,
     /// Opened with O_DIRECT: where there is a disk cache, waits until that has taken what is read.
     pub fills_disk: bool,
+    /// Whether anything was, or is about to be, changed through it.
+    pub changes: AtomicBool,
     /// Whether this handle is counted among its inode's writers.
     wrote: AtomicBool,
     /// Whether it is counted by [`Backings`].
@@ -69,6 +71,7 @@ impl FileHandle {
             reader: Mutex::default(),
             answered: AtomicBool::new(false),
             paged: AtomicBool::new(false),
+            changes: AtomicBool::new(false),
             wrote: AtomicBool::new(false),
             entered: AtomicBool::new(false),
         }

@@ -98,8 +98,20 @@ impl Filesystem {
         .await
     }
 
+    /// As [`Filesystem::change_headers`], one change of a file after the other.
+    pub(super) async fn change_carried(
+        &self,
+        ino: u64,
+        change: impl FnOnce(&mut ObjectHeaders) -> Result<(), Error> + Send,
+    ) -> Result<(), Error> {
+        let turn = self.keeping.turn(ino);
+        let _turn = turn.lock().await;
+        let node = self.namespace.attributes(ino).await?.node;
+        self.change_headers(ino, &node, change).await
+    }
+
     /// Changes what the object of a file or directory carries: with what is to be published, else by a copy.
-    pub(super) async fn change_headers(
+    async fn change_headers(
         &self,
         ino: u64,
         node: &Node,

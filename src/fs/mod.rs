@@ -7,6 +7,7 @@
 mod ahead;
 mod backing;
 mod copies;
+mod descriptors;
 mod dir;
 mod edit;
 mod file;
@@ -15,6 +16,7 @@ mod keep;
 mod meta;
 mod orphans;
 mod refresh;
+mod s3_xattr;
 mod special;
 mod unlink;
 mod xattr;

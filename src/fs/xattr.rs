@@ -1,14 +1,19 @@
-//! Extended attributes: `pailfs.cached` and `pailfs.s3`, and no other.
+//! Extended attributes: `pailfs.cached`, `pailfs.s3`, `user.NAME` and `s3.NAME`.
 //!
-//! Owns: what `getxattr(2)` answers. They are not listed, so that programs that copy attributes leave them alone.
-//! Invariant: no secret is told.
+//! Owns: which there are, and `user.NAME`, kept in the object's user metadata (`--attrs=meta`); `s3_xattr.rs` has the
+//! rest. Only `user.NAME` is listed, so that programs that copy attributes leave the others alone.
+//! Invariants: all of an object's metadata stay within what S3 takes; the metadata that say what a file is are no
+//! extended attributes, and cannot be set as such; no secret is told.
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 
-use super::Filesystem;
-use crate::error::Error;
+use super::{Filesystem, s3_xattr};
+use crate::attr::xattr::{self, METADATA_BYTES_MAX};
+use crate::error::{Error, S3ErrorKind};
 use crate::key::VersionId;
 use crate::namespace::Node;
+use crate::s3::ObjectHeaders;
 
 /// How much of a file is in the disk cache: `CACHED/SIZE`, in bytes. Of a directory: what the whole cache takes, and
 /// its cap.
@@ -17,24 +22,161 @@ pub const CACHED: &str = "pailfs.cached";
 /// Where the mount's bucket is: its [`crate::config::S3Config`] as JSON, for `pailfs s3`.
 pub const S3: &str = "pailfs.s3";
 
+const USER: &[u8] = b"user.";
+
 impl Filesystem {
     /// Without it no file is read by the kernel itself.
     pub fn has_disk_cache(&self) -> bool {
         self.disk.is_some()
     }
 
-    /// `getxattr(2)`. What was read before counts, also while the disk still writes it.
+    /// Whether files have extended attributes that are listed.
+    pub fn lists_xattrs(&self) -> bool {
+        self.namespace.keeps_attributes()
+    }
+
+    /// `getxattr(2)`.
     ///
-    /// Errors: [`Error::NotSupported`] for any other name, and for `pailfs.cached` without a disk cache.
+    /// Errors: [`Error::NoAttribute`]; [`Error::NotSupported`] for names that no file here can have.
     pub async fn getxattr(&self, ino: u64, name: &OsStr) -> Result<Vec<u8>, Error> {
+        if name == CACHED {
+            return self.cached(ino).await;
+        }
         if name == S3 {
             let mut config = self.config.s3.clone();
             config.region = Some(self.client.region().to_string());
             return serde_json::to_vec(&config).map_err(|e| Error::Io(format!("{S3}: {e}")));
         }
-        let Some(disk) = self.disk.as_ref().filter(|_| name == CACHED) else {
-            return Err(Error::NotSupported("extended attributes"));
-        };
+        if let Some(name) = s3_xattr::name(name) {
+            return self.get_s3_xattr(ino, name).await;
+        }
+        let metadata_name = self.user_xattr(name)?;
+        let node = self.namespace.attributes(ino).await?.node;
+        if !self.has_xattrs(ino, &node) {
+            return Err(Error::NoAttribute);
+        }
+        let metadata = self.headers_of(ino, &node).await?.metadata;
+        let found = metadata.into_iter().find(|(name, _)| *name == metadata_name);
+        found.map(|(_, value)| xattr::value(&value)).ok_or(Error::NoAttribute)
+    }
+
+    /// `listxattr(2)`: full names.
+    pub async fn listxattr(&self, ino: u64) -> Result<Vec<Vec<u8>>, Error> {
+        let node = self.namespace.attributes(ino).await?.node;
+        if !self.lists_xattrs() || !self.has_xattrs(ino, &node) {
+            return Ok(Vec::new());
+        }
+        let metadata = self.headers_of(ino, &node).await?.metadata;
+        let shown = metadata.iter().filter(|(name, _)| xattr::is_shown(name));
+        Ok(shown.map(|(name, _)| [USER, &xattr::name(name)].concat()).collect())
+    }
+
+    /// `setxattr(2)`: with the upload, where the file is still to be published. `flags`: XATTR_CREATE, XATTR_REPLACE.
+    ///
+    /// Errors: [`Error::Exists`] and [`Error::NoAttribute`] as the flags say; [`Error::NoSpace`] and
+    /// [`Error::ValueTooLarge`] beyond S3's limit; [`Error::NotPermitted`] for names of a file's own attributes.
+    pub async fn setxattr(&self, ino: u64, name: &OsStr, value: &[u8], flags: i32) -> Result<(), Error> {
+        self.check_writable()?;
+        if let Some(name) = s3_xattr::name(name) {
+            return self.set_s3_xattr(ino, name, Some(value)).await;
+        }
+        let name = self.user_xattr(name)?;
+        let text = xattr::metadata_value(value);
+        self.change_xattrs(ino, move |metadata| {
+            let there = metadata.iter().any(|(known, _)| *known == name);
+            match flags {
+                libc::XATTR_CREATE if there => return Err(Error::Exists),
+                libc::XATTR_REPLACE if !there => return Err(Error::NoAttribute),
+                _ => {}
+            }
+            if name.len() + text.len() > METADATA_BYTES_MAX {
+                return Err(Error::ValueTooLarge);
+            }
+            crate::attr::set(metadata, &name, text);
+            Ok(())
+        })
+        .await
+    }
+
+    /// `removexattr(2)`.
+    ///
+    /// Errors: as [`Filesystem::setxattr`].
+    pub async fn removexattr(&self, ino: u64, name: &OsStr) -> Result<(), Error> {
+        self.check_writable()?;
+        if let Some(name) = s3_xattr::name(name) {
+            return self.set_s3_xattr(ino, name, None).await;
+        }
+        let name = self.user_xattr(name)?;
+        self.change_xattrs(ino, move |metadata| {
+            let at = metadata.iter().position(|(known, _)| *known == name).ok_or(Error::NoAttribute)?;
+            metadata.remove(at);
+            Ok(())
+        })
+        .await
+    }
+
+    /// The metadata's name of `user.NAME`.
+    fn user_xattr(&self, name: &OsStr) -> Result<String, Error> {
+        let user = name.as_bytes().strip_prefix(USER).filter(|_| self.namespace.keeps_attributes());
+        let name = xattr::metadata_name(user.ok_or(Error::NotSupported("extended attributes"))?);
+        if xattr::is_shown(&name) {
+            Ok(name)
+        } else {
+            Err(Error::NotPermitted("metadata of this name say what a file is"))
+        }
+    }
+
+    async fn change_xattrs(
+        &self,
+        ino: u64,
+        change: impl FnOnce(&mut Vec<(String, String)>) -> Result<(), Error> + Send,
+    ) -> Result<(), Error> {
+        self.change_carried(ino, |headers| {
+            let mut metadata = headers.metadata.clone();
+            change(&mut metadata)?;
+            if xattr::metadata_bytes(&metadata) > METADATA_BYTES_MAX {
+                return Err(Error::NoSpace("all of an object's metadata are at most 2 KiB"));
+            }
+            headers.metadata = metadata;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Whether an object may carry extended attributes, as far as its attributes tell.
+    fn has_xattrs(&self, ino: u64, node: &Node) -> bool {
+        match node {
+            Node::File(info) => info.attributes().is_none_or(|attributes| attributes.xattrs),
+            Node::Directory => {
+                let entry = self.namespace.entry(ino).ok();
+                entry.and_then(|entry| entry.attributes).is_none_or(|kept| kept.attributes.xattrs)
+            }
+        }
+    }
+
+    /// What the object of a file or directory carries, or will once it is published.
+    pub(super) async fn headers_of(&self, ino: u64, node: &Node) -> Result<ObjectHeaders, Error> {
+        if *node != Node::Directory
+            && let Some(writer) = self.handles.writer(ino)
+            && let Some(pending) = writer.pending().await?
+        {
+            return Ok(pending);
+        }
+        match self.client.head_object(&self.namespace.key(ino)?).await {
+            Ok(head) => Ok(ObjectHeaders::from(head)),
+            // A directory without a marker.
+            Err(e) if e.kind == S3ErrorKind::NoSuchKey && *node == Node::Directory => {
+                Ok(ObjectHeaders::default())
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// What was read before counts, also while the disk still writes it.
+    ///
+    /// Errors: [`Error::NotSupported`] without a disk cache.
+    async fn cached(&self, ino: u64) -> Result<Vec<u8>, Error> {
+        let disk = self.disk.as_ref().ok_or(Error::NotSupported("there is no cache on the disk"))?;
         disk.settle().await;
         let (cached, of) = match self.namespace.attributes(ino).await?.node {
             Node::Directory => (disk.stats().bytes_used, disk.bytes_max()),

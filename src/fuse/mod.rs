@@ -33,6 +33,7 @@ use crate::fs::{DirItem, Filesystem, Maker, REFRESH, SetAttr, SetTime};
 use passthrough::Passed;
 use reply::{
     add_plus, dir_flags, file_type, refuse, reply_absent, reply_attr, reply_empty, reply_entry, reply_frames,
+    reply_xattr,
 };
 
 pub use mount::FuseMount;
@@ -82,8 +83,8 @@ fn set_time(time: TimeOrNow) -> SetTime {
     }
 }
 
-/// What is not here fuser answers with ENOSYS, and the kernel then helps itself or stops asking: listing
-/// and setting extended attributes, lseek (all of a file is data), access (the mount has `default_permissions`).
+/// What is not here fuser answers with ENOSYS, and the kernel then helps itself or stops asking: lseek (all of a file is
+/// data), access (the mount has `default_permissions`).
 impl fuser::Filesystem for Door {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let wanted = [
@@ -367,10 +368,10 @@ impl fuser::Filesystem for Door {
         });
     }
 
-    fn flush(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        let fs = self.fs();
+    fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        let (fs, pid) = (self.fs(), req.pid());
         self.run(async move {
-            let done = fs.flush(fh.0).await;
+            let done = fs.flush_by(pid, fh.0).await;
             reply_empty(reply, done.map_err(|e| refuse(&fs, "flush", ino, None, &e)));
         });
     }
@@ -471,11 +472,50 @@ impl fuser::Filesystem for Door {
         let (fs, name) = (self.fs(), name.to_owned());
         self.run(async move {
             match fs.getxattr(ino.0, &name).await {
-                Ok(value) if size == 0 => reply.size(value.len() as u32), // how much room it takes
-                Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
-                Ok(value) => reply.data(&value),
+                Ok(value) => reply_xattr(reply, &value, size),
                 Err(e) => reply.error(refuse(&fs, "getxattr", ino, None, &e)),
             }
+        });
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        if !self.fs.lists_xattrs() {
+            return reply.error(Errno::ENOSYS); // the kernel asks no more
+        }
+        let fs = self.fs();
+        self.run(async move {
+            match fs.listxattr(ino.0).await {
+                Ok(names) => {
+                    let list: Vec<u8> = names.into_iter().flat_map(|name| [name, vec![0]].concat()).collect();
+                    reply_xattr(reply, &list, size);
+                }
+                Err(e) => reply.error(refuse(&fs, "listxattr", ino, None, &e)),
+            }
+        });
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (fs, name, value) = (self.fs(), name.to_owned(), value.to_vec());
+        self.run(async move {
+            let set = fs.setxattr(ino.0, &name, &value, flags).await;
+            reply_empty(reply, set.map_err(|e| refuse(&fs, "setxattr", ino, Some(&name), &e)));
+        });
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.fs(), name.to_owned());
+        self.run(async move {
+            let gone = fs.removexattr(ino.0, &name).await;
+            reply_empty(reply, gone.map_err(|e| refuse(&fs, "removexattr", ino, Some(&name), &e)));
         });
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use fuser::{
     Errno, FileAttr, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyData, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry,
+    ReplyEmpty, ReplyEntry, ReplyXattr,
 };
 
 use super::REQUEST_BYTES_MAX;
@@ -30,7 +30,9 @@ pub(super) fn refuse(
     let file = || fs.describe(ino.0, name);
     match errno {
         // Programs ask for labels and lists of attributes that no file here has, of every file.
-        _ if op == "getxattr" => tracing::debug!(op, file = file(), errno, "{error}"),
+        libc::ENODATA | libc::EOPNOTSUPP if op.ends_with("xattr") => {
+            tracing::debug!(op, file = file(), errno, "{error}");
+        }
         libc::ENOENT | libc::EEXIST | libc::ENOTEMPTY | libc::EXDEV | libc::EROFS | libc::EPERM => {
             tracing::debug!(op, file = file(), errno, "{error}");
         }
@@ -101,6 +103,15 @@ pub(super) fn reply_frames(reply: ReplyData, frames: &[Bytes]) {
             frames.iter().for_each(|frame| scratch.extend_from_slice(frame));
             reply.data(scratch);
         }),
+    }
+}
+
+/// `size`: how much room there is; none asks how much it takes.
+pub(super) fn reply_xattr(reply: ReplyXattr, value: &[u8], size: u32) {
+    match u32::try_from(value.len()) {
+        Ok(len) if size == 0 => reply.size(len),
+        Ok(len) if len <= size => reply.data(value),
+        _ => reply.error(Errno::ERANGE),
     }
 }
 

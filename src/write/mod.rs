@@ -330,6 +330,15 @@ impl Writer {
         Ok(true)
     }
 
+    /// What the object will carry, but for its times; none where nothing is to be published.
+    pub async fn pending(&self) -> Result<Option<ObjectHeaders>, Error> {
+        let mut state = self.state.lock().await;
+        if !state.changed {
+            return Ok(None);
+        }
+        state.pending(&self.writes).await.map(Some)
+    }
+
     /// Publishes all that was written: when this has answered, S3 has the object, whole.
     /// None where nothing was to be done.
     pub async fn commit(&self) -> Result<Option<Published>, Error> {

@@ -153,6 +153,12 @@ impl State {
         Ok(())
     }
 
+    /// What the object will carry, but for its times.
+    pub async fn pending(&mut self, writes: &Writes) -> Result<ObjectHeaders, Error> {
+        self.inherit(writes).await?;
+        Ok(self.headers.clone())
+    }
+
     /// What the object that was published is to carry, and whether it carries less.
     pub fn carried(&mut self) -> (ObjectHeaders, bool) {
         (self.headers.clone(), std::mem::take(&mut self.late))

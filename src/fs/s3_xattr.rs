@@ -1,0 +1,250 @@
+//! S3's own features as extended attributes `s3.NAME`, of files and of the bucket's root.
+//!
+//! Owns: which there are, and their forms: what a header holds as it stands, documents as S3 writes them, an object's
+//! tags as `KEY=VALUE&KEY=VALUE` with %-escapes (as S3 takes them in a header).
+//! Invariant: they are never listed.
+//! Must never know: how S3 is asked.
+
+use std::ffi::OsStr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use super::Filesystem;
+use crate::error::Error;
+use crate::key::ROOT_INO;
+use crate::s3::{Acl, Document, ObjectDetails, ObjectHeaders, ObjectId, Presigned};
+
+/// How long a presigned URL lasts.
+const PRESIGNED_FOR: Duration = Duration::from_secs(3600);
+/// What need not be escaped in a tag.
+const TAG: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'/').remove(b':');
+const SETTABLE_HEADERS: [&str; 4] =
+    ["cache-control", "content-encoding", "content-disposition", "content-language"];
+const SSE: &str = "x-amz-server-side-encryption";
+const SSE_KEY: &str = "x-amz-server-side-encryption-aws-kms-key-id";
+const CHECKSUM: &str = "x-amz-checksum-";
+const ONLY_READ: Error = Error::NotPermitted("it can only be read");
+
+/// NAME of `s3.NAME`.
+pub(super) fn name(full: &OsStr) -> Option<&str> {
+    full.to_str()?.strip_prefix("s3.")
+}
+
+/// What is a document of the bucket's.
+fn document(name: &str) -> Option<Document> {
+    Some(match name {
+        "acl" => Document::Acl,
+        "cors" => Document::Cors,
+        "encryption" => Document::Encryption,
+        "lifecycle" => Document::Lifecycle,
+        "logging" => Document::Logging,
+        "notification" => Document::Notification,
+        "policy" => Document::Policy,
+        "tags" => Document::Tagging,
+        "versioning" => Document::Versioning,
+        "website" => Document::Website,
+        _ => return None,
+    })
+}
+
+impl Filesystem {
+    pub(super) async fn get_s3_xattr(&self, ino: u64, name: &str) -> Result<Vec<u8>, Error> {
+        let key = self.namespace.key(ino)?;
+        match name {
+            "bucket" => return Ok(self.client.bucket().into()),
+            "key" => return Ok(key.into_bytes()),
+            _ => {}
+        }
+        if ino == ROOT_INO {
+            return match document(name) {
+                Some(document) => Ok(self.client.get_document(document, None).await?.into()),
+                None if name == "location" => Ok(self.client.get_bucket_location().await?.into_bytes()),
+                None => Err(Error::NoAttribute),
+            };
+        }
+        let object = ObjectId::current(&key);
+        match name {
+            "presigned-url" => {
+                Ok(self.client.presign(Presigned::Get, object, PRESIGNED_FOR).await?.into_bytes())
+            }
+            "acl" => Ok(self.client.get_document(Document::Acl, Some(object)).await?.into()),
+            "tags" => {
+                let tags = self.client.get_tags(Some(object)).await?;
+                if tags.is_empty() { Err(Error::NoAttribute) } else { Ok(tags_text(&tags).into_bytes()) }
+            }
+            _ => self.get_header(ino, &key, name).await,
+        }
+    }
+
+    async fn get_header(&self, ino: u64, key: &str, name: &str) -> Result<Vec<u8>, Error> {
+        let entry = self.namespace.attributes(ino).await?;
+        let text = if self.namespace.is_local(ino) {
+            settable(&self.headers_of(ino, &entry.node).await?, name)
+        } else {
+            header(&self.client.head_object_details(ObjectId::current(key)).await?, name)
+        };
+        text.map(String::into_bytes).ok_or(Error::NoAttribute)
+    }
+
+    /// `value`: none removes it.
+    pub(super) async fn set_s3_xattr(&self, ino: u64, name: &str, value: Option<&[u8]>) -> Result<(), Error> {
+        let key = self.namespace.key(ino)?;
+        let of = (ino != ROOT_INO).then(|| ObjectId::current(&key));
+        match (document(name), value) {
+            (Some(Document::Acl), Some(value)) => self.set_acl(of, value).await,
+            (Some(Document::Tagging), Some(value)) if of.is_some() && !value.starts_with(b"<") => {
+                Ok(self.client.put_tags(&read_tags(text(value)?)?, of).await?)
+            }
+            (Some(document), _) if of.is_none() || document == Document::Tagging => match value {
+                Some(value) => {
+                    Ok(self.client.put_document(document, of, Bytes::copy_from_slice(value)).await?)
+                }
+                None => Ok(self.client.delete_document(document, of).await?),
+            },
+            _ if of.is_none() => Err(ONLY_READ),
+            (None, Some(value)) if name == "restore" => self.restore(ObjectId::current(&key), value).await,
+            _ => self.set_header(ino, name, value).await,
+        }
+    }
+
+    /// A canned ACL's name, or a document.
+    async fn set_acl(&self, of: Option<ObjectId<'_>>, value: &[u8]) -> Result<(), Error> {
+        if value.starts_with(b"<") {
+            return Ok(self.client.put_document(Document::Acl, of, Bytes::copy_from_slice(value)).await?);
+        }
+        Ok(self.client.put_acl(&Acl::Canned(text(value)?.to_owned()), of).await?)
+    }
+
+    /// `days=5,tier=Bulk`.
+    async fn restore(&self, object: ObjectId<'_>, value: &[u8]) -> Result<(), Error> {
+        let (days, tier) = read_restore(text(value)?)?;
+        Ok(self.client.restore_object(object, days, tier).await?)
+    }
+
+    async fn set_header(&self, ino: u64, name: &str, value: Option<&[u8]>) -> Result<(), Error> {
+        let value = value.map(text).transpose()?.map(str::to_owned);
+        let name = name.to_owned();
+        if !SETTABLE_HEADERS.contains(&&*name) && !["content-type", "storage-class"].contains(&&*name) {
+            return Err(ONLY_READ);
+        }
+        self.change_carried(ino, move |headers| {
+            match &*name {
+                "content-type" => headers.content_type = value,
+                "storage-class" => headers.storage_class = value.filter(|class| class != "STANDARD"),
+                _ => {
+                    headers.headers.retain(|(known, _)| *known != name);
+                    headers.headers.extend(value.map(|value| (name, value)));
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Of a file that is not published yet.
+fn settable(headers: &ObjectHeaders, name: &str) -> Option<String> {
+    match name {
+        "content-type" => headers.content_type.clone(),
+        "storage-class" => Some(headers.storage_class.clone().unwrap_or_else(|| "STANDARD".into())),
+        _ => headers.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone()),
+    }
+}
+
+fn header(object: &ObjectDetails, name: &str) -> Option<String> {
+    let ObjectDetails { head, headers } = object;
+    let told = |name: &str| Some(headers.get(name)?.to_str().ok()?.to_owned());
+    match name {
+        "etag" => Some(head.etag.clone()),
+        "last-modified" => Some(httpdate::fmt_http_date(head.last_modified)),
+        "version-id" => head.version_id.clone(),
+        "restore" => told("x-amz-restore"),
+        "sse" => {
+            let (kind, key) = (told(SSE)?, told(SSE_KEY));
+            Some(key.map_or(kind.clone(), |key| format!("{kind} {key}")))
+        }
+        "checksum" => checksum(headers),
+        "content-type" => head.content_type.clone(),
+        "storage-class" => Some(head.storage_class.clone().unwrap_or_else(|| "STANDARD".into())),
+        _ => {
+            let kept =
+                head.headers.iter().find(|(known, _)| known == name && SETTABLE_HEADERS.contains(&name));
+            kept.map(|(_, value)| value.clone())
+        }
+    }
+}
+
+/// `crc32c=BASE64`.
+fn checksum(headers: &HeaderMap) -> Option<String> {
+    headers.iter().find_map(|(name, value)| {
+        let algorithm = name.as_str().strip_prefix(CHECKSUM).filter(|name| *name != "type")?;
+        Some(format!("{algorithm}={}", value.to_str().ok()?))
+    })
+}
+
+fn text(value: &[u8]) -> Result<&str, Error> {
+    std::str::from_utf8(value).map(str::trim).map_err(|_| Error::Invalid("a value that is not UTF-8"))
+}
+
+fn tags_text(tags: &[(String, String)]) -> String {
+    let escape = |text| utf8_percent_encode(text, TAG).to_string();
+    let pairs: Vec<String> = tags.iter().map(|(k, v)| format!("{}={}", escape(k), escape(v))).collect();
+    pairs.join("&")
+}
+
+fn read_tags(text: &str) -> Result<Vec<(String, String)>, Error> {
+    let unescape = |text: &str| {
+        let decoded = percent_decode_str(&text.replace('+', " ")).decode_utf8().map(String::from);
+        decoded.map_err(|_| Error::Invalid("tags that are not UTF-8"))
+    };
+    let pairs = text.split('&').filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Ok((unescape(key)?, unescape(value)?))
+        })
+        .collect()
+}
+
+fn read_restore(text: &str) -> Result<(u32, Option<&str>), Error> {
+    let expected = Error::Invalid("expected days=NUMBER, and tier=Expedited|Standard|Bulk after a comma");
+    let (mut days, mut tier) = (None, None);
+    for part in text.split(',') {
+        match part.trim().split_once('=') {
+            Some(("days", number)) => days = number.parse().ok(),
+            Some(("tier", name)) => tier = Some(name),
+            _ => return Err(expected),
+        }
+    }
+    Ok((days.filter(|days| *days > 0).ok_or(expected)?, tier))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_written_as_s3_takes_them_in_a_header() {
+        let tags = [("by", "me"), ("a b", "1&2=3"), ("ü", "")].map(|(k, v)| (k.to_string(), v.to_string()));
+        let text = tags_text(&tags);
+        assert_eq!(text, "by=me&a%20b=1%262%3D3&%C3%BC=");
+        assert_eq!(read_tags(&text).unwrap(), tags);
+        assert_eq!(
+            read_tags("a+b=c&d").unwrap(),
+            [("a b", "c"), ("d", "")].map(|(k, v)| (k.into(), v.into()))
+        );
+        assert!(read_tags("%ff=1").is_err());
+    }
+
+    #[test]
+    fn a_restore_names_its_days() {
+        assert_eq!(read_restore("days=5,tier=Bulk").unwrap(), (5, Some("Bulk")));
+        assert_eq!(read_restore(" days=1 ").unwrap(), (1, None));
+        for wrong in ["", "5", "days=0", "days=x", "tier=Bulk", "days=5,colour=red"] {
+            assert!(read_restore(wrong).is_err(), "{wrong}");
+        }
+    }
+}

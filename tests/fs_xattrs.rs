@@ -1,0 +1,178 @@
+//! Extended attributes: user metadata as `user.NAME`, S3's own features as `s3.NAME`.
+
+mod support;
+
+use std::ffi::OsStr;
+
+use pailfs::config::AttributesConfig;
+use pailfs::error::Error;
+use support::House;
+use support::house::errno;
+
+fn keeping() -> House {
+    House::with(|config| config.attributes = AttributesConfig::Metadata)
+}
+
+async fn get(house: &House, path: &str, name: &str) -> Result<String, Error> {
+    let attr = house.enter(path).await?;
+    let value = house.fs.getxattr(attr.ino, OsStr::new(name)).await;
+    house.leave(attr.ino);
+    value.map(|value| String::from_utf8(value).unwrap())
+}
+
+async fn set(house: &House, path: &str, name: &str, value: &str) -> Result<(), Error> {
+    set_with(house, path, name, value, 0).await
+}
+
+async fn set_with(house: &House, path: &str, name: &str, value: &str, flags: i32) -> Result<(), Error> {
+    let attr = house.enter(path).await?;
+    let done = house.fs.setxattr(attr.ino, OsStr::new(name), value.as_bytes(), flags).await;
+    house.leave(attr.ino);
+    done
+}
+
+async fn remove(house: &House, path: &str, name: &str) -> Result<(), Error> {
+    let attr = house.enter(path).await?;
+    let done = house.fs.removexattr(attr.ino, OsStr::new(name)).await;
+    house.leave(attr.ino);
+    done
+}
+
+async fn list(house: &House, path: &str) -> Vec<String> {
+    let attr = house.enter(path).await.unwrap();
+    let names = house.fs.listxattr(attr.ino).await.unwrap();
+    house.leave(attr.ino);
+    let mut names: Vec<String> = names.into_iter().map(|name| String::from_utf8(name).unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn user_metadata_are_extended_attributes() {
+    let house = keeping();
+    let theirs = [("x-amz-meta-mode", "33152"), ("x-amz-meta-colour", "blue"), ("x-amz-meta-part", "50%zz")];
+    house.fake.put_with("file", "bytes", &theirs);
+    assert_eq!(list(&house, "file").await, ["user.colour", "user.part"]);
+    assert_eq!(get(&house, "file", "user.part").await.unwrap(), "50%zz");
+    set(&house, "file", "user.Größe", " 5 Äpfel\n").await.unwrap();
+    assert_eq!(get(&house, "file", "user.Größe").await.unwrap(), " 5 Äpfel\n");
+    let metadata = house.fake.object("file").unwrap().metadata.clone();
+    assert_eq!(metadata["%47r%c3%b6%c3%9fe"], "%205 %c3%84pfel%0a");
+    assert_eq!((metadata["mode"].as_str(), metadata["colour"].as_str()), ("33152", "blue"));
+    let create = set_with(&house, "file", "user.colour", "red", libc::XATTR_CREATE).await;
+    assert_eq!(errno(create), libc::EEXIST);
+    let replace = set_with(&house, "file", "user.none", "red", libc::XATTR_REPLACE).await;
+    assert_eq!(errno(replace), libc::ENODATA);
+    remove(&house, "file", "user.colour").await.unwrap();
+    assert_eq!(errno(remove(&house, "file", "user.colour").await), libc::ENODATA);
+    assert_eq!(errno(get(&house, "file", "user.colour").await), libc::ENODATA);
+    for name in ["user.mode", "user.mtime", "user.file-owner"] {
+        assert_eq!(errno(set(&house, "file", name, "1").await), libc::EPERM, "{name}");
+    }
+    for name in ["system.posix_acl_access", "security.selinux", "trusted.x"] {
+        assert_eq!(errno(set(&house, "file", name, "1").await), libc::EOPNOTSUPP, "{name}");
+        assert_eq!(errno(get(&house, "file", name).await), libc::EOPNOTSUPP, "{name}");
+    }
+    house.mkdir("dir").await.unwrap();
+    set(&house, "dir", "user.of", "a directory").await.unwrap();
+    assert_eq!(house.fake.object("dir/").unwrap().metadata["of"], "a directory");
+    assert_eq!(list(&house, "dir").await, ["user.of"]);
+}
+
+#[tokio::test]
+async fn files_without_any_are_known_to_have_none() {
+    let house = keeping();
+    house.fake.put_with("file", "bytes", &[("x-amz-meta-mode", "33152")]);
+    let attr = house.enter("file").await.unwrap();
+    house.fake.forget_calls();
+    assert!(list(&house, "file").await.is_empty());
+    assert_eq!(errno(get(&house, "file", "user.x").await), libc::ENODATA);
+    assert!(house.fake.calls().is_empty(), "{:?}", house.fake.counts());
+    house.leave(attr.ino);
+}
+
+#[tokio::test]
+async fn what_is_set_before_the_close_travels_with_the_upload() {
+    let house = keeping();
+    let fh = house.create("file", libc::O_WRONLY).await.unwrap();
+    house.write(fh, 0, b"bytes").await.unwrap();
+    set(&house, "file", "user.colour", "blue").await.unwrap();
+    set(&house, "file", "s3.content-type", "text/x-odd").await.unwrap();
+    set(&house, "file", "s3.storage-class", "STANDARD_IA").await.unwrap();
+    assert_eq!(get(&house, "file", "user.colour").await.unwrap(), "blue");
+    assert_eq!(get(&house, "file", "s3.content-type").await.unwrap(), "text/x-odd");
+    assert_eq!(list(&house, "file").await, ["user.colour"]);
+    house.fake.forget_calls();
+    house.close(fh).await.unwrap();
+    assert_eq!(house.fake.counts().into_iter().collect::<Vec<_>>(), [("PutObject", 1)]);
+    let object = house.fake.object("file").unwrap();
+    assert_eq!(
+        (object.metadata["colour"].as_str(), &*object.headers["content-type"]),
+        ("blue", "text/x-odd")
+    );
+    assert_eq!(object.headers["x-amz-storage-class"], "STANDARD_IA");
+}
+
+#[tokio::test]
+async fn all_metadata_of_an_object_are_at_most_2_kib() {
+    let house = keeping();
+    house.fake.put("file", "bytes");
+    assert_eq!(errno(set(&house, "file", "user.big", &"x".repeat(2046)).await), libc::E2BIG);
+    set(&house, "file", "user.a", &"x".repeat(1000)).await.unwrap();
+    assert_eq!(errno(set(&house, "file", "user.b", &"x".repeat(1100)).await), libc::ENOSPC);
+    assert_eq!(list(&house, "file").await, ["user.a"]);
+    set(&house, "file", "user.b", &"x".repeat(900)).await.unwrap();
+    let fh = house.create("new", libc::O_WRONLY).await.unwrap();
+    set(&house, "new", "user.a", &"x".repeat(1000)).await.unwrap();
+    assert_eq!(errno(set(&house, "new", "user.b", &"x".repeat(1100)).await), libc::ENOSPC);
+    house.close(fh).await.unwrap();
+    assert_eq!(list(&house, "new").await, ["user.a"], "what was refused is not sent");
+}
+
+#[tokio::test]
+async fn s3s_own_are_told_and_set() {
+    for attributes in [AttributesConfig::None, AttributesConfig::Metadata] {
+        let house = House::with(|config| config.attributes = attributes);
+        let headers =
+            [("content-type", "text/plain"), ("cache-control", "no-store"), ("x-amz-meta-by", "me")];
+        let etag = house.fake.put_with("d/file", "bytes", &headers);
+        let told = async |name: &str| get(&house, "d/file", name).await;
+        assert_eq!(told("s3.key").await.unwrap(), "d/file");
+        assert_eq!(told("s3.bucket").await.unwrap(), house.fs.config().s3.bucket);
+        assert_eq!(told("s3.etag").await.unwrap(), etag);
+        assert_eq!(told("s3.content-type").await.unwrap(), "text/plain");
+        assert_eq!(told("s3.cache-control").await.unwrap(), "no-store");
+        assert_eq!(told("s3.storage-class").await.unwrap(), "STANDARD");
+        assert!(httpdate::parse_http_date(&told("s3.last-modified").await.unwrap()).is_ok());
+        for none in ["s3.content-language", "s3.restore", "s3.sse", "s3.nonsense"] {
+            assert_eq!(errno(told(none).await), libc::ENODATA, "{none}");
+        }
+        set(&house, "d/file", "s3.content-type", "text/x-odd").await.unwrap();
+        set(&house, "d/file", "s3.content-language", "de").await.unwrap();
+        set(&house, "d/file", "s3.storage-class", "STANDARD_IA").await.unwrap();
+        remove(&house, "d/file", "s3.cache-control").await.unwrap();
+        let object = house.fake.object("d/file").unwrap();
+        assert_eq!(object.headers["content-type"], "text/x-odd");
+        assert_eq!(object.headers["content-language"], "de");
+        assert_eq!(object.headers["x-amz-storage-class"], "STANDARD_IA");
+        assert_eq!((object.headers.get("cache-control"), &*object.metadata["by"]), (None, "me"));
+        for only_read in ["s3.etag", "s3.key", "s3.nonsense"] {
+            assert_eq!(errno(set(&house, "d/file", only_read, "x").await), libc::EPERM, "{only_read}");
+        }
+        assert_eq!(errno(set(&house, "d/file", "s3.restore", "soon").await), libc::EINVAL);
+        assert_eq!(errno(set(&house, "", "s3.location", "here").await), libc::EPERM);
+        assert_eq!(house.cat("d/file").await.unwrap(), b"bytes");
+    }
+}
+
+#[tokio::test]
+async fn a_read_only_mount_sets_none() {
+    let house = House::with(|config| {
+        (config.attributes, config.read_only) = (AttributesConfig::Metadata, true);
+    });
+    house.fake.put_with("file", "bytes", &[("x-amz-meta-colour", "blue")]);
+    assert_eq!(get(&house, "file", "user.colour").await.unwrap(), "blue");
+    assert_eq!(errno(set(&house, "file", "user.colour", "red").await), libc::EROFS);
+    assert_eq!(errno(set(&house, "file", "s3.tags", "a=b").await), libc::EROFS);
+    assert_eq!(errno(remove(&house, "file", "user.colour").await), libc::EROFS);
+}
