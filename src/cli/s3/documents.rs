@@ -150,7 +150,7 @@ fn as_s3_takes_it(document: Document, text: Vec<u8>) -> Result<Bytes, String> {
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum AclCommand {
     /// Show it
-    Get(GetAcl),
+    Get(Box<GetAcl>),
     /// By a canned name, by grants, or as a document
     Set(Box<SetAcl>),
 }
