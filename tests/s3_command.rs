@@ -145,6 +145,18 @@ fn failures_leave_nothing_and_say_why(kind: Kind) {
     assert_eq!(place.boto.get(&place.bucket, "k"), b"v");
 }
 
+fn presigned_urls_are_printed(kind: Kind) {
+    let mut place = place(kind);
+    place.boto.put(&place.bucket, "a b", b"signed");
+    let url = place.ok(&["presign", "s3://a b", "--expires", "5m"]);
+    assert!(url.contains("X-Amz-Expires=300"), "{url}");
+    let got = tokio::runtime::Runtime::new()
+        .unwrap()
+        .block_on(async { reqwest::get(url.trim_end()).await.unwrap().text().await.unwrap() });
+    assert_eq!(got, "signed");
+    place.fails(&["presign", "s3://a b", "--expires", "8d"], 1, "7 days");
+}
+
 fn waits_end_with_what_was_seen(kind: Kind) {
     let mut place = place(kind);
     let soon = ["--delay", "50ms", "--max-attempts", "2"];
@@ -305,6 +317,7 @@ on_both!(
     files_go_up_and_down
     trees_go_up_and_down
     failures_leave_nothing_and_say_why
+    presigned_urls_are_printed
     waits_end_with_what_was_seen
     documents_are_printed_in_every_form
     lost_uploads_are_found_and_aborted

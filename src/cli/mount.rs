@@ -34,6 +34,8 @@ pub(super) struct MountArgs {
     #[command(flatten)]
     pub s3: S3Args,
     #[command(flatten)]
+    pub new_objects: NewObjectArgs,
+    #[command(flatten)]
     pub files: FileArgs,
     #[command(flatten)]
     pub resources: ResourceArgs,
@@ -99,7 +101,7 @@ pub(super) struct S3Args {
 }
 
 #[derive(Debug, Args)]
-#[command(next_help_heading = "What requests and new objects carry")]
+#[command(next_help_heading = "What requests carry")]
 pub(super) struct RequestArgs {
     /// Pay for the requests, of a bucket whose owner does not
     #[arg(long)]
@@ -107,8 +109,19 @@ pub(super) struct RequestArgs {
     /// Refuse to work with a bucket that is not this account's
     #[arg(long, value_name = "ACCOUNT")]
     pub expected_bucket_owner: Option<String>,
-    /// How S3 encrypts new objects [default: as the bucket does]
-    #[arg(long)]
+    /// File with one's own key (SSE-C): 32 bytes, as they are or in base64
+    ///
+    /// It is sent with every request that reads, writes or copies an object; S3 keeps none, so without the file
+    /// nobody reads the objects again. Objects that are encrypted otherwise cannot be read while it is given.
+    #[arg(long, value_name = "FILE")]
+    pub sse_c_key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "New objects")]
+pub(super) struct NewObjectArgs {
+    /// How S3 encrypts them [default: as the bucket does]
+    #[arg(long, conflicts_with = "sse_c_key_file")]
     pub sse: Option<Sse>,
     /// Key of --sse kms [default: the account's for S3]
     #[arg(long, value_name = "KEY", requires = "sse")]
@@ -116,16 +129,10 @@ pub(super) struct RequestArgs {
     /// Encryption context of --sse kms: a JSON object of strings
     #[arg(long, value_name = "JSON", requires = "sse")]
     pub sse_kms_context: Option<String>,
-    /// File with one's own key (SSE-C): 32 bytes, as they are or in base64
-    ///
-    /// It is sent with every request that reads, writes or copies an object; S3 keeps none, so without the file
-    /// nobody reads the objects again. Objects that are encrypted otherwise cannot be read while it is given.
-    #[arg(long, value_name = "FILE", conflicts_with = "sse")]
-    pub sse_c_key_file: Option<PathBuf>,
-    /// Canned ACL of new objects: bucket-owner-full-control, public-read, ...
+    /// Canned ACL: bucket-owner-full-control, public-read, ... [default: S3's]
     #[arg(long, value_name = "NAME")]
     pub acl: Option<String>,
-    /// Storage class of new objects [default: STANDARD]
+    /// Storage class [default: STANDARD]
     #[arg(long, value_name = "CLASS")]
     pub storage_class: Option<String>,
 }

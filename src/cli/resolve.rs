@@ -19,7 +19,7 @@ use crate::config::{
 };
 use crate::failure::Failure;
 
-use super::mount::{CacheArgs, MountArgs, RequestArgs, S3Args, Sse, StagingArgs};
+use super::mount::{CacheArgs, MountArgs, NewObjectArgs, RequestArgs, S3Args, Sse, StagingArgs};
 
 const METADATA_TTL: Duration = Duration::from_secs(1);
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -43,8 +43,10 @@ pub(super) fn config(args: &MountArgs, env: &Env, files: &Fs) -> Result<Config, 
     let dir_mode = args.files.dir_mode.unwrap_or(DIR_MODE) & !umask;
     let (files_args, resources) = (&args.files, &args.resources);
     let request_timeout = resources.request_timeout.unwrap_or(REQUEST_TIMEOUT);
+    let mut s3 = s3(bucket, &args.s3, request_timeout, env, files)?;
+    new_objects(&mut s3.requests, &args.new_objects);
     let config = Config {
-        s3: s3(bucket, &args.s3, request_timeout, env, files)?,
+        s3,
         prefix,
         read_only: files_args.read_only,
         allow_other: files_args.allow_other,
@@ -112,6 +114,8 @@ pub(super) fn s3(
     let region = region.or_else(|| look_up("AWS_DEFAULT_REGION", "region"));
     let ca_bundle = args.ca_bundle.clone();
     let ca_bundle = ca_bundle.or_else(|| look_up("AWS_CA_BUNDLE", "ca_bundle").map(PathBuf::from));
+    let mut options = RequestOptions::default();
+    requests(&mut options, &args.requests)?;
     Ok(S3Config {
         bucket,
         endpoint_url: endpoint_url(args, env, &sections)?,
@@ -123,28 +127,38 @@ pub(super) fn s3(
         request_timeout,
         ca_bundle: ca_bundle.as_deref().map(readable).transpose()?,
         list_page_keys: LIST_PAGE_KEYS_MAX,
-        requests: requests(&args.requests)?,
+        requests: options,
     })
 }
 
-/// What requests carry besides what they ask.
-pub(super) fn requests(args: &RequestArgs) -> Result<RequestOptions, Failure> {
-    let encryption = match (&args.sse_c_key_file, args.sse) {
-        (Some(key_file), _) => Some(Encryption::Customer { key_file: absolute(key_file)? }),
-        (None, Some(Sse::S3)) => Some(Encryption::S3),
-        (None, Some(Sse::Kms)) => Some(Encryption::Kms {
-            key_id: args.sse_kms_key_id.clone(),
-            context: args.sse_kms_context.clone(),
-        }),
-        (None, None) => None,
-    };
-    Ok(RequestOptions {
-        requester_pays: args.requester_pays,
-        expected_bucket_owner: args.expected_bucket_owner.clone(),
-        encryption,
-        acl: args.acl.clone(),
-        storage_class: args.storage_class.clone(),
-    })
+/// What is typed is put over what is there.
+pub(super) fn requests(options: &mut RequestOptions, args: &RequestArgs) -> Result<(), Failure> {
+    options.requester_pays |= args.requester_pays;
+    if let Some(owner) = &args.expected_bucket_owner {
+        options.expected_bucket_owner = Some(owner.clone());
+    }
+    if let Some(key_file) = &args.sse_c_key_file {
+        options.encryption = Some(Encryption::Customer { key_file: absolute(key_file)? });
+    }
+    Ok(())
+}
+
+/// As [`requests`].
+pub(super) fn new_objects(options: &mut RequestOptions, args: &NewObjectArgs) {
+    match args.sse {
+        None => {}
+        Some(Sse::S3) => options.encryption = Some(Encryption::S3),
+        Some(Sse::Kms) => {
+            let (key_id, context) = (args.sse_kms_key_id.clone(), args.sse_kms_context.clone());
+            options.encryption = Some(Encryption::Kms { key_id, context });
+        }
+    }
+    if let Some(acl) = &args.acl {
+        options.acl = Some(acl.clone());
+    }
+    if let Some(storage_class) = &args.storage_class {
+        options.storage_class = Some(storage_class.clone());
+    }
 }
 
 /// The shared config files with `profile` selected. A profile that was named must exist.

@@ -133,7 +133,9 @@ async fn copy(transfer: Transfer) -> Result<(), Failure> {
         tokio::select! {
             () = &mut working => break,
             _ = line.tick() => shared.tally.line(),
-            _ = tokio::signal::ctrl_c() => shared.stop.store(true, Ordering::Relaxed),
+            _ = tokio::signal::ctrl_c() => if shared.stop.swap(true, Ordering::Relaxed) {
+                return Err(Failure::new("interrupted twice: an upload may be left behind, see `pailfs s3 uploads`"));
+            },
         }
     }
     let found = finding.await.map_err(|e| Failure::new(format_args!("looking for files: {e}")))?;

@@ -2,31 +2,34 @@
 //!
 //! Owns: [`Buckets`]. Must never know: what is in them.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::place::Place;
-use super::{Common, Ending, print};
+use super::{Common, Ending, Shown, print};
 
 /// Buckets: list, create, delete, where they are
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum Buckets {
     /// The buckets of whoever asks
-    List(List),
+    List(Shown),
     /// Make a bucket, in --region
     Create(One),
     /// Delete an empty bucket
     Delete(One),
     /// The region a bucket is in
-    Location(One),
+    Location(Location),
 }
 
 #[derive(Debug, Args)]
-pub(in crate::cli) struct List {
+pub(in crate::cli) struct Location {
+    /// s3://bucket
+    #[arg(value_name = "PLACE")]
+    place: OsString,
     #[command(flatten)]
-    common: Common,
+    shown: Shown,
 }
 
 #[derive(Debug, Args)]
@@ -38,34 +41,33 @@ pub(in crate::cli) struct One {
     common: Common,
 }
 
-impl One {
-    fn bucket(&self) -> Result<Place, Ending> {
-        let place = Place::of(&self.place, &self.common)?;
-        place.bucket()?;
-        Ok(place)
-    }
+fn bucket(place: &OsStr, common: &Common) -> Result<Place, Ending> {
+    let place = Place::of(place, common)?;
+    place.bucket()?;
+    Ok(place)
 }
 
 impl Buckets {
     pub(super) fn run(&self) -> Result<(), Ending> {
         match self {
-            Buckets::List(List { common }) => list(common),
-            Buckets::Create(one) => {
-                one.common.act(&one.bucket()?, async |client| client.create_bucket().await)
+            Buckets::List(shown) => list(shown),
+            Buckets::Create(One { place, common }) => {
+                common.act(&bucket(place, common)?, async |client| client.create_bucket().await)
             }
-            Buckets::Delete(one) => {
-                one.common.act(&one.bucket()?, async |client| client.delete_bucket().await)
+            Buckets::Delete(One { place, common }) => {
+                common.act(&bucket(place, common)?, async |client| client.delete_bucket().await)
             }
-            Buckets::Location(one) => one.common.show(&one.bucket()?, async |client| {
-                Ok(json!({"LocationConstraint": client.get_bucket_location().await?}))
-            }),
+            Buckets::Location(Location { place, shown }) => shown
+                .ask(&bucket(place, &shown.common)?, async |client| {
+                    Ok(json!({"LocationConstraint": client.get_bucket_location().await?}))
+                }),
         }
     }
 }
 
-fn list(common: &Common) -> Result<(), Ending> {
-    let place = Place::of_service(common)?;
-    common.show(&place, async |client| {
+fn list(shown: &Shown) -> Result<(), Ending> {
+    let place = Place::of_service(&shown.common)?;
+    shown.ask(&place, async |client| {
         let mut buckets = Vec::new();
         let mut token = None;
         loop {

@@ -12,6 +12,7 @@ use aws_types::os_shim_internal::Env;
 
 use super::place::Place;
 use super::{Common, Ending};
+use crate::cli::mount::NewObjectArgs;
 use crate::cli::resolve;
 use crate::failure::Failure;
 use crate::s3::ObjectHeaders;
@@ -62,6 +63,8 @@ pub(in crate::cli) struct Cp {
     #[arg(long, value_name = "NAME=VALUE", value_parser = super::tagging::tag)]
     metadata: Vec<(String, String)>,
     #[command(flatten)]
+    new_objects: NewObjectArgs,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -102,7 +105,7 @@ impl Cp {
     }
 
     fn up(&self) -> Result<(Place, Way), Failure> {
-        let place = Place::of(&self.to, &self.common)?;
+        let place = Place::for_new_objects(&self.to, &self.common, &self.new_objects)?;
         let file = PathBuf::from(&self.from);
         let key = match place.key.as_str() {
             key if self.recursive => with_slash(key),

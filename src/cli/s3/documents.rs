@@ -4,7 +4,7 @@
 //! Invariant: S3's own form goes through as it is.
 //! Must never know: what a document means.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use super::place::Place;
-use super::{Common, Ending, aws_json, print};
+use super::{Common, Ending, Shown, aws_json, print};
 use crate::failure::Failure;
 use crate::s3::{Acl, Document, ObjectId, Permission, xml};
 
@@ -39,7 +39,7 @@ pub(in crate::cli) struct Get {
     #[arg(long, conflicts_with = "json")]
     raw: bool,
     #[command(flatten)]
-    common: Common,
+    shown: Shown,
 }
 
 #[derive(Debug, Args)]
@@ -65,15 +65,10 @@ pub(in crate::cli) struct Delete {
 
 impl DocumentCommand {
     pub(super) fn run(&self, document: Document) -> Result<(), Ending> {
-        let bucket = |place: &OsString, common: &Common| -> Result<Place, Failure> {
-            let place = Place::of(place, common)?;
-            place.bucket()?;
-            Ok(place)
-        };
         match self {
             DocumentCommand::Get(args) => {
-                let place = bucket(&args.place, &args.common)?;
-                get(document, &place, None, args.raw, &args.common)
+                let place = bucket(&args.place, &args.shown.common)?;
+                get(document, &place, None, args.raw, &args.shown)
             }
             DocumentCommand::Set(args) => {
                 let place = bucket(&args.place, &args.common)?;
@@ -88,26 +83,32 @@ impl DocumentCommand {
     }
 }
 
+fn bucket(place: &OsStr, common: &Common) -> Result<Place, Failure> {
+    let place = Place::of(place, common)?;
+    place.bucket()?;
+    Ok(place)
+}
+
 fn get(
     document: Document,
     place: &Place,
     of: Option<ObjectId<'_>>,
     raw: bool,
-    common: &Common,
+    shown: &Shown,
 ) -> Result<(), Ending> {
-    let told = common.ask(place, async |client| client.get_document(document, of).await)?;
+    let told = shown.common.ask(place, async |client| client.get_document(document, of).await)?;
     if raw {
         print::write(&told)?;
         return Ok(print::write(b"\n")?);
     }
     let told = match document {
         // The aws CLI shows it as a text within JSON.
-        Document::Policy if common.json => json!({"Policy": String::from_utf8_lossy(&told)}),
+        Document::Policy if shown.json => json!({"Policy": String::from_utf8_lossy(&told)}),
         Document::Policy => serde_json::from_slice(&told)
             .map_err(|e| Failure::new(format_args!("the policy is no JSON ({e}); see --raw")))?,
         _ => aws_json::to_json(document, &xml::parse(&told).map_err(Failure::new)?),
     };
-    Ok(print::show(&told, common.json)?)
+    shown.show(&told)
 }
 
 /// As S3 takes it.
@@ -149,7 +150,7 @@ fn as_s3_takes_it(document: Document, text: Vec<u8>) -> Result<Bytes, String> {
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum AclCommand {
     /// Show it
-    Get(GetAcl),
+    Get(Box<GetAcl>),
     /// By a canned name, by grants, or as a document
     Set(Box<SetAcl>),
 }
@@ -163,7 +164,7 @@ pub(in crate::cli) struct GetAcl {
     #[arg(long, conflicts_with = "json")]
     raw: bool,
     #[command(flatten)]
-    common: Common,
+    shown: Shown,
 }
 
 #[derive(Debug, Args)]
@@ -200,8 +201,8 @@ impl AclCommand {
     pub(super) fn run(&self) -> Result<(), Ending> {
         match self {
             AclCommand::Get(args) => {
-                let place = Place::of(&args.place, &args.common)?;
-                get(Document::Acl, &place, place.object_or_bucket(), args.raw, &args.common)
+                let place = Place::of(&args.place, &args.shown.common)?;
+                get(Document::Acl, &place, place.object_or_bucket(), args.raw, &args.shown)
             }
             AclCommand::Set(args) => args.run(),
         }
@@ -269,13 +270,11 @@ impl VersioningCommand {
     pub(super) fn run(&self) -> Result<(), Ending> {
         match self {
             VersioningCommand::Get(args) => {
-                let place = Place::of(&args.place, &args.common)?;
-                place.bucket()?;
-                get(Document::Versioning, &place, None, args.raw, &args.common)
+                let place = bucket(&args.place, &args.shown.common)?;
+                get(Document::Versioning, &place, None, args.raw, &args.shown)
             }
             VersioningCommand::Set(args) => {
-                let place = Place::of(&args.place, &args.common)?;
-                place.bucket()?;
+                let place = bucket(&args.place, &args.common)?;
                 let told = json!({"Status": match args.status {
                     Status::Enabled => "Enabled",
                     Status::Suspended => "Suspended",

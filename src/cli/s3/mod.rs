@@ -84,14 +84,21 @@ pub(super) enum S3Command {
 /// What every command takes.
 #[derive(Debug, Args)]
 pub(super) struct Common {
-    /// Print JSON, as the aws CLI does
-    #[arg(long)]
-    json: bool,
     /// How long S3 may make no progress before the command fails [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = super::mount::time)]
     request_timeout: Option<Duration>,
     #[command(flatten)]
     s3: S3Args,
+}
+
+/// What those take that show something.
+#[derive(Debug, Args)]
+pub(super) struct Shown {
+    /// Print JSON, as the aws CLI does
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    common: Common,
 }
 
 pub(super) fn run(command: &S3Command) -> Result<(), Ending> {
@@ -131,21 +138,26 @@ impl Common {
         asked.map_err(Failure::new)
     }
 
-    /// As [`Common::ask`], and shows the answer.
-    fn show<F>(&self, place: &Place, ask: impl FnOnce(S3Client) -> F) -> Result<(), Ending>
-    where
-        F: Future<Output = Result<Value, S3Error>>,
-    {
-        let told = self.ask(place, ask)?;
-        Ok(print::show(&told, self.json)?)
-    }
-
     /// As [`Common::ask`], where there is nothing to show.
     fn act<F>(&self, place: &Place, ask: impl FnOnce(S3Client) -> F) -> Result<(), Ending>
     where
         F: Future<Output = Result<(), S3Error>>,
     {
         Ok(self.ask(place, ask)?)
+    }
+}
+
+impl Shown {
+    /// As [`Common::ask`], and shows the answer.
+    fn ask<F>(&self, place: &Place, ask: impl FnOnce(S3Client) -> F) -> Result<(), Ending>
+    where
+        F: Future<Output = Result<Value, S3Error>>,
+    {
+        self.show(&self.common.ask(place, ask)?)
+    }
+
+    fn show(&self, told: &Value) -> Result<(), Ending> {
+        Ok(print::show(told, self.json)?)
     }
 }
 

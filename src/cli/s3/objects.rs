@@ -12,7 +12,7 @@ use http::HeaderMap;
 use serde_json::{Map, Value, json};
 
 use super::place::Place;
-use super::{Common, Ending, print, runtime};
+use super::{Common, Ending, Shown, print, runtime};
 use crate::cli::resolve;
 use crate::config::COPY_BYTES_MAX;
 use crate::error::{Error, S3Error};
@@ -36,12 +36,12 @@ pub(in crate::cli) struct Ls {
     #[arg(long, short)]
     recursive: bool,
     #[command(flatten)]
-    common: Common,
+    shown: Shown,
 }
 
 impl Ls {
     pub(super) fn run(&self) -> Result<(), Ending> {
-        let place = Place::of(&self.place, &self.common)?;
+        let place = Place::of(&self.place, &self.shown.common)?;
         Ok(runtime()?.block_on(self.list(&place))?)
     }
 
@@ -55,7 +55,7 @@ impl Ls {
         let (mut contents, mut prefixes) = (Vec::new(), Vec::new());
         loop {
             let page = client.list_objects_v2(&query).await.map_err(Failure::new)?;
-            if self.common.json {
+            if self.shown.json {
                 prefixes.extend(page.common_prefixes.into_iter().map(|prefix| json!({"Prefix": prefix})));
                 contents.extend(page.contents.into_iter().map(|object| {
                     json!({
@@ -82,7 +82,7 @@ impl Ls {
                 break;
             }
         }
-        if self.common.json {
+        if self.shown.json {
             let lists = [("Contents", contents), ("CommonPrefixes", prefixes)];
             return print::show(&without_empty(lists), true);
         }
@@ -131,12 +131,14 @@ impl ObjectArgs {
 pub(in crate::cli) struct Head {
     #[command(flatten)]
     object: ObjectArgs,
+    /// Print JSON, as the aws CLI does
+    #[arg(long)]
+    json: bool,
 }
 
 impl Head {
     pub(super) fn run(&self) -> Result<(), Ending> {
-        let told = as_json(&self.object.head()?);
-        Ok(print::show(&told, self.object.common.json)?)
+        Ok(print::show(&as_json(&self.object.head()?), self.json)?)
     }
 }
 
@@ -203,7 +205,7 @@ pub(in crate::cli) struct ListVersions {
     #[arg(value_name = "PLACE")]
     place: OsString,
     #[command(flatten)]
-    common: Common,
+    shown: Shown,
 }
 
 #[derive(Debug, Args)]
@@ -222,7 +224,7 @@ impl Versions {
     pub(super) fn run(&self) -> Result<(), Ending> {
         match self {
             Versions::List(args) => {
-                let place = Place::of(&args.place, &args.common)?;
+                let place = Place::of(&args.place, &args.shown.common)?;
                 Ok(runtime()?.block_on(args.list(&place))?)
             }
             Versions::Delete(args) => {
@@ -243,7 +245,7 @@ impl ListVersions {
         loop {
             let page = client.list_object_versions(&query).await.map_err(Failure::new)?;
             let wanted = page.versions.into_iter().filter(|version| !one || version.key == place.key);
-            if self.common.json {
+            if self.shown.json {
                 for version in wanted {
                     let list = if version.object.is_some() { &mut objects } else { &mut markers };
                     list.push(version_as_json(&version));
@@ -258,7 +260,7 @@ impl ListVersions {
                 break;
             }
         }
-        if self.common.json {
+        if self.shown.json {
             return print::show(&without_empty([("Versions", objects), ("DeleteMarkers", markers)]), true);
         }
         Ok(())
@@ -291,7 +293,7 @@ fn version_line(version: &ListedVersion) -> String {
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum Restore {
     /// Its storage class, and whether it is restored or that is under way
-    Get(ObjectArgs),
+    Get(Head),
     /// Ask for a copy that can be read
     Set(SetRestore),
 }
@@ -312,11 +314,11 @@ impl Restore {
     pub(super) fn run(&self) -> Result<(), Ending> {
         match self {
             Restore::Get(args) => {
-                let told = as_json(&args.head()?);
+                let told = as_json(&args.object.head()?);
                 let kept = ["StorageClass", "ArchiveStatus", "Restore"];
                 let kept =
                     kept.into_iter().filter_map(|name| Some((name.to_string(), told.get(name)?.clone())));
-                Ok(print::show(&Value::Object(kept.collect()), args.common.json)?)
+                Ok(print::show(&Value::Object(kept.collect()), args.json)?)
             }
             Restore::Set(SetRestore { object: args, days, tier }) => {
                 let place = args.place()?;
@@ -332,7 +334,7 @@ impl Restore {
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum StorageClass {
     /// Show it
-    Get(ObjectArgs),
+    Get(Head),
     /// Change it: S3 copies the object onto itself
     ///
     /// Metadata, headers and tags stay; an ACL does not: S3 gives a copy the default one.
@@ -355,9 +357,9 @@ impl StorageClass {
     pub(super) fn run(&self) -> Result<(), Ending> {
         match self {
             StorageClass::Get(args) => {
-                let class = args.head()?.head.storage_class;
+                let class = args.object.head()?.head.storage_class;
                 let told = json!({"StorageClass": class.as_deref().unwrap_or("STANDARD")});
-                Ok(print::show(&told, args.common.json)?)
+                Ok(print::show(&told, args.json)?)
             }
             StorageClass::Set(args) => {
                 let place = Place::of(&args.place, &args.common)?;
@@ -438,7 +440,7 @@ impl Presign {
             }
             client.presign(what, object, expires).await
         })?;
-        Ok(print::show(&url.into(), self.object.common.json)?)
+        Ok(print::write(format!("{url}\n").as_bytes())?)
     }
 }
 
@@ -455,13 +457,13 @@ pub(in crate::cli) struct Uploads {
     #[arg(long, value_name = "TIME", value_parser = crate::cli::mount::time)]
     older_than: Option<Duration>,
     #[command(flatten)]
-    common: Common,
+    shown: Shown,
 }
 
 impl Uploads {
     pub(super) fn run(&self) -> Result<(), Ending> {
-        let place = Place::of(&self.place, &self.common)?;
-        self.common.show(&place, async |client| {
+        let place = Place::of(&self.place, &self.shown.common)?;
+        self.shown.ask(&place, async |client| {
             let uploads = self.list(&client, &place.key).await?;
             let mut told = Vec::new();
             for upload in uploads {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use aws_types::os_shim_internal::{Env, Fs};
 
 use super::Common;
+use crate::cli::mount::NewObjectArgs;
 use crate::cli::resolve;
 use crate::config::{Addressing, PayloadSigning, S3Config};
 use crate::failure::Failure;
@@ -29,12 +30,24 @@ pub(super) struct Place {
 
 impl Place {
     pub fn of(text: &OsStr, common: &Common) -> Result<Place, Failure> {
-        let place = match text.as_bytes().strip_prefix(b"s3://") {
-            Some(url) => Place::of_url(url, common)?,
-            None => Place::on_mount(Path::new(text), common)?,
-        };
+        let place = Place::unchecked(text, common)?;
         place.config.check().map_err(Failure::new)?;
         Ok(place)
+    }
+
+    /// Where new objects are to be made.
+    pub fn for_new_objects(text: &OsStr, common: &Common, args: &NewObjectArgs) -> Result<Place, Failure> {
+        let mut place = Place::unchecked(text, common)?;
+        resolve::new_objects(&mut place.config.requests, args);
+        place.config.check().map_err(Failure::new)?;
+        Ok(place)
+    }
+
+    fn unchecked(text: &OsStr, common: &Common) -> Result<Place, Failure> {
+        match text.as_bytes().strip_prefix(b"s3://") {
+            Some(url) => Place::of_url(url, common),
+            None => Place::on_mount(Path::new(text), common),
+        }
     }
 
     /// No bucket: the service itself.
@@ -123,15 +136,7 @@ fn change(config: &mut S3Config, common: &Common) -> Result<(), Failure> {
     if let Some(timeout) = common.request_timeout {
         config.request_timeout = timeout;
     }
-    let (kept, typed) = (&mut config.requests, resolve::requests(&args.requests)?);
-    kept.requester_pays |= typed.requester_pays;
-    set(&mut kept.expected_bucket_owner, &typed.expected_bucket_owner);
-    set(&mut kept.acl, &typed.acl);
-    set(&mut kept.storage_class, &typed.storage_class);
-    if typed.encryption.is_some() {
-        kept.encryption = typed.encryption;
-    }
-    Ok(())
+    resolve::requests(&mut config.requests, &args.requests)
 }
 
 /// The last name is not followed: a symbolic link is an object, too.

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::place::Place;
-use super::{Common, Ending};
+use super::{Common, Ending, Shown};
 use crate::s3::Document;
 
 /// Tags of an object or bucket
@@ -19,11 +19,20 @@ pub(in crate::cli) enum Tags {
     /// These and no others
     Set(Set),
     /// Take them all away
-    Delete(Get),
+    Delete(Delete),
 }
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Get {
+    /// A path on a mount, s3://bucket or s3://bucket/key
+    #[arg(value_name = "PLACE")]
+    place: OsString,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Delete {
     /// A path on a mount, s3://bucket or s3://bucket/key
     #[arg(value_name = "PLACE")]
     place: OsString,
@@ -52,8 +61,8 @@ impl Tags {
     pub(super) fn run(&self) -> Result<(), Ending> {
         match self {
             Tags::Get(args) => {
-                let place = Place::of(&args.place, &args.common)?;
-                args.common.show(&place, async |client| {
+                let place = Place::of(&args.place, &args.shown.common)?;
+                args.shown.ask(&place, async |client| {
                     let tags = client.get_tags(place.object_or_bucket()).await?;
                     let tag = |(name, value)| json!({"Key": name, "Value": value});
                     Ok(json!({"TagSet": tags.into_iter().map(tag).collect::<Vec<Value>>()}))

@@ -20,6 +20,7 @@ const DELAY: Duration = Duration::from_secs(5);
 
 /// Wait until something is there, or is not; exit status 255 if that does not come
 #[derive(Debug, Subcommand)]
+#[expect(clippy::enum_variant_names, reason = "the waiters' names in every SDK")]
 pub(in crate::cli) enum Wait {
     ObjectExists(Until),
     ObjectNotExists(Until),
