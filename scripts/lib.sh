@@ -29,6 +29,7 @@ ensure_packages() {
     have fusermount3 || missing+=(fuse3)
     have cc || missing+=(build-essential)
     have getfattr || missing+=(attr)
+    have git || missing+=(git)
     if [[ -z ${PAILFS_TEST_VENV:-} ]] && ! python_with_venv >/dev/null; then
         missing+=(python3 python3-venv)
     fi
@@ -90,6 +91,14 @@ ensure_venv() {
     "$python" -m venv "$venv"
     "$venv/bin/python3" -m pip install --quiet --disable-pip-version-check --retries 5 -r "$list"
     cp "$list" "$stamp"
+}
+
+# The exerciser of file systems that tests/mount_writes.rs runs, in .tools.
+ensure_fsx() {
+    local version=0.3.2
+    [[ $("$root/.tools/bin/fsx" --version 2>/dev/null) == "fsx $version" ]] && return 0
+    say "installing fsx into $root/.tools"
+    cargo install --quiet --locked --version "$version" --root "$root/.tools" fsx
 }
 
 # start_seaweedfs DIR: starts a server with its data in DIR on free ports of 127.0.0.1; sets

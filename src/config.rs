@@ -7,8 +7,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// How the bucket is named in a request's URL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Addressing {
     /// By endpoint: virtual host on AWS, path elsewhere (an endpoint URL was given).
     #[default]
@@ -18,7 +20,7 @@ pub enum Addressing {
 }
 
 /// How the bytes of a request body are protected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum PayloadSigning {
     /// A checksum header and `UNSIGNED-PAYLOAD` over TLS, a signed SHA-256 over plain HTTP.
     #[default]
@@ -27,8 +29,8 @@ pub enum PayloadSigning {
     Unsigned,
 }
 
-/// What the S3 client must know.
-#[derive(Debug, Clone)]
+/// What the S3 client must know. It holds no secret: a mount tells it to whoever may look at its root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct S3Config {
     pub bucket: String,
     /// `https://host[:port]`; none: AWS, by region.
@@ -46,6 +48,41 @@ pub struct S3Config {
     pub ca_bundle: Option<PathBuf>,
     /// Keys a listing page holds at most (1 to 1000).
     pub list_page_keys: u32,
+    pub requests: RequestOptions,
+}
+
+/// What requests carry besides what they ask.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RequestOptions {
+    /// Whoever asks pays for the request.
+    pub requester_pays: bool,
+    /// Account that the bucket must belong to.
+    pub expected_bucket_owner: Option<String>,
+    /// None: as the bucket does it by default.
+    pub encryption: Option<Encryption>,
+    /// Canned ACL of new objects; none: S3's default.
+    pub acl: Option<String>,
+    /// Of new objects; none: STANDARD.
+    pub storage_class: Option<String>,
+}
+
+/// How S3 is to encrypt new objects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Encryption {
+    /// SSE-S3: with keys of S3's own.
+    S3,
+    /// SSE-KMS.
+    Kms {
+        /// None: the account's key for S3.
+        key_id: Option<String>,
+        /// JSON.
+        context: Option<String>,
+    },
+    /// SSE-C: with a key that S3 does not keep, and that must be sent to read the object, too.
+    Customer {
+        /// 32 bytes, as they are or in base64.
+        key_file: PathBuf,
+    },
 }
 
 /// What the file system must know.
@@ -146,6 +183,7 @@ fn bad(setting: &'static str, problem: impl Into<String>) -> Result<(), BadSetti
 impl Config {
     /// Every limit that one value alone, or two together, must keep.
     pub fn check(&self) -> Result<(), BadSetting> {
+        check_bucket(&self.s3.bucket)?;
         self.s3.check()?;
         if !self.prefix.is_empty() && !self.prefix.ends_with('/') {
             return bad("prefix", "must end in /");
@@ -201,11 +239,15 @@ impl S3Config {
             request_timeout: Duration::from_secs(30),
             ca_bundle: None,
             list_page_keys: LIST_PAGE_KEYS_MAX,
+            requests: RequestOptions::default(),
         }
     }
 
-    fn check(&self) -> Result<(), BadSetting> {
-        check_bucket(&self.bucket)?;
+    /// As a part of [`Config::check`]; without a bucket, what is left.
+    pub fn check(&self) -> Result<(), BadSetting> {
+        if !self.bucket.is_empty() {
+            check_bucket(&self.bucket)?;
+        }
         if let Some(url) = &self.endpoint_url {
             check_endpoint(url)?;
         }
@@ -214,6 +256,15 @@ impl S3Config {
         }
         if self.request_timeout.is_zero() {
             return bad("--request-timeout", "must be longer than 0s");
+        }
+        let owner = self.requests.expected_bucket_owner.as_deref();
+        if owner.is_some_and(|owner| owner.len() != 12 || !owner.bytes().all(|b| b.is_ascii_digit())) {
+            return bad("--expected-bucket-owner", "expected an account: 12 digits");
+        }
+        if let Some(Encryption::Kms { context: Some(context), .. }) = &self.requests.encryption
+            && serde_json::from_str::<std::collections::BTreeMap<String, String>>(context).is_err()
+        {
+            return bad("--sse-kms-context", "expected a JSON object of strings");
         }
         if !(1..=LIST_PAGE_KEYS_MAX).contains(&self.list_page_keys) {
             return bad("list page", "must hold between 1 and 1000 keys");
@@ -329,6 +380,12 @@ mod tests {
         assert_eq!(refused(|c| c.s3.region = Some("a/b".into())), "--region");
         assert_eq!(refused(|c| c.staging.dir = "s".into()), "--staging");
         assert_eq!(refused(|c| c.staging.bytes_max = 1 << 20), "--staging-size");
+        let owner = |c: &mut Config| c.s3.requests.expected_bucket_owner = Some("me".into());
+        assert_eq!(refused(owner), "--expected-bucket-owner");
+        let context = |c: &mut Config| {
+            c.s3.requests.encryption = Some(Encryption::Kms { key_id: None, context: Some("{".into()) });
+        };
+        assert_eq!(refused(context), "--sse-kms-context");
         assert_eq!(refused(|c| c.disk_cache = disk_cache("/c", 64 << 20)), "nothing");
         assert_eq!(refused(|c| c.disk_cache = disk_cache("/c", 1 << 20)), "--cache-size");
         assert_eq!(refused(|c| c.disk_cache = disk_cache("c", 64 << 20)), "--cache");

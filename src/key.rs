@@ -66,6 +66,11 @@ pub fn visible_name<'k>(dir: &str, key: &'k str) -> Option<&'k str> {
     check_name(name.as_bytes()).ok()
 }
 
+/// By the name's extension; none: S3's own default.
+pub fn content_type_of(key: &str) -> Option<String> {
+    mime_guess::from_path(key).first_raw().map(str::to_owned)
+}
+
 /// A stable number for a key: the same after a remount. Directories are hashed with their final `/`,
 /// so a file and a directory of one name differ. Never 0 or [`ROOT_INO`].
 pub fn inode_number(bucket: &str, key: &str) -> u64 {

@@ -30,6 +30,8 @@ pub struct Mount {
     pub point: PathBuf,
     pub fs_type: String,
     pub source: OsString,
+    /// Of a FUSE file system: who serves it.
+    pub user_id: Option<u32>,
 }
 
 impl Mount {
@@ -42,6 +44,13 @@ impl Mount {
 /// Every mount this process sees, in the order they were made.
 pub fn table() -> io::Result<Vec<Mount>> {
     Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+}
+
+/// The mount that an absolute path without symbolic links lies on, as far as the table tells.
+pub fn holding(path: &Path) -> io::Result<Option<Mount>> {
+    let above = table()?.into_iter().filter(|mount| path.starts_with(&mount.point));
+    // Of several on one mount point the last was made on top.
+    Ok(above.max_by_key(|mount| mount.point.components().count()))
 }
 
 /// The topmost mount whose mount point is exactly `dir` (absolute, without symbolic links).
@@ -61,7 +70,10 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = fields.skip_while(|f| *f != b"-").skip(1);
     let fs_type = String::from_utf8_lossy(fields.next()?).into_owned();
     let source = unescape(fields.next().unwrap_or_default());
-    Some(Mount { device, point: PathBuf::from(point), fs_type, source })
+    let options = fields.next().unwrap_or_default().split(|&b| b == b',');
+    let user_id = options.filter_map(|option| option.strip_prefix(b"user_id=")).next();
+    let user_id = user_id.and_then(|id| std::str::from_utf8(id).ok()?.parse().ok());
+    Some(Mount { device, point: PathBuf::from(point), fs_type, source, user_id })
 }
 
 /// The kernel writes space, tab, newline and backslash as `\` and three octal digits.
@@ -248,6 +260,7 @@ mod tests {
         assert!(!mounts[0].is_fuse());
         assert_eq!(mounts[1].point, Path::new("/mnt/my bucket\\x"));
         assert_eq!(mounts[1].device, "0:36");
+        assert_eq!((mounts[0].user_id, mounts[1].user_id), (None, Some(0)));
         assert_eq!(mounts[1].fs_type, FS_TYPE);
         assert_eq!(mounts[1].source, "s3://b/p q/");
         assert!(mounts[1].is_fuse());

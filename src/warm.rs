@@ -12,14 +12,15 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use indicatif::{BinaryBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{BinaryBytes, HumanDuration, ProgressBar};
 use walkdir::WalkDir;
 
 use crate::failure::Failure;
 use crate::fs::CACHED;
 use crate::mountpoint::{self, FS_TYPE};
+use crate::progress::{self, LINE_EVERY, Show, pace};
 
 /// What to warm, and how.
 #[derive(Debug, Clone)]
@@ -36,8 +37,6 @@ pub struct Warm {
 const FILES_AHEAD_MAX: usize = 100_000;
 /// Errors that are named; the others are counted.
 const NAMED_MAX: usize = 100;
-/// Between two lines where stderr is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(10);
 const READ_BYTES: usize = 1 << 20;
 
 /// How much of a file is cached, in bytes; of a directory: of the cache is used.
@@ -108,10 +107,8 @@ pub fn run(warm: &Warm) -> Result<(), Failure> {
 fn on_a_mount_with_a_cache(path: &Path) -> Result<(PathBuf, Cached), Failure> {
     let shown = path.display();
     let absolute = path.canonicalize().map_err(|e| Failure::new(format_args!("cannot use {shown}: {e}")))?;
-    let table = mountpoint::table()
+    let mount = mountpoint::holding(&absolute)
         .map_err(|e| Failure::new(format_args!("cannot read /proc/self/mountinfo: {e}")))?;
-    let mount = table.iter().rev().filter(|mount| absolute.starts_with(&mount.point));
-    let mount = mount.max_by_key(|mount| mount.point.components().count());
     let Some(mount) = mount.filter(|mount| mount.fs_type == FS_TYPE) else {
         return Err(Failure::new(format_args!(
             "{shown} is not on a pailfs mount; `findmnt -t {FS_TYPE}` lists those there are"
@@ -212,24 +209,6 @@ fn read_until_cached(files: &impl Files, path: &Path, progress: &dyn Fn(u64)) ->
     }
 }
 
-/// How progress is shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Show {
-    Bar,
-    Lines,
-    Nothing,
-}
-
-impl Show {
-    fn choose(quiet: bool) -> Show {
-        match quiet {
-            true => Show::Nothing,
-            false if io::IsTerminal::is_terminal(&io::stderr()) => Show::Bar,
-            false => Show::Lines,
-        }
-    }
-}
-
 /// What was found, read and cached so far.
 struct Tally {
     show: Show,
@@ -253,17 +232,7 @@ struct Failures {
 
 impl Tally {
     fn new(show: Show) -> Tally {
-        let target = match show {
-            Show::Bar => ProgressDrawTarget::stderr(),
-            Show::Lines | Show::Nothing => ProgressDrawTarget::hidden(),
-        };
-        let bar = ProgressBar::with_draw_target(Some(0), target);
-        let form =
-            "{wide_bar} {msg}, {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
-        bar.set_style(ProgressStyle::with_template(form).expect("the template is right"));
-        if show == Show::Bar {
-            bar.enable_steady_tick(Duration::from_millis(200));
-        }
+        let bar = progress::bar(show);
         Tally {
             show,
             bar,
@@ -317,9 +286,10 @@ impl Tally {
     }
 
     fn end(self, cache_bytes_max: u64) -> Result<(), Failure> {
-        self.bar.finish_and_clear();
+        let read = self.bar.position();
+        self.bar.finish_and_clear(); // which sets it to its end
         let (found, bytes) = (self.files_found.into_inner(), self.bytes_found.into_inner());
-        let (files_read, read) = (self.files_read.into_inner(), self.bar.position());
+        let files_read = self.files_read.into_inner();
         let failures = self.failures.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
         if self.show != Show::Nothing {
             let known = found.saturating_sub(files_read).saturating_sub(failures.count);
@@ -343,17 +313,6 @@ impl Tally {
         let more = if more > 0 { format!(" ({more} more than are named above)") } else { String::new() };
         Err(Failure::new(format_args!("{} of {found} files are not cached{more}", failures.count)))
     }
-}
-
-/// `1.00 GiB of 4.00 GiB, 256.00 MiB/s, 12 seconds left`.
-fn pace(read: u64, all: u64, elapsed: Duration) -> String {
-    let rate = read as f64 / elapsed.as_secs_f64().max(0.001);
-    let mut line = format!("{} of {}, {}/s", BinaryBytes(read), BinaryBytes(all), BinaryBytes(rate as u64));
-    if rate >= 1.0 {
-        let left = Duration::from_secs_f64(all.saturating_sub(read) as f64 / rate);
-        line.push_str(&format!(", {} left", HumanDuration(left)));
-    }
-    line
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -456,13 +415,10 @@ mod tests {
     }
 
     #[test]
-    fn what_the_mount_says_and_what_is_shown() {
+    fn what_the_mount_says() {
         assert_eq!(Cached::parse(b"5/12"), Some(Cached { bytes: 5, of: 12 }));
         for wrong in [&b""[..], b"5", b"5/", b"/5", b"a/b", b"-1/5", b"\xff/1"] {
             assert_eq!(Cached::parse(wrong), None, "{wrong:?}");
         }
-        let line = pace(1 << 30, 4 << 30, Duration::from_secs(4));
-        assert_eq!(line, "1.00 GiB of 4.00 GiB, 256.00 MiB/s, 12 seconds left");
-        assert_eq!(pace(0, 1024, Duration::from_secs(4)), "0 B of 1.00 KiB, 0 B/s");
     }
 }

@@ -4,7 +4,6 @@
 
 mod support;
 
-use pailfs::error::Error;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use support::House;
@@ -188,4 +187,197 @@ async fn random_writes_agree_with_a_model() {
     for seed in seeds {
         run(seed).await;
     }
+}
+
+/// A file of this length, all of it in S3.
+async fn stored(len: usize) -> (House, Vec<u8>) {
+    let house = House::new();
+    let data = pattern(1, len);
+    house.fake.put("file", data.clone());
+    (house, data)
+}
+
+#[tokio::test]
+async fn a_small_change_in_a_large_object_sends_one_part() {
+    let (house, mut data) = stored(20 * MIB).await;
+    let fh = house.open("file", libc::O_WRONLY).await.unwrap();
+    house.write(fh, 12_000_000, &[7; 1024]).await.unwrap();
+    data[12_000_000..12_001_024].fill(7);
+    house.close(fh).await.unwrap();
+    assert_same_bytes(&house.fake.data("file"), &data, "file");
+    let count = |operation| house.fake.count(operation);
+    assert_eq!((count("UploadPart"), count("UploadPartCopy"), count("PutObject")), (1, 2, 0));
+    assert_eq!(count("GetObject"), 1, "what the part lacks");
+}
+
+#[tokio::test]
+async fn a_header_that_is_written_over_at_the_end_sends_the_first_part_again() {
+    let house = House::new();
+    let mut data = pattern(2, 42 * MIB);
+    let fh = house.create("film", libc::O_WRONLY).await.unwrap();
+    for (n, piece) in data.chunks(MIB).enumerate() {
+        house.write(fh, (n * MIB) as u64, piece).await.unwrap();
+    }
+    house.write(fh, 4, b"length").await.unwrap();
+    data[4..10].copy_from_slice(b"length");
+    house.write(fh, data.len() as u64, b"index").await.unwrap();
+    data.extend(b"index");
+    house.close(fh).await.unwrap();
+    assert_same_bytes(&house.fake.data("film"), &data, "film");
+    assert_eq!(house.fake.count("UploadPart"), 10, "nine, and the first again");
+}
+
+#[tokio::test]
+async fn a_stream_that_may_be_read_stays_readable_and_can_be_changed() {
+    let house = House::new();
+    let mut data = pattern(3, 42 * MIB);
+    let fh = house.create("pack", libc::O_RDWR).await.unwrap();
+    for (n, piece) in data.chunks(MIB).enumerate() {
+        house.write(fh, (n * MIB) as u64, piece).await.unwrap();
+    }
+    for at in (0..data.len()).step_by(MIB / 2) {
+        let got = house.read(fh, at as u64, 1000).await.unwrap();
+        assert_same_bytes(&got, &data[at..at + 1000], "a part that was sent");
+    }
+    assert_eq!(house.fake.keys(), [""; 0], "nobody sees half of it");
+    house.write(fh, 33_000_000, b"in the middle").await.unwrap();
+    data[33_000_000..33_000_013].copy_from_slice(b"in the middle");
+    house.close(fh).await.unwrap();
+    assert_same_bytes(&house.fake.data("pack"), &data, "pack");
+    assert_eq!(house.fs.held().staged_bytes, 0);
+}
+
+#[tokio::test]
+async fn what_was_sent_and_let_go_is_refused_and_all_else_is_published() {
+    let house = House::new();
+    let mut data = pattern(4, 42 * MIB);
+    let fh = house.create("file", libc::O_WRONLY).await.unwrap();
+    for (n, piece) in data.chunks(MIB).enumerate() {
+        house.write(fh, (n * MIB) as u64, piece).await.unwrap();
+    }
+    assert_eq!(errno(house.write(fh, 33_000_000, b"x").await), libc::EOPNOTSUPP);
+    let reader = house.open("file", libc::O_RDONLY).await.unwrap();
+    assert_eq!(errno(house.read(reader, 33_000_000, 1).await), libc::EOPNOTSUPP);
+    assert_same_bytes(&house.read(reader, 0, 100).await.unwrap(), &data[..100], "the first part is kept");
+    house.write(fh, data.len() as u64, b"end").await.unwrap();
+    data.extend(b"end");
+    house.close(fh).await.unwrap();
+    house.close(reader).await.unwrap();
+    assert_same_bytes(&house.fake.data("file"), &data, "file");
+}
+
+#[tokio::test]
+async fn a_change_that_another_host_overtook_is_estale() {
+    for len in [1000, 12 * MIB] {
+        let (house, _) = stored(len).await;
+        let fh = house.open("file", libc::O_WRONLY).await.unwrap();
+        house.write(fh, 10, b"mine").await.unwrap();
+        house.fake.put("file", "theirs");
+        assert_eq!(errno(house.close(fh).await), libc::ESTALE, "{len}");
+        assert_eq!(house.fake.data("file"), "theirs");
+        assert_eq!(house.fake.uploads(), [], "{len}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_staging_directory_is_enospc_and_what_was_written_is_published() {
+    let house = House::with(|config| config.staging.bytes_max = 64 << 20);
+    let fh = house.create("file", libc::O_RDWR).await.unwrap();
+    let piece = pattern(5, MIB);
+    let mut written = Vec::new();
+    let full = loop {
+        let at = (2 * written.len() + 1) * MIB;
+        match house.write(fh, at as u64, &piece).await {
+            Ok(()) => written.push(at),
+            Err(e) => break e.errno(),
+        }
+    };
+    assert_eq!((full, written.len()), (libc::ENOSPC, 64), "as much as --staging-size");
+    house.close(fh).await.unwrap();
+    let stored = house.fake.data("file");
+    assert_eq!(stored.len(), written[63] + MIB);
+    for at in written {
+        assert_same_bytes(&stored[at..at + MIB], &piece, "what was acknowledged");
+        assert!(stored[at - MIB..at].iter().all(|byte| *byte == 0), "a hole");
+    }
+    assert_eq!(house.fs.held().staged_bytes, 0);
+}
+
+#[tokio::test]
+async fn appends_of_several_handles_land_one_after_the_other() {
+    let house = House::new();
+    house.fake.put("log", "begin\n");
+    let flags = libc::O_WRONLY | libc::O_APPEND;
+    let handles = [house.open("log", flags).await.unwrap(), house.open("log", flags).await.unwrap()];
+    let mut expected = "begin\n".to_string();
+    for n in 0..50 {
+        let line = format!("line {n}\n");
+        // The offset is what the kernel believed the end to be.
+        house.fs.write(handles[n % 2], 6, line.as_bytes(), true).await.unwrap();
+        expected.push_str(&line);
+    }
+    for fh in handles {
+        house.close(fh).await.unwrap();
+    }
+    assert_eq!(house.fake.data("log"), expected);
+}
+
+#[tokio::test]
+async fn a_copy_within_the_mount_is_made_by_the_server() {
+    let (house, data) = stored(20 * MIB).await;
+    let from = house.open("file", libc::O_RDONLY).await.unwrap();
+    let to = house.create("copy", libc::O_WRONLY).await.unwrap();
+    let copied = house.fs.copy_file_range((from, 0), (to, 0), 1 << 30).await.unwrap();
+    assert_eq!(copied, data.len() as u64);
+    assert_eq!(house.fs.copy_file_range((from, copied), (to, copied), 1 << 30).await.unwrap(), 0, "the end");
+    house.close(to).await.unwrap();
+    assert_same_bytes(&house.fake.data("copy"), &data, "copy");
+    let count = |operation| house.fake.count(operation);
+    let moved = (count("UploadPartCopy"), count("UploadPart"), count("PutObject"), count("GetObject"));
+    assert_eq!(moved, (1, 0, 0, 0));
+
+    let to = house.create("stale", libc::O_WRONLY).await.unwrap();
+    house.fs.copy_file_range((from, 0), (to, 0), 1 << 30).await.unwrap();
+    house.fake.put("file", "another");
+    assert_eq!(errno(house.close(to).await), libc::ESTALE, "what is copied is what was seen");
+    house.close(from).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_unlinked_file_stays_as_long_as_it_is_open() {
+    let (house, mut data) = stored(2 * MIB).await;
+    let reader = house.open("file", libc::O_RDONLY).await.unwrap();
+    let writer = house.open("file", libc::O_RDWR).await.unwrap();
+    house.unlink("file").await.unwrap();
+    assert_eq!(house.names("").await, [""; 0]);
+    assert_eq!(errno(house.enter("file").await), libc::ENOENT);
+    house.write(writer, 5, b"changed").await.unwrap();
+    data[5..12].copy_from_slice(b"changed");
+    for fh in [reader, writer] {
+        assert_same_bytes(&house.read(fh, 0, 3 * MIB).await.unwrap(), &data, "unlinked");
+    }
+    house.close(writer).await.unwrap();
+    assert_eq!(house.keys_settled().await, ["file"], "the reader needs it");
+    house.close(reader).await.unwrap();
+    assert_eq!(house.keys_settled().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_takes_the_name_of_an_unlinked_open_file_stays() {
+    let (house, data) = stored(1000).await;
+    house.fake.put("dir/open", "x");
+    let old = house.open("file", libc::O_RDONLY).await.unwrap();
+    assert_same_bytes(&house.read(old, 0, 100).await.unwrap(), &data[..100], "before");
+    house.unlink("file").await.unwrap();
+    house.make("file", b"new").await.unwrap();
+    house.close(old).await.unwrap();
+    assert_eq!(house.keys_settled().await, ["dir/open", "file"]);
+    assert_eq!(house.fake.data("file"), "new");
+
+    let open = house.open("dir/open", libc::O_RDONLY).await.unwrap();
+    house.unlink("dir/open").await.unwrap();
+    house.rmdir("dir").await.unwrap();
+    assert_eq!(house.keys_settled().await, ["file"], "its directory takes it along");
+    assert_eq!(errno(house.read(open, 0, 1).await), libc::ESTALE);
+    house.close(open).await.unwrap();
 }

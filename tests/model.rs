@@ -46,6 +46,10 @@ struct Node {
     /// Handles that wrote, and so share a writer.
     writers: usize,
     dirty: bool,
+    /// The path it was unlinked from: its object stays there as long as a handle is open.
+    was: Option<String>,
+    /// Its object is gone nevertheless: replaced, or removed with its directory.
+    lost: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -106,10 +110,19 @@ impl Model {
 
     fn commit(&mut self, node: usize) {
         let node = &mut self.nodes[node];
-        if node.dirty && node.path.is_some() {
+        if node.dirty
+            && let Some(path) = node.path.clone()
+        {
             node.published = Some(node.content.clone());
             node.dirty = false;
+            self.lose(|was| was == path);
         }
+    }
+
+    /// What unlinked files left at these paths is gone.
+    fn lose(&mut self, gone: impl Fn(&str) -> bool) {
+        let nodes = self.nodes.iter_mut();
+        nodes.filter(|node| node.was.as_deref().is_some_and(&gone)).for_each(|node| node.lost = true);
     }
 }
 
@@ -265,7 +278,7 @@ impl Run {
     async fn write(&mut self) -> String {
         let Some(at) = self.handle(|run, open| {
             let node = &run.model.nodes[open.node];
-            open.writable && (node.path.is_some() || node.writers > 0)
+            open.writable && !node.lost
         }) else {
             return self.open_or_create().await;
         };
@@ -370,6 +383,7 @@ impl Run {
         let said = format!("rmdir {path:?}");
         assert_eq!(answer(self.house.rmdir(&path).await), expected, "{said}");
         if expected.is_ok() {
+            self.model.lose(|was| was.starts_with(&format!("{path}/")));
             self.model.dirs.remove(&path);
         }
         said
@@ -388,6 +402,13 @@ impl Run {
         if let Ok(node) = expected {
             self.model.files.remove(&path);
             self.model.nodes[node].path = None;
+            self.model.nodes[node].was = Some(path);
+            // Its handles share a writer from now on.
+            for at in 0..self.open.len() {
+                if self.open[at].node == node {
+                    self.wrote(at);
+                }
+            }
         }
         said
     }
@@ -403,7 +424,9 @@ impl Run {
             let node = self.model.files.remove(&from).expect("it was renamed");
             if let Some(replaced) = self.model.files.insert(to.clone(), node) {
                 self.model.nodes[replaced].path = None;
+                self.model.nodes[replaced].lost = true;
             }
+            self.model.lose(|was| was == to);
             self.model.nodes[node].path = Some(to);
         }
         said
@@ -453,12 +476,7 @@ impl Run {
 
     /// A range, through a handle that has been open for a while.
     async fn read(&mut self) -> String {
-        let Some(at) = self.handle(|run, open| {
-            let node = &run.model.nodes[open.node];
-            node.path.is_some() || node.writers > 0
-        }) else {
-            return self.mkdir().await;
-        };
+        let Some(at) = self.handle(|_, _| true) else { return self.mkdir().await };
         let Open { fh, node, .. } = self.open[at];
         let node = &self.model.nodes[node];
         let from = self.random.random_range(0..node.content.len() + 10);
@@ -470,12 +488,10 @@ impl Run {
                 let want = &node.content[begin..node.content.len().min(from + len)];
                 assert_same_bytes(&got, want, &said);
             }
-            // Parts that were sent cannot be read before the file is closed, and what S3 alone had of a
-            // removed file is gone.
+            // What S3 alone had of it is gone.
             Err(e) => {
-                assert!(node.writers > 0 && node.content.len() > PART_BYTES, "{said}: {e}");
-                let gone = node.path.is_none() && e.errno() == libc::ENOENT;
-                assert!(gone || e.errno() == libc::EOPNOTSUPP, "{said}: {e}");
+                assert!(node.lost, "{said}: {e}");
+                assert!([libc::ESTALE, libc::ENOENT].contains(&e.errno()), "{said}: {e}");
             }
         }
         said
@@ -523,9 +539,13 @@ impl Run {
     /// S3 holds what was published, and nothing else.
     fn compare_objects(&self) {
         let mut keys: BTreeSet<String> = self.house.fake.keys().into_iter().collect();
+        let open = self.open.iter().map(|open| &self.model.nodes[open.node]);
+        let orphans: BTreeSet<&String> =
+            open.filter(|node| !node.lost).filter_map(|node| node.was.as_ref()).collect();
         for (path, node) in &self.model.files {
             let Some(published) = &self.model.nodes[*node].published else {
-                assert!(!keys.contains(path), "{path:?} is in S3 before it was closed");
+                let orphan = orphans.contains(path);
+                assert!(orphan || !keys.contains(path), "{path:?} is in S3 before it was closed");
                 continue;
             };
             assert!(keys.remove(path), "{path:?} is not in S3");
@@ -538,6 +558,7 @@ impl Run {
             assert!(below || local, "{dir:?} has neither marker nor contents in S3");
             keys.remove(&marker);
         }
+        keys.retain(|key| !orphans.contains(key));
         assert!(keys.is_empty(), "S3 also holds {keys:?}");
     }
 }

@@ -90,6 +90,8 @@ pub struct Wire {
     service: &'static str,
     judge: Judge,
     request_timeout: Duration,
+    /// Every request to the bucket carries these.
+    standing: HeaderMap,
     tokens: RetryTokens,
     hedges: Hedges,
     /// Where requests go. std's lock: never held across an await.
@@ -128,11 +130,17 @@ impl Wire {
             service,
             judge,
             request_timeout,
+            standing: HeaderMap::new(),
             tokens: RetryTokens::default(),
             hedges: Hedges::default(),
             region: RwLock::new(Arc::from(region.unwrap_or(REGION_UNKNOWN))),
             skew_seconds: AtomicI64::new(0),
         }
+    }
+
+    /// From now on every request to the bucket carries these headers, too.
+    pub fn carrying(self, standing: HeaderMap) -> Wire {
+        Wire { standing, ..self }
     }
 
     /// What sends to another bucket, or none, of the same service, with the same keys over the same connections.
@@ -144,6 +152,7 @@ impl Wire {
             service: self.service,
             judge: self.judge,
             request_timeout: self.request_timeout,
+            standing: self.standing.clone(),
             tokens: RetryTokens::default(),
             hedges: Hedges::default(),
             region: RwLock::new(self.region()),
@@ -303,6 +312,9 @@ impl Wire {
         let location = self.endpoint.locate(&used.region, call.key).map_err(|e| refused(&e))?;
         let query = encoded_query(&call.query);
         let mut headers = call.headers.clone();
+        if !self.endpoint.bucket().is_empty() {
+            headers.extend(self.standing.clone());
+        }
         if let Some(keys) = &used.keys {
             let (scope, target) = self.signing(&used, call, &location, &query);
             sign::sign_headers(signing_keys(keys), scope, target, &mut headers, &call.payload_hash)

@@ -1,7 +1,8 @@
 //! The command line: which command was meant, and what its exit status is.
 //!
 //! Owns: [`run`], the subcommands, and the forms that mount(8) uses.
-//! Exit status: 0 done; 1 it failed, one line on stderr says why; 2 the command line itself is wrong.
+//! Exit status: 0 done; 1 it failed, one line on stderr says why; 2 the command line itself is wrong; 255 what
+//! `pailfs s3 wait` waited for did not come.
 //! Invariant: no thread is started before a command's own code decides to.
 //! Must never know: how a mount works.
 
@@ -10,6 +11,7 @@ mod options;
 mod recover;
 mod refresh;
 mod resolve;
+mod s3;
 mod umount;
 mod warm;
 
@@ -36,6 +38,8 @@ enum Command {
     Warm(warm::WarmArgs),
     Refresh(refresh::RefreshArgs),
     Recover(Box<recover::RecoverArgs>),
+    #[command(subcommand)]
+    S3(Box<s3::S3Command>),
 }
 
 const EXAMPLES: &str = "\
@@ -45,6 +49,7 @@ Examples:
   pailfs warm /mnt/data/models           fill the disk cache of a mount
   pailfs refresh /mnt/data/new           see what other hosts changed there, at once
   pailfs recover my-bucket               see what could not be sent, send it, or write it elsewhere
+  pailfs s3 tags get /mnt/data/report    what S3 has beside files: tags, ACLs, versions, ...
   pailfs mount --help                    every option, and more examples";
 
 /// Runs the command that `args` (with the program's name first) ask for.
@@ -61,6 +66,10 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
             eprintln!("pailfs: {failure}");
             ExitCode::FAILURE
         }
+        Err(Ending::InVain(failure)) => {
+            eprintln!("pailfs: {failure}");
+            ExitCode::from(255)
+        }
     }
 }
 
@@ -69,6 +78,8 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
 enum Ending {
     Usage(clap::Error),
     Failed(Failure),
+    /// What was waited for did not come.
+    InVain(Failure),
 }
 
 impl From<clap::Error> for Ending {
@@ -101,6 +112,7 @@ fn run_command(args: &[OsString]) -> Result<(), Ending> {
         Command::Warm(args) => Ok(warm::run(&args)?),
         Command::Refresh(args) => Ok(refresh::run(&args)?),
         Command::Recover(args) => Ok(recover::run(&args)?),
+        Command::S3(command) => s3::run(&command),
     }
 }
 
@@ -115,7 +127,7 @@ fn is_mount_helper(args: &[OsString]) -> bool {
     let Some(first) = rest.first().map(|a| a.to_string_lossy()) else {
         return false;
     };
-    let commands = ["mount", "umount", "warm", "refresh", "recover", "help"];
+    let commands = ["mount", "umount", "warm", "refresh", "recover", "s3", "help"];
     if commands.contains(&first.as_ref()) {
         return false;
     }

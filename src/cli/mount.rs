@@ -94,6 +94,48 @@ pub(super) struct S3Args {
     /// Else: AWS_CA_BUNDLE, then ca_bundle of the profile.
     #[arg(long, value_name = "FILE")]
     pub ca_bundle: Option<PathBuf>,
+    #[command(flatten)]
+    pub requests: RequestArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What requests and new objects carry")]
+pub(super) struct RequestArgs {
+    /// Pay for the requests, of a bucket whose owner does not
+    #[arg(long)]
+    pub requester_pays: bool,
+    /// Refuse to work with a bucket that is not this account's
+    #[arg(long, value_name = "ACCOUNT")]
+    pub expected_bucket_owner: Option<String>,
+    /// How S3 encrypts new objects [default: as the bucket does]
+    #[arg(long)]
+    pub sse: Option<Sse>,
+    /// Key of --sse kms [default: the account's for S3]
+    #[arg(long, value_name = "KEY", requires = "sse")]
+    pub sse_kms_key_id: Option<String>,
+    /// Encryption context of --sse kms: a JSON object of strings
+    #[arg(long, value_name = "JSON", requires = "sse")]
+    pub sse_kms_context: Option<String>,
+    /// File with one's own key (SSE-C): 32 bytes, as they are or in base64
+    ///
+    /// It is sent with every request that reads, writes or copies an object; S3 keeps none, so without the file
+    /// nobody reads the objects again. Objects that are encrypted otherwise cannot be read while it is given.
+    #[arg(long, value_name = "FILE", conflicts_with = "sse")]
+    pub sse_c_key_file: Option<PathBuf>,
+    /// Canned ACL of new objects: bucket-owner-full-control, public-read, ...
+    #[arg(long, value_name = "NAME")]
+    pub acl: Option<String>,
+    /// Storage class of new objects [default: STANDARD]
+    #[arg(long, value_name = "CLASS")]
+    pub storage_class: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Sse {
+    /// With keys of S3's own
+    S3,
+    /// With a key of AWS KMS
+    Kms,
 }
 
 #[derive(Debug, Args)]
@@ -369,7 +411,7 @@ fn mode(text: &str) -> Result<u16, String> {
     }
 }
 
-fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Result<u64, String> {
     let parsed = text.parse::<bytesize::ByteSize>();
     let negative = text.trim_start().starts_with('-');
     match parsed {

@@ -14,12 +14,12 @@ use aws_runtime::env_config::section::EnvConfigSections;
 use aws_types::os_shim_internal::{Env, Fs};
 
 use crate::config::{
-    Addressing, AttributesConfig, Config, DiskCacheConfig, LIST_PAGE_KEYS_MAX, PayloadSigning, S3Config,
-    StagingConfig,
+    Addressing, AttributesConfig, Config, DiskCacheConfig, Encryption, LIST_PAGE_KEYS_MAX, PayloadSigning,
+    RequestOptions, S3Config, StagingConfig,
 };
 use crate::failure::Failure;
 
-use super::mount::{CacheArgs, MountArgs, S3Args, StagingArgs};
+use super::mount::{CacheArgs, MountArgs, RequestArgs, S3Args, Sse, StagingArgs};
 
 const METADATA_TTL: Duration = Duration::from_secs(1);
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -97,6 +97,7 @@ pub(super) fn bucket(source: &str) -> Result<(String, String), Failure> {
     Ok((name.to_owned(), format!("{prefix}{slash}")))
 }
 
+/// What the S3 client needs to know, not yet checked.
 pub(super) fn s3(
     bucket: String,
     args: &S3Args,
@@ -122,6 +123,27 @@ pub(super) fn s3(
         request_timeout,
         ca_bundle: ca_bundle.as_deref().map(readable).transpose()?,
         list_page_keys: LIST_PAGE_KEYS_MAX,
+        requests: requests(&args.requests)?,
+    })
+}
+
+/// What requests carry besides what they ask.
+pub(super) fn requests(args: &RequestArgs) -> Result<RequestOptions, Failure> {
+    let encryption = match (&args.sse_c_key_file, args.sse) {
+        (Some(key_file), _) => Some(Encryption::Customer { key_file: absolute(key_file)? }),
+        (None, Some(Sse::S3)) => Some(Encryption::S3),
+        (None, Some(Sse::Kms)) => Some(Encryption::Kms {
+            key_id: args.sse_kms_key_id.clone(),
+            context: args.sse_kms_context.clone(),
+        }),
+        (None, None) => None,
+    };
+    Ok(RequestOptions {
+        requester_pays: args.requester_pays,
+        expected_bucket_owner: args.expected_bucket_owner.clone(),
+        encryption,
+        acl: args.acl.clone(),
+        storage_class: args.storage_class.clone(),
     })
 }
 

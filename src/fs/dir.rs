@@ -305,7 +305,7 @@ impl Filesystem {
         }
         let head = self.client.head_object(&source).await?;
         let (source_etag, info) = (head.etag.clone(), self.namespace.info_of(&head));
-        self.deletes.settled(&target).await;
+        self.settle_name(&target).await;
         let etag = self.copy(&source, head, &target).await?;
         self.deletes.remove(self.doomed(parent, source)?).await?;
         // A handle that has written may be open still, all of it flushed.

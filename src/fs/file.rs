@@ -19,7 +19,7 @@ use lru::LruCache;
 use super::backing::Backing;
 use super::handles::FileHandle;
 use super::keep::Maker;
-use super::{Attr, Filesystem, new_name};
+use super::{Attr, Filesystem, descriptors, new_name};
 use crate::attr::{Attributes, Kind};
 use crate::error::{Error, S3ErrorKind};
 use crate::key::{self, VersionId};
@@ -225,9 +225,10 @@ impl Filesystem {
     }
 
     /// `metadata`: what a new object carries; one that goes on from another carries what that did.
-    fn new_writer(&self, key: String, start: Start, metadata: Vec<(String, String)>) -> Writer {
-        let content_type = self.config.content_type.clone().or_else(|| content_type_of(&key));
-        let headers = ObjectHeaders { content_type, metadata, ..ObjectHeaders::default() };
+    pub(super) fn new_writer(&self, key: String, start: Start, metadata: Vec<(String, String)>) -> Writer {
+        let content_type = self.config.content_type.clone().or_else(|| key::content_type_of(&key));
+        let storage_class = self.config.s3.requests.storage_class.clone();
+        let headers = ObjectHeaders { content_type, storage_class, metadata, ..ObjectHeaders::default() };
         Writer::new(self.writes.clone(), key, headers, self.namespace.keeps_attributes(), start)
     }
 
@@ -235,7 +236,7 @@ impl Filesystem {
     pub async fn read(&self, fh: u64, offset: u64, len: usize) -> Result<Vec<Bytes>, Error> {
         let handle = self.handles.file(fh)?;
         let frames = match self.handles.writer(handle.ino) {
-            Some(writer) => self.read_written(&writer, offset, len).await?,
+            Some(writer) => self.read_written(&handle, &writer, offset, len).await?,
             None => self.read_object(&handle, offset, len).await?,
         };
         if !handle.answered.swap(true, Ordering::AcqRel) && handle.paged.load(Ordering::Acquire) {
@@ -305,8 +306,9 @@ impl Filesystem {
     }
 
     /// Reads a file that is being written: what was written is seen before it is published.
-    pub(super) async fn read_written(
+    async fn read_written(
         &self,
+        handle: &FileHandle,
         writer: &Writer,
         offset: u64,
         len: usize,
@@ -329,7 +331,7 @@ impl Filesystem {
                     }
                     Piece::Object(object, range) => (object, range),
                 };
-                match self.read_range(&object, range.clone()).await {
+                match self.read_range(handle, &object, range.clone()).await {
                     Ok(read) => {
                         at += range.end - range.start;
                         frames.extend(read);
@@ -347,10 +349,33 @@ impl Filesystem {
         Ok(frames)
     }
 
-    async fn read_range(&self, object: &Object, range: Range<u64>) -> Result<Vec<Bytes>, Error> {
+    async fn read_range(
+        &self,
+        handle: &FileHandle,
+        object: &Object,
+        range: Range<u64>,
+    ) -> Result<Vec<Bytes>, Error> {
+        let reader = {
+            let mut own = handle.reader();
+            let here = |reader: &&Arc<Reader>| {
+                reader.version.etag == object.etag && reader.version.key == object.key
+            };
+            match own.as_ref().filter(here) {
+                Some(reader) => reader.clone(),
+                None => {
+                    let version = Version::new(object.key.clone(), object.etag.clone(), object.size);
+                    let reader = Arc::new(self.reads.reader(version));
+                    // What the kernel has pages of is fixed.
+                    if !handle.paged.load(Ordering::Acquire) {
+                        *own = Some(reader.clone());
+                    }
+                    reader
+                }
+            }
+        };
         let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-        let version = Version::new(object.key.clone(), object.etag.clone(), object.size);
-        self.reads.read(&self.reads.reader(version), range.start, len).await
+        self.reads.note(&reader, range.start, len);
+        self.reads.read(&reader, range.start, len).await
     }
 
     /// `write(2)` where it needs no wait; false where it does.
@@ -383,9 +408,14 @@ impl Filesystem {
         }
     }
 
+    /// The handle, through which the file is about to be changed.
     pub(super) fn writable_handle(&self, fh: u64) -> Result<Arc<FileHandle>, Error> {
         let handle = self.handles.file(fh)?;
-        if handle.writable { Ok(handle) } else { Err(Error::BadHandle) }
+        if !handle.writable {
+            return Err(Error::BadHandle);
+        }
+        handle.changes.store(true, Ordering::Release);
+        Ok(handle)
     }
 
     /// The file's writer; where there is none, one that goes on from what S3 has.
@@ -400,8 +430,19 @@ impl Filesystem {
         Ok(self.handles.writer_for(handle, || self.new_writer(key, Start::From(base), Vec::new())))
     }
 
-    /// `close(2)` of a descriptor: when this has answered, S3 has what was written through its handle,
-    /// whole. One that only read publishes nothing: another may be in the middle of its writing.
+    /// `close(2)` of a descriptor by the process `pid`: as [`Filesystem::flush`], but that a handle that made or cut the
+    /// file, and wrote nothing yet, publishes nothing as long as the process has another to write through.
+    pub async fn flush_by(&self, pid: u32, fh: u64) -> Result<(), Error> {
+        let handle = self.handles.file(fh)?;
+        let unchanged = handle.has_written() && !handle.changes.load(Ordering::Acquire);
+        if unchanged && descriptors::holds_another(pid, handle.ino).await {
+            return Ok(());
+        }
+        self.flush(fh).await
+    }
+
+    /// When this has answered, S3 has what was written through the handle, whole. One that only read publishes
+    /// nothing: another may be in the middle of its writing.
     pub async fn flush(&self, fh: u64) -> Result<(), Error> {
         let handle = self.handles.file(fh)?;
         let reader = handle.reader().clone();
@@ -423,7 +464,7 @@ impl Filesystem {
     pub(super) async fn commit(&self, ino: u64, writer: &Writer) -> Result<(), Error> {
         // What had this name before may be on its way out, and must not take the new object along.
         if let Ok(key) = self.namespace.key(ino) {
-            self.deletes.settled(&key).await;
+            self.settle_name(&key).await;
         }
         self.stamp(ino, writer).await?;
         if let Some(published) = writer.commit().await? {
@@ -459,6 +500,7 @@ impl Filesystem {
                     self.versions.doubt(ino);
                 }
                 writer.abandon().await;
+                self.bury(ino).await;
             }
         }
         self.namespace.unpin(ino);
@@ -468,9 +510,4 @@ impl Filesystem {
 /// The object is not the one the handle began with.
 fn is_other_version(e: &Error) -> bool {
     matches!(e.s3_kind(), Some(S3ErrorKind::PreconditionFailed | S3ErrorKind::NoSuchKey))
-}
-
-/// By the name's extension; none: S3's own default.
-fn content_type_of(key: &str) -> Option<String> {
-    mime_guess::from_path(key).first_raw().map(str::to_owned)
 }

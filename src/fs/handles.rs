@@ -46,6 +46,8 @@ pub(super) struct FileHandle {
     pub paged: AtomicBool,
     /// Opened with O_DIRECT: where there is a disk cache, waits until that has taken what is read.
     pub fills_disk: bool,
+    /// Whether anything was, or is about to be, changed through it.
+    pub changes: AtomicBool,
     /// Whether this handle is counted among its inode's writers.
     wrote: AtomicBool,
     /// Whether it is counted by [`Backings`].
@@ -69,6 +71,7 @@ impl FileHandle {
             reader: Mutex::default(),
             answered: AtomicBool::new(false),
             paged: AtomicBool::new(false),
+            changes: AtomicBool::new(false),
             wrote: AtomicBool::new(false),
             entered: AtomicBool::new(false),
         }
@@ -176,6 +179,18 @@ impl Handles {
         let mut tables = self.lock();
         let slot = tables.writers.entry(handle.ino).or_insert_with(|| (Arc::new(make()), 0));
         handle.count_among(slot)
+    }
+
+    /// The file's writer, made by `make` if there is none, that all its handles go through from now on: whatever they do,
+    /// they count among those that wrote. None where no handle is open.
+    pub fn writer_for_all(&self, ino: u64, make: impl FnOnce() -> Writer) -> Option<Arc<Writer>> {
+        let mut tables = self.lock();
+        let Tables { files, writers, .. } = &mut *tables;
+        let mut of_file = files.values().filter(|handle| handle.ino == ino).peekable();
+        of_file.peek()?;
+        let slot = writers.entry(ino).or_insert_with(|| (Arc::new(make()), 0));
+        of_file.for_each(|handle| drop(handle.count_among(slot)));
+        Some(slot.0.clone())
     }
 
     /// The file's writer, if it has one; the handle is counted among those that wrote.

@@ -7,12 +7,14 @@
 mod ahead;
 mod backing;
 mod copies;
+mod descriptors;
 mod dir;
 mod edit;
 mod file;
 mod handles;
 mod keep;
 mod meta;
+mod orphans;
 mod refresh;
 mod s3_xattr;
 mod special;
@@ -52,9 +54,10 @@ use handles::Handles;
 use keep::Keeping;
 pub use keep::Maker;
 pub use meta::{SetAttr, SetTime};
+use orphans::Orphans;
 pub use refresh::{Kernel, REFRESH};
 use unlink::Failed;
-pub use xattr::CACHED;
+pub use xattr::{CACHED, S3};
 
 /// What `stat` shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +91,7 @@ pub struct Filesystem {
     writes: Arc<Writes>,
     deletes: Arc<Deletes>,
     failed_removals: Failed,
+    orphans: Orphans,
     handles: Handles,
     backings: Backings,
     ahead: Ahead,
@@ -121,6 +125,7 @@ impl Filesystem {
             writes: Arc::new(writes),
             deletes: Deletes::new(client.clone(), runtime.clone()),
             failed_removals: Failed::new(),
+            orphans: Orphans::default(),
             cache,
             disk,
             handles: Handles::default(),
@@ -192,6 +197,8 @@ impl Filesystem {
         for (_, writer) in self.handles.writers() {
             writer.abandon().await;
         }
+        self.bury_below("").await;
+        self.deletes.settle_all().await;
     }
 
     /// The most object bytes ever held at once, of `--memory`.

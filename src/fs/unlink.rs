@@ -10,11 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use lru::LruCache;
 
+use super::orphans::Orphan;
 use super::{Filesystem, old_name};
 use crate::error::Error;
 use crate::key::{self, ROOT_INO};
 use crate::namespace::{FileInfo, Node};
 use crate::write::deletes::Doomed;
+use crate::write::{Committed, Start};
 
 /// Directories whose failures are remembered until their fsync, at most; the log has them all.
 const FAILED_MAX: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
@@ -50,16 +52,24 @@ impl Filesystem {
         self.check_writable()?;
         let name = old_name(name)?;
         let info = self.file_at(parent, name).await?;
-        // Only a file that is being written may be one that S3 has never seen.
-        let in_s3 = match self.writer_at(parent, name) {
-            Some(writer) => writer.unlink().await || !info.etag.is_empty(),
-            None => true,
-        };
-        if !in_s3 {
-            self.namespace.removed(parent, name);
-            return Ok(());
-        }
         let key = key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
+        let open = self.namespace.ino_of(parent, name).and_then(|ino| {
+            let base = Committed { etag: info.etag.clone(), size: info.size };
+            let writer = || self.new_writer(key.clone(), Start::From(base), Vec::new());
+            Some((ino, self.handles.writer_for_all(ino, writer)?))
+        });
+        if let Some((ino, writer)) = open {
+            if writer.unlink().await {
+                let doomed = self.hide(parent, name, Node::File(info), key.clone())?;
+                self.orphans.add(key, Orphan { ino, name: name.to_owned(), doomed });
+                return Ok(());
+            }
+            // Only a file that is being written may be one that S3 has never seen.
+            if info.etag.is_empty() {
+                self.namespace.removed(parent, name);
+                return Ok(());
+            }
+        }
         self.remove(parent, name, Node::File(info), key).await
     }
 
@@ -84,6 +94,7 @@ impl Filesystem {
         if self.namespace.has_local_names(&key) {
             return Err(Error::NotEmpty);
         }
+        self.bury_below(&key).await;
         if !self.deletes.empties(&key).await? {
             self.namespace.not_empty(&key);
             return Err(Error::NotEmpty);
@@ -94,12 +105,18 @@ impl Filesystem {
     /// Removes what stands at a name. The first of a burst is answered when S3 has answered; what follows is hidden,
     /// acknowledged and sent together.
     async fn remove(&self, parent: u64, name: &str, node: Node, key: String) -> Result<(), Error> {
-        let doomed = self.doomed(parent, key)?;
         if self.config.sync_unlink || !self.deletes.in_burst() {
-            self.deletes.remove(doomed).await?;
+            self.deletes.remove(self.doomed(parent, key)?).await?;
             self.namespace.removed(parent, name);
             return Ok(());
         }
+        self.deletes.remove_ahead(self.hide(parent, name, node, key)?).await;
+        Ok(())
+    }
+
+    /// The name is gone here; what is answered is to be removed. If S3 refuses that, the name is back.
+    fn hide(&self, parent: u64, name: &str, node: Node, key: String) -> Result<Doomed, Error> {
+        let doomed = self.doomed(parent, key)?;
         let (namespace, failed) = (self.namespace.clone(), self.failed_removals.clone());
         let copies = self.copies.clone();
         let (dir, name, then) = (doomed.dir.clone(), name.to_owned(), doomed.done);
@@ -116,8 +133,7 @@ impl Filesystem {
                 }
             }
         });
-        self.deletes.remove_ahead(Doomed { done, ..doomed }).await;
-        Ok(())
+        Ok(Doomed { done, ..doomed })
     }
 
     /// The removal of an entry's object, or of a directory's marker.

@@ -1,9 +1,9 @@
-//! Extended attributes: `pailfs.cached`, `user.NAME` and `s3.NAME`.
+//! Extended attributes: `pailfs.cached`, `pailfs.s3`, `user.NAME` and `s3.NAME`.
 //!
 //! Owns: which there are, and `user.NAME`, kept in the object's user metadata (`--attrs=meta`); `s3_xattr.rs` has the
 //! rest. Only `user.NAME` is listed, so that programs that copy attributes leave the others alone.
 //! Invariants: all of an object's metadata stay within what S3 takes; the metadata that say what a file is are no
-//! extended attributes, and cannot be set as such.
+//! extended attributes, and cannot be set as such; no secret is told.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -18,6 +18,9 @@ use crate::s3::ObjectHeaders;
 /// How much of a file is in the disk cache: `CACHED/SIZE`, in bytes. Of a directory: what the whole cache takes, and
 /// its cap.
 pub const CACHED: &str = "pailfs.cached";
+
+/// Where the mount's bucket is: its [`crate::config::S3Config`] as JSON, for `pailfs s3`.
+pub const S3: &str = "pailfs.s3";
 
 const USER: &[u8] = b"user.";
 
@@ -38,6 +41,11 @@ impl Filesystem {
     pub async fn getxattr(&self, ino: u64, name: &OsStr) -> Result<Vec<u8>, Error> {
         if name == CACHED {
             return self.cached(ino).await;
+        }
+        if name == S3 {
+            let mut config = self.config.s3.clone();
+            config.region = Some(self.client.region().to_string());
+            return serde_json::to_vec(&config).map_err(|e| Error::Io(format!("{S3}: {e}")));
         }
         if let Some(name) = s3_xattr::name(name) {
             return self.get_s3_xattr(ino, name).await;

@@ -368,10 +368,10 @@ impl fuser::Filesystem for Door {
         });
     }
 
-    fn flush(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        let fs = self.fs();
+    fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        let (fs, pid) = (self.fs(), req.pid());
         self.run(async move {
-            let done = fs.flush(fh.0).await;
+            let done = fs.flush_by(pid, fh.0).await;
             reply_empty(reply, done.map_err(|e| refuse(&fs, "flush", ino, None, &e)));
         });
     }

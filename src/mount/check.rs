@@ -173,7 +173,13 @@ mod tests {
     use super::*;
 
     fn mount(point: &str, fs_type: &str) -> Mount {
-        Mount { device: "0:1".into(), point: point.into(), fs_type: fs_type.into(), source: "src".into() }
+        Mount {
+            device: "0:1".into(),
+            point: point.into(),
+            fs_type: fs_type.into(),
+            source: "src".into(),
+            user_id: Some(0),
+        }
     }
 
     #[test]

@@ -125,6 +125,7 @@ impl S3Client {
         if_match: Option<&str>,
     ) -> R<Call<'a>> {
         let mut call = call_on("GetObject", Method::GET, Some(object));
+        call.headers.extend(self.inner.standing.content.clone());
         if let Some(Range { start, end }) = range {
             // Some servers read numbers past 2^63 as no range at all.
             let last = match end {

@@ -33,6 +33,7 @@ mod multipart;
 mod object;
 mod payload;
 mod presign;
+mod requests;
 mod types;
 mod versions;
 pub mod xml;
@@ -45,6 +46,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use self::payload::Protection;
+use self::requests::Standing;
 use self::xml::Element;
 use crate::aws::credentials::Credentials;
 use crate::aws::endpoint::Endpoint;
@@ -72,6 +74,7 @@ struct Inner {
     sign_requests: bool,
     payload_signing: PayloadSigning,
     list_page_keys: u32,
+    standing: Arc<Standing>,
     /// The server refused a checksum header and took the same request without.
     checksums_refused: AtomicBool,
     /// The server does not know DeleteObjects.
@@ -88,25 +91,27 @@ impl S3Client {
         let endpoint = endpoint(config).map_err(refused)?;
         let tls = endpoint.is_tls();
         let (ca_bundle, timeout) = (config.ca_bundle.clone(), config.request_timeout);
-        // Reads the system's certificates.
-        let transport =
-            tokio::task::spawn_blocking(move || HttpTransport::new(tls, ca_bundle.as_deref(), timeout))
-                .await
-                .map_err(|e| refused(e.to_string()))?
-                .map_err(|e| refused(e.to_string()))?;
+        let requests = config.requests.clone();
+        // Reads the system's certificates, and a key from its file.
+        let blocking = tokio::task::spawn_blocking(move || {
+            let standing = Standing::of(&requests)?;
+            let transport = HttpTransport::new(tls, ca_bundle.as_deref(), timeout);
+            Ok::<_, String>((transport.map_err(|e| e.to_string())?, standing))
+        });
+        let (transport, standing) = blocking.await.map_err(|e| refused(e.to_string()))?.map_err(refused)?;
         let credentials = if config.sign_requests {
             let region = config.region.as_deref().unwrap_or("us-east-1");
             Credentials::chain(config.profile.clone(), region.to_string())
         } else {
             Credentials::unsigned()
         };
-        Ok(S3Client::assemble(config, endpoint, Arc::new(transport), credentials))
+        Ok(S3Client::assemble(config, endpoint, Arc::new(transport), credentials, standing))
     }
 
     /// Over any transport (tests). Static credentials; none: unsigned.
     ///
     /// # Panics
-    /// If the endpoint or the bucket's name cannot be used.
+    /// If the endpoint, the bucket's name or the options of requests cannot be used.
     pub fn over(
         config: &S3Config,
         transport: Arc<dyn Transport>,
@@ -117,7 +122,8 @@ impl S3Client {
             None => Credentials::unsigned(),
         };
         let endpoint = endpoint(config).expect("a checked configuration names an endpoint");
-        S3Client::assemble(config, endpoint, transport, credentials)
+        let standing = Standing::of(&config.requests).expect("a checked configuration can be sent");
+        S3Client::assemble(config, endpoint, transport, credentials, standing)
     }
 
     fn assemble(
@@ -125,6 +131,7 @@ impl S3Client {
         endpoint: Endpoint,
         transport: Arc<dyn Transport>,
         credentials: Credentials,
+        standing: Standing,
     ) -> S3Client {
         let wire = Wire::new(
             transport,
@@ -134,13 +141,15 @@ impl S3Client {
             "s3",
             error::judge,
             config.request_timeout,
-        );
+        )
+        .carrying(standing.all.clone());
         S3Client {
             inner: Arc::new(Inner {
                 wire,
                 sign_requests: config.sign_requests,
                 payload_signing: config.payload_signing,
                 list_page_keys: config.list_page_keys,
+                standing: Arc::new(standing),
                 checksums_refused: AtomicBool::new(false),
                 batches_refused: AtomicBool::new(false),
             }),
@@ -163,6 +172,7 @@ impl S3Client {
                 sign_requests: inner.sign_requests,
                 payload_signing: inner.payload_signing,
                 list_page_keys: inner.list_page_keys,
+                standing: inner.standing.clone(),
                 checksums_refused: AtomicBool::new(inner.checksums_refused.load(Ordering::Relaxed)),
                 batches_refused: AtomicBool::new(inner.batches_refused.load(Ordering::Relaxed)),
             }),
@@ -171,6 +181,11 @@ impl S3Client {
 
     pub fn bucket(&self) -> &str {
         self.inner.wire.endpoint().bucket()
+    }
+
+    /// Where requests go now: as configured, or as learnt since.
+    pub fn region(&self) -> Arc<str> {
+        self.wire().region()
     }
 
     /// GETs that were sent a second time because their answer was slow.

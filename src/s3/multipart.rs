@@ -27,6 +27,7 @@ impl S3Client {
     pub async fn create_multipart_upload(&self, key: &str, headers: &ObjectHeaders) -> R<String> {
         let mut call = call("CreateMultipartUpload", Method::POST, Some(key));
         call.query.push(("uploads", "".into()));
+        call.headers.extend(self.inner.standing.new_object.clone());
         self.set_object_headers(&mut call, headers)?;
         let with_checksums = self.protection() == Protection::Checksum;
         if with_checksums {
@@ -56,6 +57,7 @@ impl S3Client {
         payload: Payload,
     ) -> R<UploadedPart> {
         let mut call = part_call("UploadPart", key, upload_id, number);
+        call.headers.extend(self.inner.standing.content.clone());
         call.body = payload;
         let mut effort = self.wire().effort();
         let (answer, checksum) = self.send_protected(&mut call, &mut effort).await?;
@@ -72,6 +74,7 @@ impl S3Client {
         number: u32,
     ) -> R<UploadedPart> {
         let mut call = part_call("UploadPartCopy", key, upload_id, number);
+        call.headers.extend(self.inner.standing.content.clone());
         if range.is_empty() {
             return Err(self.refused(&call, "a part cannot be copied from an empty range"));
         }

@@ -36,12 +36,14 @@ impl S3Client {
     /// As [`S3Client::head_object`]; `NotImplemented` for a delete marker, of which S3 tells nothing.
     pub async fn head_object_details(&self, object: ObjectId<'_>) -> R<ObjectDetails> {
         let mut call = call_on("HeadObject", Method::HEAD, Some(object));
+        call.headers.extend(self.inner.standing.content.clone());
         self.set_header(&mut call, "x-amz-checksum-mode", "ENABLED")?;
         self.head(&call, None).await
     }
 
     pub(super) async fn head_object_if(&self, object: ObjectId<'_>, if_match: Option<&str>) -> R<ObjectHead> {
         let mut call = call_on("HeadObject", Method::HEAD, Some(object));
+        call.headers.extend(self.inner.standing.content.clone());
         if let Some(etag) = if_match {
             self.set_header(&mut call, "if-match", etag)?;
         }
@@ -65,6 +67,7 @@ impl S3Client {
         guard: &Precondition,
     ) -> R<Written> {
         let mut call = call("PutObject", Method::PUT, Some(key));
+        call.headers.extend(self.inner.standing.new_object.clone());
         self.set_object_headers(&mut call, headers)?;
         self.set_guard(&mut call, guard)?;
         call.body = payload;
@@ -88,6 +91,7 @@ impl S3Client {
         guard: &Precondition,
     ) -> R<Written> {
         let mut call = call("CopyObject", Method::PUT, Some(key));
+        call.headers.extend(self.inner.standing.new_object.clone());
         self.set_copy_source(&mut call, source)?;
         if let Some(storage_class) = &source.storage_class {
             self.set_header(&mut call, "x-amz-storage-class", storage_class)?;
@@ -198,6 +202,7 @@ impl S3Client {
             path.push_str(&encode_query(version_id));
         }
         self.set_header(call, "x-amz-copy-source", &path)?;
+        call.headers.extend(self.inner.standing.source.clone());
         match &source.if_match {
             Some(etag) => self.set_header(call, "x-amz-copy-source-if-match", etag),
             None => Ok(()),

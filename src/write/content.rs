@@ -16,6 +16,8 @@
 //! parts; nothing is changed that would need a lost byte.
 //! Must never know: what an upload is, when it is published.
 
+mod pieces;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,20 +25,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
+use super::KeptPart;
 use super::plan::{Place, Stretch};
 use super::staging::{StagedFile, Staging};
-use super::{KeptPart, Writes};
-use crate::cache::{Chunks, Permit, slice};
+use crate::cache::{Chunks, Permit};
 use crate::error::Error;
 use crate::ranges::RangeSet;
+
+pub use pieces::Piece;
 
 /// Ranges a file's staged bytes may be in, so that one file does not take all memory for telling where they are.
 const RANGES_MAX: usize = 1 << 18;
 /// A file up to this size stays staged once it is published, in bytes: the next change needs no GET.
 const CLEAN_BYTES_MAX: u64 = 64 << 20;
-
-/// What lies between two ranges of an object is fetched with them, if it is no more than this, in bytes.
-const JOINED_BYTES_MAX: u64 = 1 << 20;
 
 /// One version of one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,14 +46,6 @@ pub struct Object {
     pub etag: String,
     /// In bytes.
     pub size: u64,
-}
-
-/// Where bytes of a file being written are, for a read.
-#[derive(Debug)]
-pub enum Piece {
-    Bytes(Bytes),
-    /// In S3, at this range of the object.
-    Object(Arc<Object>, Range<u64>),
 }
 
 /// A part of an upload.
@@ -231,36 +224,6 @@ impl Content {
             at = end;
         }
         layers
-    }
-
-    /// Where the bytes of `range` are, end to end, cut at the file's end.
-    ///
-    /// Errors: [`Error::NotSupported`] for what is lost.
-    pub async fn read(&self, range: Range<u64>) -> Result<Vec<Piece>, Error> {
-        let mut pieces = Vec::new();
-        let end = range.end.min(self.len());
-        for (at, layer) in self.layers(range.start.min(end)..end) {
-            match layer {
-                Layer::Staged => pieces.push(Piece::Bytes(self.file.read(at).await?.into())),
-                Layer::Object(place) => {
-                    pieces.push(Piece::Object(place.object, place.offset..place.offset + at.end - at.start));
-                }
-                Layer::Tail => {
-                    let len = usize::try_from(at.end - at.start).unwrap_or(usize::MAX);
-                    pieces.push(Piece::Bytes(self.tail.read(at.start - self.tail_start, len).into()));
-                }
-                Layer::Kept(start) => pieces.extend(self.kept_bytes(start, at).into_iter().map(Piece::Bytes)),
-                Layer::Lost => {
-                    return Err(Error::NotSupported("reading what was sent and is not yet published"));
-                }
-            }
-        }
-        Ok(pieces)
-    }
-
-    fn kept_bytes(&self, start: u64, range: Range<u64>) -> Vec<Bytes> {
-        let kept = self.kept.get(&start);
-        kept.map(|part| slice(&part.bytes, range.start - start..range.end - start)).unwrap_or_default()
     }
 
     /// Writes over what is there, or beyond it.
@@ -509,68 +472,6 @@ impl Content {
         (!range.is_empty()).then_some(Stretch { range, copy })
     }
 
-    /// The bytes of `range` in one piece. `permit` covers them.
-    pub async fn fill(&mut self, writes: &Writes, range: Range<u64>, permit: Permit) -> Result<Bytes, Error> {
-        let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-        let mut filled = Filled { bytes: vec![0; len], _permit: permit };
-        let layers = self.layers(range.clone());
-        let mut objects: Vec<(Range<u64>, Place<Arc<Object>>)> = Vec::new();
-        for (at, layer) in &layers {
-            let Layer::Object(place) = layer else { continue };
-            // One GET for all that is near in one object: what lies between is covered below.
-            match objects.last_mut() {
-                Some((from, first))
-                    if first.object == place.object
-                        && first.offset + (at.start - from.start) == place.offset
-                        && at.start - from.end <= JOINED_BYTES_MAX =>
-                {
-                    from.end = at.end;
-                }
-                _ => objects.push((at.clone(), place.clone())),
-            }
-        }
-        for (at, place) in objects {
-            let into = filled.part(&range, &at);
-            get(writes, &place, into).await?;
-        }
-        for (at, layer) in layers {
-            match layer {
-                Layer::Object(place) => {
-                    if Some(&place.object) == self.base.as_ref() && self.len() <= CLEAN_BYTES_MAX {
-                        let bytes = Bytes::copy_from_slice(filled.part(&range, &at));
-                        self.stage_clean(at, bytes).await;
-                    }
-                }
-                Layer::Staged => {
-                    let bytes = self.file.read(at.clone()).await?;
-                    filled.part(&range, &at).copy_from_slice(&bytes);
-                }
-                Layer::Tail => {
-                    let into = filled.part(&range, &at);
-                    into.copy_from_slice(&self.tail.read(at.start - self.tail_start, into.len()));
-                }
-                Layer::Kept(start) => {
-                    let mut into = filled.part(&range, &at);
-                    for piece in self.kept_bytes(start, at) {
-                        let (now, later) = into.split_at_mut(piece.len());
-                        now.copy_from_slice(&piece);
-                        into = later;
-                    }
-                }
-                Layer::Lost => return Err(Error::Io("bytes that were sent are needed again".into())),
-            }
-        }
-        Ok(Bytes::from_owner(filled))
-    }
-
-    /// Bytes of the base that were fetched need not be fetched again; where there is no room they are.
-    async fn stage_clean(&mut self, range: Range<u64>, bytes: Bytes) {
-        match self.file.write(range.start, vec![bytes]).await {
-            Ok(()) => self.staged.insert(range),
-            Err(e) => tracing::debug!("not kept: {e}"),
-        }
-    }
-
     /// Whether all of it is, or may well be, staged, once it is published.
     pub fn is_small(&self) -> bool {
         !self.staged.is_empty() && self.len() <= CLEAN_BYTES_MAX / 4
@@ -609,39 +510,5 @@ impl Content {
         if let Some(base) = &mut self.base {
             *base = Arc::new(Object { key: key.into(), etag: etag.into(), size: base.size });
         }
-    }
-}
-
-/// Reads an object's bytes, pinned by its ETag.
-async fn get(writes: &Writes, place: &Place<Arc<Object>>, into: &mut [u8]) -> Result<(), Error> {
-    let range = place.offset..place.offset + into.len() as u64;
-    let mut got =
-        writes.uploads.client.get_object(&place.object.key, Some(range), Some(&place.object.etag)).await?;
-    let mut at = 0;
-    while let Some(frame) = got.body.frame().await? {
-        let room = into.get_mut(at..at + frame.len()).ok_or(Error::Stale)?;
-        room.copy_from_slice(&frame);
-        at += frame.len();
-    }
-    if at == into.len() { Ok(()) } else { Err(Error::Stale) }
-}
-
-/// Bytes and the permit that covers them, dropped together.
-struct Filled {
-    bytes: Vec<u8>,
-    _permit: Permit,
-}
-
-impl Filled {
-    /// The place of `at` within `range`, which all the bytes are of.
-    fn part(&mut self, range: &Range<u64>, at: &Range<u64>) -> &mut [u8] {
-        let (from, to) = ((at.start - range.start) as usize, (at.end - range.start) as usize);
-        self.bytes.get_mut(from..to).expect("layers lie within what was asked for")
-    }
-}
-
-impl AsRef<[u8]> for Filled {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
     }
 }

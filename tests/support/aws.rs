@@ -84,6 +84,18 @@ impl Boto {
         answer.unwrap_or_else(|e| panic!("boto3, {method} {arguments}: {} {}", e.code, e.message))
     }
 
+    /// An expression of Python over the client `s3`.
+    pub fn evaluate(&mut self, text: &str) -> Result<Value, BotoError> {
+        let words = self.order(&[b"evaluate", text.as_bytes()])?;
+        Ok(serde_json::from_slice(&words[0]).expect("JSON"))
+    }
+
+    /// What a bucket holds and has beside it, but for what differs by nature.
+    #[track_caller]
+    pub fn snapshot(&mut self, bucket: &str) -> String {
+        text(&self.must(&[b"snapshot", bucket.as_bytes()])[0])
+    }
+
     /// Stores an object and reads it back.
     pub fn probe(&mut self) -> Result<(), String> {
         self.order(&[b"probe"]).map(|_| ()).map_err(|e| format!("{}: {}", e.code, e.message))

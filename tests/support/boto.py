@@ -138,9 +138,63 @@ def call(s3, method, arguments):
     return [json.dumps(answer, default=lambda value: value.isoformat())]
 
 
+def code_of(call):
+    """S3's code of what a call fails with."""
+    try:
+        call()
+    except botocore.exceptions.ClientError as e:
+        return e.response["Error"]["Code"]
+    return "no error"
+
+
+def evaluate(s3, text):
+    """A line of docs/S3.md; its value as JSON."""
+    value = eval(text, {"s3": s3, "code_of": code_of})
+    if isinstance(value, dict):
+        value.pop("ResponseMetadata", None)
+    return [json.dumps(value, default=lambda value: value.isoformat())]
+
+
+def snapshot(s3, bucket):
+    """All that a bucket holds and has beside it, but for what differs by nature: times, ids, owners' names."""
+
+    def asked(method, **arguments):
+        try:
+            told = getattr(s3, method)(Bucket=bucket, **arguments)
+        except botocore.exceptions.ClientError as e:
+            return e.response["Error"]["Code"]
+        told.pop("ResponseMetadata")
+        told.pop("VersionId", None)
+        return told
+
+    state = {}
+    for what in ("tagging", "cors", "lifecycle_configuration", "policy", "encryption", "website", "versioning"):
+        state[what] = asked("get_bucket_" + what)
+    state["logging"] = asked("get_bucket_logging")
+    state["acl"] = [grant["Permission"] for grant in asked("get_bucket_acl")["Grants"]]
+    state["uploads"] = [u["Key"] for u in s3.list_multipart_uploads(Bucket=bucket).get("Uploads", [])]
+    listed = s3.list_object_versions(Bucket=bucket)
+    state["deleted"] = [marker["Key"] for marker in listed.get("DeleteMarkers", [])]
+    # Directories that were made on a mount are objects.
+    state["versions"] = sorted(
+        [v["Key"], v["Size"], v["ETag"], v["StorageClass"], v["IsLatest"]]
+        for v in listed.get("Versions", [])
+        if not v["Key"].endswith("/")
+    )
+    for key, _, _, _, latest in state["versions"]:
+        if latest:
+            state["tags of " + key] = asked("get_object_tagging", Key=key)
+            state["acl of " + key] = asked("get_object_acl", Key=key)
+            head = asked("head_object", Key=key)
+            state["restore of " + key] = head if isinstance(head, str) else head.get("Restore", "")[:22]
+    return [json.dumps(state, default=str, sort_keys=True).replace(bucket, "BUCKET")]
+
+
 ORDERS = {
     f.__name__: f
-    for f in (probe, create, put, put_file, put_many, get, get_sum, head, delete, empty, keys, uploads, call)
+    for f in (
+        probe, create, put, put_file, put_many, get, get_sum, head, delete, empty, keys, uploads, call, evaluate, snapshot
+    )
 }
 
 

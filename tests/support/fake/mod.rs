@@ -182,6 +182,7 @@ impl FakeS3 {
             request_timeout: Duration::from_secs(30),
             ca_bundle: None,
             list_page_keys: 1000,
+            requests: Default::default(),
         }
     }
 

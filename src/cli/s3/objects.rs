@@ -1,0 +1,499 @@
+//! `pailfs s3 ls`, `head`, `versions`, `restore`, `storage-class`, `presign`, `uploads`: objects as S3 knows them.
+//!
+//! Owns: these commands. Invariant: what is listed is shown page by page, but for --json.
+//! Must never know: how requests are sent.
+
+use std::ffi::OsString;
+use std::time::{Duration, SystemTime};
+
+use aws_types::os_shim_internal::Env;
+use clap::{Args, Subcommand, ValueEnum};
+use http::HeaderMap;
+use serde_json::{Map, Value, json};
+
+use super::place::Place;
+use super::{Common, Ending, print, runtime};
+use crate::cli::resolve;
+use crate::config::COPY_BYTES_MAX;
+use crate::error::{Error, S3Error};
+use crate::failure::Failure;
+use crate::s3::{
+    CopySource, ListObjectVersions, ListObjectsV2, ListedUpload, ListedVersion, ObjectDetails, ObjectHeaders,
+    ObjectId, Precondition, Presigned, S3Client,
+};
+use crate::transfer;
+use crate::write::upload::{Uploads as UploadsWith, copy_large};
+
+/// List objects: those directly below a prefix, and the prefixes below it
+#[derive(Debug, Args)]
+#[command(after_help = "\
+With --json all that is listed is held in memory until it is printed.")]
+pub(in crate::cli) struct Ls {
+    /// s3://bucket/prefix (any text, not only up to a slash), or a directory on a mount
+    #[arg(value_name = "PLACE")]
+    place: OsString,
+    /// All keys that begin so, however many slashes follow
+    #[arg(long, short)]
+    recursive: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Ls {
+    pub(super) fn run(&self) -> Result<(), Ending> {
+        let place = Place::of(&self.place, &self.common)?;
+        Ok(runtime()?.block_on(self.list(&place))?)
+    }
+
+    async fn list(&self, place: &Place) -> Result<(), Failure> {
+        let client = S3Client::connect(&place.config).await.map_err(Failure::new)?;
+        let mut query = ListObjectsV2 {
+            prefix: place.key.clone(),
+            delimiter: !self.recursive,
+            ..ListObjectsV2::default()
+        };
+        let (mut contents, mut prefixes) = (Vec::new(), Vec::new());
+        loop {
+            let page = client.list_objects_v2(&query).await.map_err(Failure::new)?;
+            if self.common.json {
+                prefixes.extend(page.common_prefixes.into_iter().map(|prefix| json!({"Prefix": prefix})));
+                contents.extend(page.contents.into_iter().map(|object| {
+                    json!({
+                        "Key": object.key,
+                        "LastModified": print::timestamp(object.last_modified),
+                        "ETag": object.etag,
+                        "Size": object.size,
+                        "StorageClass": object.storage_class.as_deref().unwrap_or("STANDARD"),
+                    })
+                }));
+            } else {
+                let mut lines = String::new();
+                for prefix in &page.common_prefixes {
+                    lines.push_str(&format!("{:25}  {:>15}  {}\n", "", "PRE", print::plain(prefix)));
+                }
+                for object in &page.contents {
+                    let (time, key) = (print::timestamp(object.last_modified), print::plain(&object.key));
+                    lines.push_str(&format!("{time}  {:15}  {key}\n", object.size));
+                }
+                print::write(lines.as_bytes())?;
+            }
+            query.continuation_token = page.next_continuation_token;
+            if query.continuation_token.is_none() {
+                break;
+            }
+        }
+        if self.common.json {
+            let lists = [("Contents", contents), ("CommonPrefixes", prefixes)];
+            return print::show(&without_empty(lists), true);
+        }
+        Ok(())
+    }
+}
+
+/// As the aws CLI has it, a list of nothing is not there.
+fn without_empty<const N: usize>(lists: [(&str, Vec<Value>); N]) -> Value {
+    let lists = lists.into_iter().filter(|(_, items)| !items.is_empty());
+    Value::Object(lists.map(|(name, items)| (name.to_string(), Value::from(items))).collect())
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ObjectArgs {
+    /// A path on a mount, or s3://bucket/key
+    #[arg(value_name = "PLACE")]
+    place: OsString,
+    /// One of its versions [default: the current one]
+    #[arg(long, value_name = "ID")]
+    version_id: Option<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl ObjectArgs {
+    fn place(&self) -> Result<Place, Failure> {
+        let place = Place::of(&self.place, &self.common)?;
+        place.object()?;
+        Ok(place)
+    }
+
+    fn object<'a>(&'a self, place: &'a Place) -> ObjectId<'a> {
+        ObjectId { key: &place.key, version_id: self.version_id.as_deref() }
+    }
+
+    fn head(&self) -> Result<ObjectDetails, Failure> {
+        let place = self.place()?;
+        let object = self.object(&place);
+        self.common.ask(&place, async |client| client.head_object_details(object).await)
+    }
+}
+
+/// All that S3 tells of an object without its bytes
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Head {
+    #[command(flatten)]
+    object: ObjectArgs,
+}
+
+impl Head {
+    pub(super) fn run(&self) -> Result<(), Ending> {
+        let told = as_json(&self.object.head()?);
+        Ok(print::show(&told, self.object.common.json)?)
+    }
+}
+
+/// What the aws CLI calls these headers.
+const HEADERS: [(&str, &str); 24] = [
+    ("accept-ranges", "AcceptRanges"),
+    ("x-amz-expiration", "Expiration"),
+    ("x-amz-restore", "Restore"),
+    ("x-amz-archive-status", "ArchiveStatus"),
+    ("etag", "ETag"),
+    ("x-amz-checksum-crc32", "ChecksumCRC32"),
+    ("x-amz-checksum-crc32c", "ChecksumCRC32C"),
+    ("x-amz-checksum-crc64nvme", "ChecksumCRC64NVME"),
+    ("x-amz-checksum-sha1", "ChecksumSHA1"),
+    ("x-amz-checksum-sha256", "ChecksumSHA256"),
+    ("x-amz-checksum-type", "ChecksumType"),
+    ("x-amz-version-id", "VersionId"),
+    ("cache-control", "CacheControl"),
+    ("content-disposition", "ContentDisposition"),
+    ("content-encoding", "ContentEncoding"),
+    ("content-language", "ContentLanguage"),
+    ("content-type", "ContentType"),
+    ("expires", "ExpiresString"),
+    ("x-amz-server-side-encryption", "ServerSideEncryption"),
+    ("x-amz-server-side-encryption-aws-kms-key-id", "SSEKMSKeyId"),
+    ("x-amz-server-side-encryption-customer-algorithm", "SSECustomerAlgorithm"),
+    ("x-amz-storage-class", "StorageClass"),
+    ("x-amz-replication-status", "ReplicationStatus"),
+    ("x-amz-object-lock-mode", "ObjectLockMode"),
+];
+
+fn as_json(details: &ObjectDetails) -> Value {
+    let mut told = Map::new();
+    told.insert("LastModified".to_string(), print::timestamp(details.head.last_modified).into());
+    told.insert("ContentLength".to_string(), details.head.size.into());
+    for (header, name) in HEADERS {
+        if let Some(text) = header_text(&details.headers, header) {
+            told.insert(name.to_string(), text.into());
+        }
+    }
+    let metadata = details.head.metadata.iter().map(|(name, value)| (name.clone(), value.as_str().into()));
+    told.insert("Metadata".to_string(), Value::Object(metadata.collect()));
+    Value::Object(told)
+}
+
+fn header_text(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+/// Old versions of objects, and delete markers
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum Versions {
+    /// Those of an object, or of all below a directory or prefix
+    List(ListVersions),
+    /// Delete one for good; of a delete marker: the object is back
+    Delete(DeleteVersion),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+With --json all that is listed is held in memory until it is printed.")]
+pub(in crate::cli) struct ListVersions {
+    /// A path on a mount, s3://bucket/key or s3://bucket/prefix/
+    #[arg(value_name = "PLACE")]
+    place: OsString,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct DeleteVersion {
+    /// A path on a mount, or s3://bucket/key
+    #[arg(value_name = "PLACE")]
+    place: OsString,
+    /// As `versions list` tells it
+    #[arg(value_name = "VERSION_ID")]
+    version_id: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Versions {
+    pub(super) fn run(&self) -> Result<(), Ending> {
+        match self {
+            Versions::List(args) => {
+                let place = Place::of(&args.place, &args.common)?;
+                Ok(runtime()?.block_on(args.list(&place))?)
+            }
+            Versions::Delete(args) => {
+                let place = Place::of(&args.place, &args.common)?;
+                let object = ObjectId { version_id: Some(&args.version_id), ..place.object()? };
+                args.common.act(&place, async |client| client.delete_object_version(object).await)
+            }
+        }
+    }
+}
+
+impl ListVersions {
+    async fn list(&self, place: &Place) -> Result<(), Failure> {
+        let client = S3Client::connect(&place.config).await.map_err(Failure::new)?;
+        let mut query = ListObjectVersions { prefix: place.key.clone(), ..ListObjectVersions::default() };
+        let one = !place.key.is_empty() && !place.key.ends_with('/');
+        let (mut objects, mut markers) = (Vec::new(), Vec::new());
+        loop {
+            let page = client.list_object_versions(&query).await.map_err(Failure::new)?;
+            let wanted = page.versions.into_iter().filter(|version| !one || version.key == place.key);
+            if self.common.json {
+                for version in wanted {
+                    let list = if version.object.is_some() { &mut objects } else { &mut markers };
+                    list.push(version_as_json(&version));
+                }
+            } else {
+                let lines: String = wanted.map(|version| version_line(&version)).collect();
+                print::write(lines.as_bytes())?;
+            }
+            // All keys that are greater than the one that was asked for are another's.
+            query.after = page.next.filter(|(key, _)| !one || *key <= place.key);
+            if query.after.is_none() {
+                break;
+            }
+        }
+        if self.common.json {
+            return print::show(&without_empty([("Versions", objects), ("DeleteMarkers", markers)]), true);
+        }
+        Ok(())
+    }
+}
+
+fn version_as_json(version: &ListedVersion) -> Value {
+    let mut told = Map::new();
+    if let Some(object) = &version.object {
+        told.insert("ETag".to_string(), object.etag.as_str().into());
+        told.insert("Size".to_string(), object.size.into());
+        let class = object.storage_class.as_deref().unwrap_or("STANDARD");
+        told.insert("StorageClass".to_string(), class.into());
+    }
+    told.insert("Key".to_string(), version.key.as_str().into());
+    told.insert("VersionId".to_string(), version.version_id.as_str().into());
+    told.insert("IsLatest".to_string(), version.is_latest.into());
+    told.insert("LastModified".to_string(), print::timestamp(version.last_modified).into());
+    Value::Object(told)
+}
+
+fn version_line(version: &ListedVersion) -> String {
+    let what = version.object.as_ref().map_or("deleted".to_string(), |object| object.size.to_string());
+    let latest = if version.is_latest { "latest" } else { "" };
+    let (time, key) = (print::timestamp(version.last_modified), print::plain(&version.key));
+    format!("{time}  {what:>15}  {latest:6}  {}  {key}\n", print::plain(&version.version_id))
+}
+
+/// Archived objects: whether they are restored, and asking for it
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum Restore {
+    /// Its storage class, and whether it is restored or that is under way
+    Get(ObjectArgs),
+    /// Ask for a copy that can be read
+    Set(SetRestore),
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct SetRestore {
+    #[command(flatten)]
+    object: ObjectArgs,
+    /// How long the copy lasts
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    days: u32,
+    /// Expedited, Standard or Bulk [default: S3's, Standard]
+    #[arg(long)]
+    tier: Option<String>,
+}
+
+impl Restore {
+    pub(super) fn run(&self) -> Result<(), Ending> {
+        match self {
+            Restore::Get(args) => {
+                let told = as_json(&args.head()?);
+                let kept = ["StorageClass", "ArchiveStatus", "Restore"];
+                let kept =
+                    kept.into_iter().filter_map(|name| Some((name.to_string(), told.get(name)?.clone())));
+                Ok(print::show(&Value::Object(kept.collect()), args.common.json)?)
+            }
+            Restore::Set(SetRestore { object: args, days, tier }) => {
+                let place = args.place()?;
+                let object = args.object(&place);
+                args.common
+                    .act(&place, async |client| client.restore_object(object, *days, tier.as_deref()).await)
+            }
+        }
+    }
+}
+
+/// Where S3 keeps an object
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum StorageClass {
+    /// Show it
+    Get(ObjectArgs),
+    /// Change it: S3 copies the object onto itself
+    ///
+    /// Metadata, headers and tags stay; an ACL does not: S3 gives a copy the default one.
+    Set(SetStorageClass),
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct SetStorageClass {
+    /// A path on a mount, or s3://bucket/key
+    #[arg(value_name = "PLACE")]
+    place: OsString,
+    /// STANDARD, STANDARD_IA, INTELLIGENT_TIERING, GLACIER, DEEP_ARCHIVE, ...
+    #[arg(value_name = "CLASS")]
+    class: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl StorageClass {
+    pub(super) fn run(&self) -> Result<(), Ending> {
+        match self {
+            StorageClass::Get(args) => {
+                let class = args.head()?.head.storage_class;
+                let told = json!({"StorageClass": class.as_deref().unwrap_or("STANDARD")});
+                Ok(print::show(&told, args.common.json)?)
+            }
+            StorageClass::Set(args) => {
+                let place = Place::of(&args.place, &args.common)?;
+                place.object()?;
+                let staging = resolve::staging_dir(None, &Env::real())?;
+                let copied = runtime()?.block_on(async {
+                    let client = S3Client::connect(&place.config).await?;
+                    let uploads = transfer::uploads(client, &staging, &place.config);
+                    set_storage_class(&uploads, &place.key, &args.class).await
+                });
+                Ok(copied.map_err(Failure::new)?)
+            }
+        }
+    }
+}
+
+async fn set_storage_class(uploads: &UploadsWith, key: &str, class: &str) -> Result<(), Error> {
+    let client = &uploads.client;
+    let head = client.head_object(key).await?;
+    let source = CopySource {
+        bucket: client.bucket().to_string(),
+        key: key.to_string(),
+        if_match: Some(head.etag.clone()),
+        storage_class: Some(class.to_string()),
+        ..CopySource::default()
+    };
+    let size = head.size;
+    let headers = ObjectHeaders { storage_class: Some(class.to_string()), ..ObjectHeaders::from(head) };
+    if size <= COPY_BYTES_MAX {
+        client.copy_object(&source, key, None, &Precondition::None).await?;
+        return Ok(());
+    }
+    // A copy in parts is a new object, which has no tags of its source's.
+    let tags = client.get_tags(Some(ObjectId::current(key))).await?;
+    copy_large(uploads, &source, size, key, &headers, &Precondition::None).await?;
+    if !tags.is_empty() {
+        client.put_tags(&tags, Some(ObjectId::current(key))).await?;
+    }
+    Ok(())
+}
+
+/// A URL with which anybody may read, write or delete an object for a while
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Presign {
+    #[command(flatten)]
+    object: ObjectArgs,
+    /// How long it can be used, at most 7d [default: 1h]
+    #[arg(long, value_name = "TIME", value_parser = crate::cli::mount::time)]
+    expires: Option<Duration>,
+    /// What it is for [default: get]
+    #[arg(long)]
+    method: Option<Method>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Method {
+    Get,
+    Put,
+    Delete,
+}
+
+const PRESIGN_EXPIRES: Duration = Duration::from_secs(60 * 60);
+
+impl Presign {
+    pub(super) fn run(&self) -> Result<(), Ending> {
+        let place = self.object.place()?;
+        let object = self.object.object(&place);
+        let what = match self.method {
+            None | Some(Method::Get) => Presigned::Get,
+            Some(Method::Put) => Presigned::Put,
+            Some(Method::Delete) => Presigned::Delete,
+        };
+        let expires = self.expires.unwrap_or(PRESIGN_EXPIRES);
+        let url = self.object.common.ask(&place, async |client| {
+            // The signature names the region.
+            if place.config.region.is_none() {
+                client.head_bucket().await?;
+            }
+            client.presign(what, object, expires).await
+        })?;
+        Ok(print::show(&url.into(), self.object.common.json)?)
+    }
+}
+
+/// Multipart uploads that were begun and never ended, and whose parts are paid for
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Uploads {
+    /// s3://bucket/prefix, or a path on a mount
+    #[arg(value_name = "PLACE")]
+    place: OsString,
+    /// Abort those that are listed
+    #[arg(long)]
+    abort: bool,
+    /// Only those begun longer ago than this, such as 7d
+    #[arg(long, value_name = "TIME", value_parser = crate::cli::mount::time)]
+    older_than: Option<Duration>,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Uploads {
+    pub(super) fn run(&self) -> Result<(), Ending> {
+        let place = Place::of(&self.place, &self.common)?;
+        self.common.show(&place, async |client| {
+            let uploads = self.list(&client, &place.key).await?;
+            let mut told = Vec::new();
+            for upload in uploads {
+                if self.abort {
+                    client.abort_multipart_upload(&upload.key, &upload.upload_id).await?;
+                }
+                told.push(json!({
+                    "UploadId": upload.upload_id,
+                    "Key": upload.key,
+                    "Initiated": print::timestamp(upload.initiated),
+                }));
+            }
+            Ok(without_empty([(if self.abort { "Aborted" } else { "Uploads" }, told)]))
+        })
+    }
+
+    async fn list(&self, client: &S3Client, prefix: &str) -> Result<Vec<ListedUpload>, S3Error> {
+        let now = SystemTime::now();
+        let is_old = |upload: &ListedUpload| {
+            let age = now.duration_since(upload.initiated).unwrap_or_default();
+            self.older_than.is_none_or(|least| age >= least)
+        };
+        let mut uploads = Vec::new();
+        let mut after: Option<(String, String)> = None;
+        loop {
+            let marker = after.as_ref().map(|(key, id)| (key.as_str(), id.as_str()));
+            let page = client.list_multipart_uploads(prefix, marker).await?;
+            uploads.extend(page.uploads.into_iter().filter(is_old));
+            after = page.next;
+            if after.is_none() {
+                return Ok(uploads);
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Where a command is meant to go: a bucket, and a key in it.
+//!
+//! Owns: [`Place`], how a path on a mount or an `s3://` URL becomes one.
+//! Invariants: what is typed wins over what a mount tells; only a mount of root's or of one's own is believed, for
+//! requests that carry one's credentials go where it says.
+//! Must never know: what is done there.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use aws_types::os_shim_internal::{Env, Fs};
+
+use super::Common;
+use crate::cli::resolve;
+use crate::config::{Addressing, PayloadSigning, S3Config};
+use crate::failure::Failure;
+use crate::fs::S3;
+use crate::mountpoint::{self, FS_TYPE, Mount};
+use crate::s3::ObjectId;
+
+/// A bucket, how it is reached, and a key in it.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub config: S3Config,
+    /// Empty: the bucket itself. Ends in `/`: a directory.
+    pub key: String,
+}
+
+impl Place {
+    pub fn of(text: &OsStr, common: &Common) -> Result<Place, Failure> {
+        let place = match text.as_bytes().strip_prefix(b"s3://") {
+            Some(url) => Place::of_url(url, common)?,
+            None => Place::on_mount(Path::new(text), common)?,
+        };
+        place.config.check().map_err(Failure::new)?;
+        Ok(place)
+    }
+
+    /// No bucket: the service itself.
+    pub fn of_service(common: &Common) -> Result<Place, Failure> {
+        let config = config(String::new(), common)?;
+        config.check().map_err(Failure::new)?;
+        Ok(Place { config, key: String::new() })
+    }
+
+    /// The object. Errors: it is the bucket.
+    pub fn object(&self) -> Result<ObjectId<'_>, Failure> {
+        self.object_or_bucket().ok_or_else(|| {
+            Failure::new(format_args!("s3://{} is a bucket: name an object in it", self.config.bucket))
+        })
+    }
+
+    /// None: the bucket.
+    pub fn object_or_bucket(&self) -> Option<ObjectId<'_>> {
+        (!self.key.is_empty()).then(|| ObjectId::current(&self.key))
+    }
+
+    /// Errors: it is something in a bucket.
+    pub fn bucket(&self) -> Result<(), Failure> {
+        if self.key.is_empty() {
+            return Ok(());
+        }
+        let (bucket, key) = (&self.config.bucket, self.key.escape_debug());
+        Err(Failure::new(format_args!("buckets have this, `{key}` has not: name s3://{bucket}")))
+    }
+
+    fn of_url(url: &[u8], common: &Common) -> Result<Place, Failure> {
+        let url = std::str::from_utf8(url).map_err(|_| Failure::new("a key that is not UTF-8"))?;
+        let (bucket, key) = url.split_once('/').unwrap_or((url, ""));
+        if bucket.is_empty() {
+            return Err(Failure::new("s3:// names no bucket: expected s3://bucket or s3://bucket/key"));
+        }
+        Ok(Place { config: config(bucket.to_string(), common)?, key: key.to_string() })
+    }
+
+    fn on_mount(path: &Path, common: &Common) -> Result<Place, Failure> {
+        let shown = path.display();
+        let absolute = absolute(path).map_err(|e| Failure::new(format_args!("cannot use {shown}: {e}")))?;
+        let mount = mountpoint::holding(&absolute)
+            .map_err(|e| Failure::new(format_args!("cannot read /proc/self/mountinfo: {e}")))?;
+        let Some(mount) = mount.filter(|mount| mount.fs_type == FS_TYPE) else {
+            return Err(Failure::new(format_args!(
+                "{shown} is neither an s3:// URL nor on a pailfs mount; `findmnt -t {FS_TYPE}` lists those there are"
+            )));
+        };
+        let mut config = config_of(&mount)?;
+        change(&mut config, common)?;
+        let key = key_of(&absolute, &mount)
+            .ok_or_else(|| Failure::new(format_args!("{shown} has no key: its name is not UTF-8")))?;
+        Ok(Place { config, key })
+    }
+}
+
+fn config(bucket: String, common: &Common) -> Result<S3Config, Failure> {
+    let timeout = common.request_timeout.unwrap_or(resolve::REQUEST_TIMEOUT);
+    resolve::s3(bucket, &common.s3, timeout, &Env::real(), &Fs::real())
+}
+
+/// What is typed wins over what the mount tells.
+fn change(config: &mut S3Config, common: &Common) -> Result<(), Failure> {
+    let args = &common.s3;
+    let set = |kept: &mut Option<String>, typed: &Option<String>| {
+        if typed.is_some() {
+            kept.clone_from(typed);
+        }
+    };
+    set(&mut config.endpoint_url, &args.endpoint_url);
+    set(&mut config.region, &args.region);
+    set(&mut config.profile, &args.profile);
+    if args.path_style {
+        config.addressing = Addressing::Path;
+    } else if args.virtual_host_style {
+        config.addressing = Addressing::VirtualHost;
+    }
+    config.sign_requests &= !args.no_sign_request;
+    if args.unsigned_payload {
+        config.payload_signing = PayloadSigning::Unsigned;
+    }
+    if let Some(ca_bundle) = &args.ca_bundle {
+        config.ca_bundle = Some(ca_bundle.clone());
+    }
+    if let Some(timeout) = common.request_timeout {
+        config.request_timeout = timeout;
+    }
+    let (kept, typed) = (&mut config.requests, resolve::requests(&args.requests)?);
+    kept.requester_pays |= typed.requester_pays;
+    set(&mut kept.expected_bucket_owner, &typed.expected_bucket_owner);
+    set(&mut kept.acl, &typed.acl);
+    set(&mut kept.storage_class, &typed.storage_class);
+    if typed.encryption.is_some() {
+        kept.encryption = typed.encryption;
+    }
+    Ok(())
+}
+
+/// The last name is not followed: a symbolic link is an object, too.
+fn absolute(path: &Path) -> std::io::Result<PathBuf> {
+    let plain = std::path::absolute(path)?;
+    match (plain.parent(), plain.file_name()) {
+        (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
+        _ => plain.canonicalize(),
+    }
+}
+
+fn config_of(mount: &Mount) -> Result<S3Config, Failure> {
+    let point = mount.point.display();
+    let own = nix::unistd::getuid().as_raw();
+    if !mount.user_id.is_some_and(|served_by| served_by == 0 || served_by == own) {
+        return Err(Failure::new(format_args!(
+            "the mount on {point} is another user's: name what you mean as s3://bucket/key"
+        )));
+    }
+    let told = xattr::get(&mount.point, S3)
+        .map_err(|e| Failure::new(format_args!("cannot ask the mount on {point}: {e}")))?;
+    serde_json::from_slice(&told.unwrap_or_default()).map_err(|e| {
+        Failure::new(format_args!(
+            "the mount on {point} does not tell where its bucket is ({e}): mount it anew"
+        ))
+    })
+}
+
+/// The source is `s3://bucket/prefix`. None: not UTF-8.
+fn key_of(path: &Path, mount: &Mount) -> Option<String> {
+    let source = mount.source.to_str()?.strip_prefix("s3://")?;
+    let (_, prefix) = source.split_once('/')?;
+    let below = path.strip_prefix(&mount.point).ok()?.to_str()?;
+    let slash = if !below.is_empty() && path.is_dir() && !path.is_symlink() { "/" } else { "" };
+    Some(format!("{prefix}{below}{slash}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_below_a_mount() {
+        let mount = |source: &str| Mount {
+            device: "0:1".to_string(),
+            point: PathBuf::from("/no/such"),
+            fs_type: FS_TYPE.to_string(),
+            source: source.into(),
+            user_id: Some(0),
+        };
+        let key = |source, path: &str| key_of(Path::new(path), &mount(source));
+        assert_eq!(key("s3://b/", "/no/such").as_deref(), Some(""));
+        assert_eq!(key("s3://b/", "/no/such/a/b").as_deref(), Some("a/b"));
+        assert_eq!(key("s3://b/p/q/", "/no/such/a").as_deref(), Some("p/q/a"));
+        assert_eq!(key("s3://b/p/", "/no/such").as_deref(), Some("p/"));
+        assert_eq!(key_of(Path::new(OsStr::from_bytes(b"/no/such/\xff")), &mount("s3://b/")), None);
+    }
+}

@@ -1,0 +1,68 @@
+//! Files without a name that are still open.
+//!
+//! Owns: [`Orphans`]: which objects stay in S3, hidden, because handles of this mount still need their bytes.
+//! Invariants: an object whose name was removed goes when its last handle is closed, or earlier: when its directory is
+//! removed. One that something new takes the place of is not removed any more.
+//! Must never know: how a removal is carried out.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard};
+
+use super::Filesystem;
+use crate::write::deletes::Doomed;
+
+#[derive(Default)]
+pub(super) struct Orphans {
+    /// By key; as many as there are open files, at most. Held for an instant only.
+    by_key: Mutex<HashMap<String, Orphan>>,
+}
+
+pub(super) struct Orphan {
+    pub ino: u64,
+    pub name: String,
+    pub doomed: Doomed,
+}
+
+impl Orphans {
+    pub fn add(&self, key: String, orphan: Orphan) {
+        self.lock().insert(key, orphan);
+    }
+
+    fn take(&self, key: &str) -> Option<Orphan> {
+        self.lock().remove(key)
+    }
+
+    fn take_where(&self, wanted: impl Fn(&str, &Orphan) -> bool) -> Vec<Orphan> {
+        self.lock().extract_if(|key, orphan| wanted(key, orphan)).map(|(_, orphan)| orphan).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Orphan>> {
+        self.by_key.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Filesystem {
+    /// The last handle of a file is closed.
+    pub(super) async fn bury(&self, ino: u64) {
+        self.bury_where(|_, orphan| orphan.ino == ino).await;
+    }
+
+    /// What is below a directory goes, whoever has it open. `dir`: its key.
+    pub(super) async fn bury_below(&self, dir: &str) {
+        self.bury_where(|key, _| key.starts_with(dir)).await;
+    }
+
+    async fn bury_where(&self, wanted: impl Fn(&str, &Orphan) -> bool) {
+        for orphan in self.orphans.take_where(wanted) {
+            self.deletes.remove_ahead(orphan.doomed).await;
+        }
+    }
+
+    /// Before an object is made at `key`: what had this name must not take the new one along when it goes.
+    pub(super) async fn settle_name(&self, key: &str) {
+        if let Some(Orphan { name, doomed, .. }) = self.orphans.take(key) {
+            self.namespace.left(&doomed.dir, &name);
+        }
+        self.deletes.settled(key).await;
+    }
+}

@@ -1,0 +1,157 @@
+//! One object becomes one file.
+//!
+//! Owns: how an object is fetched in pieces, and the file it grows in.
+//! Invariants: all pieces are of one version, pinned by ETag; the file has its name only once it is whole.
+//! Must never know: which objects there are.
+
+use std::fs::{File, OpenOptions};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+
+use super::{Shared, make_dir};
+use crate::error::Error;
+use crate::s3::{GetObject, ObjectBody, S3Client};
+
+/// What one request brings.
+const PIECE_BYTES: u64 = 8 << 20;
+/// Of one object under way at once.
+const PIECES_MAX: usize = 8;
+/// What is gathered before it is written.
+const WRITE_BYTES: u64 = 1 << 20;
+
+/// A file beside the one it is to become. Removed when dropped, unless it has become it.
+struct Temporary {
+    file: Arc<File>,
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Temporary {
+    fn beside(target: &Path) -> Result<Temporary, Error> {
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        if target.is_dir() {
+            return Err(Error::IsDirectory);
+        }
+        let dir = target.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        make_dir(dir)?;
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let path = dir.join(format!(".pailfs-{}-{serial}.part", std::process::id()));
+        let file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(|e| io(&e))?;
+        Ok(Temporary { file: Arc::new(file), path, kept: false })
+    }
+
+    fn become_file(mut self, target: &Path) -> Result<(), Error> {
+        std::fs::rename(&self.path, target).map_err(|e| io(&e))?;
+        self.kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.kept
+            && let Err(e) = std::fs::remove_file(&self.path)
+        {
+            eprintln!("pailfs: {} is left behind: {e}", self.path.display());
+        }
+    }
+}
+
+fn io(e: &dyn std::fmt::Display) -> Error {
+    Error::Io(e.to_string())
+}
+
+pub(super) async fn download(shared: &Arc<Shared>, key: &str, target: &Path) -> Result<(), Error> {
+    shared.check()?;
+    let GetObject { head, range, body } = shared.client.get_object(key, Some(0..PIECE_BYTES), None).await?;
+    shared.tally.begun(head.size);
+    let temporary = Temporary::beside(target)?;
+    let mut pieces = JoinSet::new();
+    let (sink, first) = (Sink::of(shared, &temporary, range.clone()), range.end);
+    pieces.spawn(async move { sink.fill(body).await });
+    let mut at = first;
+    while at < head.size {
+        if pieces.len() >= PIECES_MAX {
+            finish_one(&mut pieces).await?;
+        }
+        let piece = at..head.size.min(at + PIECE_BYTES);
+        at = piece.end;
+        let sink = Sink::of(shared, &temporary, piece.clone());
+        let (client, key, etag) = (shared.client.clone(), key.to_string(), head.etag.clone());
+        pieces.spawn(async move { sink.fetch(client, key, piece, etag).await });
+    }
+    while finish_one(&mut pieces).await? {}
+    temporary.become_file(target)
+}
+
+async fn finish_one(pieces: &mut JoinSet<Result<(), Error>>) -> Result<bool, Error> {
+    match pieces.join_next().await {
+        Some(piece) => piece.map_err(|e| io(&e))?.map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// Where the bytes of one piece go.
+struct Sink {
+    shared: Arc<Shared>,
+    file: Arc<File>,
+    range: Range<u64>,
+}
+
+impl Sink {
+    fn of(shared: &Arc<Shared>, temporary: &Temporary, range: Range<u64>) -> Sink {
+        Sink { shared: shared.clone(), file: temporary.file.clone(), range }
+    }
+
+    async fn fetch(
+        self,
+        client: S3Client,
+        key: String,
+        piece: Range<u64>,
+        etag: String,
+    ) -> Result<(), Error> {
+        let _turn = self.shared.pieces.clone().acquire_owned().await.map_err(|e| io(&e))?;
+        let got = client.get_object(&key, Some(piece), Some(&etag)).await?;
+        self.fill(got.body).await
+    }
+
+    async fn fill(self, mut body: ObjectBody) -> Result<(), Error> {
+        // What is gathered, and as much that is being written.
+        let _permit = self.shared.budget.take(2 * WRITE_BYTES).await;
+        let mut at = self.range.start;
+        let mut gathered: Vec<Bytes> = Vec::new();
+        let mut bytes = 0;
+        loop {
+            let frame = body.frame().await?;
+            let ended = frame.is_none();
+            bytes += frame.as_ref().map_or(0, |frame| frame.len() as u64);
+            gathered.extend(frame);
+            if bytes >= WRITE_BYTES || (ended && bytes > 0) {
+                self.shared.check()?;
+                let (file, from, frames) = (self.file.clone(), at, std::mem::take(&mut gathered));
+                let write = move || write_all(&file, from, &frames);
+                tokio::task::spawn_blocking(write).await.map_err(|e| io(&e))?.map_err(|e| io(&e))?;
+                self.shared.tally.moved(bytes);
+                at += bytes;
+                bytes = 0;
+            }
+            if ended {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn write_all(file: &File, mut at: u64, frames: &[Bytes]) -> std::io::Result<()> {
+    for frame in frames {
+        file.write_all_at(frame, at)?;
+        at += frame.len() as u64;
+    }
+    Ok(())
+}

@@ -1,0 +1,277 @@
+//! `pailfs s3 cp`: files become objects, objects become files; several at a time, each in pieces side by side.
+//!
+//! Owns: [`Transfer`] and [`run`]: which files and keys there are, how many at a time, what becomes of failures.
+//! Invariants: one that fails does not stop the others, and is named; all bytes held are covered by one budget; a key
+//! never leads out of the directory it is copied to.
+//! Must never know: clap, mounts.
+
+mod download;
+mod tally;
+mod upload;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use walkdir::WalkDir;
+
+use crate::cache::Budget;
+use crate::config::S3Config;
+use crate::error::Error;
+use crate::failure::Failure;
+use crate::journal::Journal;
+use crate::key::{check_name, content_type_of};
+use crate::progress::{LINE_EVERY, Show};
+use crate::s3::{ListObjectsV2, ObjectHeaders, S3Client};
+use crate::write::plan::Ladder;
+use crate::write::upload::Uploads;
+use tally::Tally;
+
+/// What to copy, and how.
+#[derive(Debug, Clone)]
+pub struct Transfer {
+    pub config: S3Config,
+    /// Where it is noted which uploads are under way: those of a killed process are aborted by the bucket's next mount.
+    pub staging_dir: PathBuf,
+    pub way: Way,
+    /// All that is below, too.
+    pub recursive: bool,
+    /// Files at a time.
+    pub jobs: usize,
+    /// Cap on the bytes held, in bytes.
+    pub memory_bytes_max: u64,
+    /// First parts of an upload, in bytes.
+    pub part_bytes: u64,
+    /// Of new objects; without a type it is by the name's extension.
+    pub headers: ObjectHeaders,
+    pub quiet: bool,
+}
+
+#[derive(Debug, Clone)]
+pub enum Way {
+    /// Recursive: `key` is a prefix that ends in `/`, or is empty.
+    Up {
+        file: PathBuf,
+        key: String,
+    },
+    Down {
+        key: String,
+        file: PathBuf,
+    },
+}
+
+/// One file to copy. The walk waits when there are more.
+struct Job {
+    key: String,
+    file: PathBuf,
+}
+
+const JOBS_AHEAD_MAX: usize = 1000;
+/// Ranges of all files under way at once.
+const PIECES_MAX: usize = 32;
+
+/// What all jobs share.
+struct Shared {
+    client: S3Client,
+    uploads: Uploads,
+    budget: Budget,
+    pieces: Arc<Semaphore>,
+    ladder: Ladder,
+    headers: ObjectHeaders,
+    tally: Tally,
+    /// Interrupted: what is under way is given up.
+    stop: AtomicBool,
+}
+
+impl Shared {
+    fn check(&self) -> Result<(), Error> {
+        match self.stop.load(Ordering::Relaxed) {
+            true => Err(Error::Io("interrupted".to_string())),
+            false => Ok(()),
+        }
+    }
+
+    fn headers_of(&self, key: &str) -> ObjectHeaders {
+        let mut headers = self.headers.clone();
+        headers.content_type = headers.content_type.or_else(|| content_type_of(key));
+        headers
+    }
+}
+
+/// Copies.
+///
+/// Errors: what failed, which stderr has named where there was more than one file.
+pub fn run(transfer: Transfer) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(format_args!("cannot start threads: {e}")))?;
+    runtime.block_on(copy(transfer))
+}
+
+async fn copy(transfer: Transfer) -> Result<(), Failure> {
+    let client = S3Client::connect(&transfer.config).await.map_err(Failure::new)?;
+    let shared = Arc::new(Shared {
+        uploads: uploads(client.clone(), &transfer.staging_dir, &transfer.config),
+        client,
+        budget: Budget::new(transfer.memory_bytes_max),
+        pieces: Arc::new(Semaphore::new(PIECES_MAX)),
+        ladder: Ladder::new(transfer.part_bytes, transfer.memory_bytes_max),
+        headers: transfer.headers.clone(),
+        tally: Tally::new(Show::choose(transfer.quiet)),
+        stop: AtomicBool::new(false),
+    });
+    let (found, queue) = mpsc::channel(JOBS_AHEAD_MAX);
+    let up = matches!(transfer.way, Way::Up { .. });
+    let finding = tokio::spawn(find(shared.clone(), transfer.way, transfer.recursive, found));
+    let mut working = std::pin::pin!(work(shared.clone(), queue, transfer.jobs, up));
+    let mut line = tokio::time::interval_at(tokio::time::Instant::now() + LINE_EVERY, LINE_EVERY);
+    loop {
+        tokio::select! {
+            () = &mut working => break,
+            _ = line.tick() => shared.tally.line(),
+            _ = tokio::signal::ctrl_c() => shared.stop.store(true, Ordering::Relaxed),
+        }
+    }
+    let found = finding.await.map_err(|e| Failure::new(format_args!("looking for files: {e}")))?;
+    if let Err(e) = found {
+        shared.tally.failed(&e);
+    }
+    shared.tally.end()
+}
+
+/// What uploads are carried out with outside of a mount.
+pub fn uploads(client: S3Client, staging_dir: &Path, config: &S3Config) -> Uploads {
+    let journal = Journal::new(staging_dir, config.endpoint_url.as_deref(), &config.bucket);
+    Uploads { client, runtime: Handle::current(), journal: Arc::new(journal) }
+}
+
+async fn work(shared: Arc<Shared>, mut queue: mpsc::Receiver<Job>, jobs: usize, up: bool) {
+    let mut under_way = JoinSet::new();
+    while let Some(job) = queue.recv().await {
+        if shared.stop.load(Ordering::Relaxed) {
+            shared.tally.failed(&"interrupted");
+            break;
+        }
+        while under_way.len() >= jobs {
+            under_way.join_next().await;
+        }
+        let shared = shared.clone();
+        under_way.spawn(async move {
+            let copied = match up {
+                true => upload::upload(&shared, &job.file, &job.key).await,
+                false => download::download(&shared, &job.key, &job.file).await,
+            };
+            match copied {
+                Ok(()) => shared.tally.done(),
+                Err(e) => shared.tally.failed(&format_args!("{}: {e}", job.file.display())),
+            }
+        });
+    }
+    while under_way.join_next().await.is_some() {}
+}
+
+/// Names what is to be copied. Errors: the walk itself came to an end.
+async fn find(shared: Arc<Shared>, way: Way, recursive: bool, found: mpsc::Sender<Job>) -> Result<(), Error> {
+    match way {
+        Way::Up { file, key } if recursive => {
+            let walk = move || find_files(&shared, &file, &key, &found);
+            tokio::task::spawn_blocking(walk).await.map_err(|e| Error::Io(e.to_string()))
+        }
+        Way::Down { key, file } if recursive => find_objects(&shared, &key, &file, &found).await,
+        Way::Up { file, key } | Way::Down { key, file } => {
+            // The queue ends early only after an interruption, which is told there.
+            let _ = found.send(Job { key, file }).await;
+            Ok(())
+        }
+    }
+}
+
+fn find_files(shared: &Shared, dir: &Path, prefix: &str, found: &mpsc::Sender<Job>) {
+    for entry in WalkDir::new(dir).sort_by_file_name() {
+        let entry = match entry {
+            Ok(entry) if entry.file_type().is_dir() => continue,
+            Ok(entry) => entry,
+            Err(e) => {
+                shared.tally.failed(&e);
+                continue;
+            }
+        };
+        let below = entry.path().strip_prefix(dir).ok().and_then(Path::to_str);
+        let Some(below) = below else {
+            shared.tally.failed(&format_args!("{}: its name is not UTF-8", entry.path().display()));
+            continue;
+        };
+        let job = Job { key: format!("{prefix}{below}"), file: entry.path().to_path_buf() };
+        if found.blocking_send(job).is_err() {
+            return; // interrupted
+        }
+    }
+}
+
+async fn find_objects(
+    shared: &Shared,
+    prefix: &str,
+    dir: &Path,
+    found: &mpsc::Sender<Job>,
+) -> Result<(), Error> {
+    let mut query = ListObjectsV2 { prefix: prefix.to_string(), ..ListObjectsV2::default() };
+    let mut any = false;
+    loop {
+        let page = shared.client.list_objects_v2(&query).await?;
+        any |= !page.contents.is_empty();
+        for object in page.contents {
+            let Some(file) = path_of(dir, prefix, &object.key) else {
+                shared.tally.failed(&format_args!("no path leads to the key {:?}", object.key));
+                continue;
+            };
+            if object.key.ends_with('/') {
+                make_dir(&file)?;
+            } else if found.send(Job { key: object.key, file }).await.is_err() {
+                return Ok(()); // interrupted
+            }
+        }
+        query.continuation_token = page.next_continuation_token;
+        if query.continuation_token.is_none() {
+            break;
+        }
+    }
+    match any {
+        true => Ok(()),
+        false => Err(Error::Io(format!("there is nothing below s3://{}/{prefix}", shared.client.bucket()))),
+    }
+}
+
+/// None: a part of the key is no name, so that it could lead elsewhere.
+fn path_of(dir: &Path, prefix: &str, key: &str) -> Option<PathBuf> {
+    let below = key.strip_prefix(prefix)?;
+    let below = below.strip_suffix('/').unwrap_or(below);
+    if below.is_empty() {
+        return key.ends_with('/').then(|| dir.to_path_buf());
+    }
+    let names = below.split('/').map(|name| check_name(name.as_bytes()));
+    names.collect::<Result<PathBuf, Error>>().ok().map(|names| dir.join(names))
+}
+
+fn make_dir(dir: &Path) -> Result<(), Error> {
+    std::fs::create_dir_all(dir).map_err(|e| Error::Io(format!("cannot make {}: {e}", dir.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_stay_below_the_directory() {
+        let path = |key| path_of(Path::new("/d"), "p/", key);
+        assert_eq!(path("p/a/b"), Some(PathBuf::from("/d/a/b")));
+        assert_eq!(path("p/a/"), Some(PathBuf::from("/d/a")));
+        assert_eq!(path("p/"), Some(PathBuf::from("/d")));
+        for key in ["p/../x", "p/a//b", "p//etc/passwd", "p/.", "p/a/../../x", "p/a\0", "q/a"] {
+            assert_eq!(path(key), None, "{key:?}");
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Programs that write anywhere in a file, on a mount: each does what it does on a local disk.
+#![cfg(feature = "servers")]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use support::mount::{Options, run};
+use support::servers::{Kind, program, shared};
+
+/// Fails with the line of the first thing that a local disk would do otherwise.
+const PROGRAMS: &str = r#"
+import fcntl, mmap, os, sqlite3, subprocess, sys, time, zipfile
+
+os.chdir(sys.argv[1])
+
+def content(name):
+    with open(name, "rb") as f:
+        return f.read()
+
+with zipfile.ZipFile("a.zip", "w") as z:
+    z.writestr("one", "1" * 100_000)
+with zipfile.ZipFile("a.zip", "a") as z:
+    z.writestr("two", "2" * 1000)
+with zipfile.ZipFile("a.zip") as z:
+    assert z.testzip() is None and z.namelist() == ["one", "two"]
+
+data = bytearray(os.urandom(11_000_000))
+with open("file", "wb") as f:
+    f.write(data)
+def dd(what, *args):
+    subprocess.run(["dd", "if=/dev/stdin", "of=file", "conv=notrunc", "status=none", *args], input=what, check=True)
+dd(b"x" * 4096, "bs=4096", "seek=1000")
+data[4_096_000:4_100_096] = b"x" * 4096
+assert content("file") == data
+os.truncate("file", 7_000_000)
+os.truncate("file", 9_000_000)
+data[7_000_000:] = bytes(2_000_000)
+with open("file", "r+b") as f:
+    subprocess.run(["fallocate", "-p", "-o", "5000", "-l", "100000", "file"], check=True)
+data[5000:105_000] = bytes(100_000)
+assert content("file") == data
+subprocess.run(["cp", "file", "copy"], check=True)
+assert content("copy") == data
+
+f = os.open("file", os.O_RDWR)
+m = mmap.mmap(f, 0)
+m[100:105] = b"hello"
+m.flush()
+assert os.pread(f, 5, 100) == b"hello"
+os.pwrite(f, b"there", 200)
+assert m[200:205] == b"there"
+os.close(f)
+m[300:305] = b"later"
+m.close()
+data[100:105], data[200:205], data[300:305] = b"hello", b"there", b"later"
+for _ in range(100):
+    if content("file") == data:
+        break
+    time.sleep(0.1)  # the mapping's end is not waited for, as on any file system
+assert content("file") == data
+
+a, b = (os.open("log", os.O_CREAT | os.O_WRONLY | os.O_APPEND) for _ in range(2))
+for n in range(100):
+    os.write(a, b"a%d\n" % n)
+    os.write(b, b"b%d\n" % n)
+os.close(a)
+os.close(b)
+assert content("log") == b"".join(b"a%d\nb%d\n" % (n, n) for n in range(100))
+
+f = open("gone", "w+b")
+f.write(data)
+os.unlink("gone")
+f.seek(0)
+assert f.read() == data
+f.close()
+assert not os.path.exists("gone")
+
+db = sqlite3.connect("test.db")
+db.execute("create table t (n integer primary key, text)")
+for n in range(int(sys.argv[2])):
+    db.execute("insert into t (text) values (?)", ("x" * 300,))
+    db.commit()
+assert db.execute("pragma integrity_check").fetchone() == ("ok",)
+db.close()
+db = sqlite3.connect("test.db")
+assert db.execute("select count(*) from t").fetchone() == (int(sys.argv[2]),)
+db.close()
+"#;
+
+/// Runs a program that must succeed.
+#[track_caller]
+fn succeed(command: &mut Command) {
+    let said = run(command);
+    assert!(said.status.success(), "{said:?}");
+}
+
+/// Transactions and operations: few, for CI; `PAILFS_LONG=1` for what a release is to pass.
+fn long() -> bool {
+    std::env::var_os("PAILFS_LONG").is_some()
+}
+
+#[test]
+fn seaweedfs_programs_that_write_anywhere() {
+    let server = shared(Kind::SeaweedFs);
+    let mount = Options::new(server, &server.bucket("programs")).mount();
+    let transactions = if long() { "1000" } else { "40" };
+    succeed(Command::new(program("python3")).arg("-c").arg(PROGRAMS).arg(&mount.dir).arg(transactions));
+}
+
+/// A clone over git's own protocol writes a pack, reads it back and changes its header.
+const GIT: &str = r#"
+set -eu
+export HOME="$1" GIT_CONFIG_NOSYSTEM=1 GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b
+git init -q "$1/source"
+cd "$1/source"
+for n in $(seq "$3"); do mkdir -p "d$((n % 7))"; echo "file $n" >"d$((n % 7))/f$n"; done
+git add .
+git commit -qm one
+git clone -q "file://$1/source" "$2/clone"
+cd "$2/clone"
+echo more >>d1/f1
+git commit -qam two
+git gc -q
+git fsck --strict
+test "$(git log --oneline | wc -l)" = 2
+test -z "$(git status --porcelain)"
+"#;
+
+#[test]
+fn seaweedfs_git_clones_commits_and_collects() {
+    let server = shared(Kind::SeaweedFs);
+    let mount = Options::new(server, &server.bucket("git")).mount();
+    let local = tempfile::tempdir().expect("a directory");
+    let files = if long() { "1000" } else { "30" };
+    succeed(Command::new("sh").args(["-c", GIT, "git"]).arg(local.path()).arg(&mount.dir).arg(files));
+}
+
+/// All of fsx's operations.
+const FSX: &str = "
+flen = 262144
+[opsize]
+max = 65536
+[weights]
+close_open = 1.0
+invalidate = 1.0
+mapread = 5.0
+mapwrite = 5.0
+read = 5.0
+write = 10.0
+truncate = 3.0
+fsync = 1.0
+fdatasync = 1.0
+posix_fallocate = 2.0
+punch_hole = 3.0
+sendfile = 2.0
+posix_fadvise = 1.0
+copy_file_range = 3.0
+";
+
+/// What `ensure_fsx` of scripts/lib.sh installs.
+fn fsx() -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin/fsx");
+    assert!(path.exists(), "{} is missing: scripts/test installs it", path.display());
+    path
+}
+
+#[test]
+fn seaweedfs_fsx_finds_no_fault() {
+    let server = shared(Kind::SeaweedFs);
+    let mount = Options::new(server, &server.bucket("fsx")).mount();
+    let local = tempfile::tempdir().expect("a directory");
+    let large = FSX.replace("262144", "20000000").replace("65536", "2000000");
+    let (some, few) = if long() { (20_000, 1500) } else { (1500, 80) };
+    for (name, config, operations) in [("small", FSX, some), ("large", &large, few)] {
+        let seed = rand::random::<u32>().to_string();
+        eprintln!("fsx {name}: seed {seed}");
+        let settings = local.path().join(name);
+        std::fs::write(&settings, config).expect("fsx's settings");
+        let mut fsx = Command::new(fsx());
+        fsx.arg("-q").args(["-N", &operations.to_string(), "-S", &seed]).arg("-f").arg(&settings);
+        succeed(fsx.arg("-P").arg(local.path()).arg(mount.dir.join(name)));
+    }
+}
