@@ -204,6 +204,9 @@ impl Filesystem {
             if_match: Some(head.etag.clone()),
             storage_class: None,
         };
+        // Said in so many words, lest it become what the mount gives new objects.
+        let class = headers.storage_class.clone().or_else(|| Some("STANDARD".into()));
+        let headers = &ObjectHeaders { storage_class: class, ..headers.clone() };
         if head.size <= COPY_BYTES_MAX {
             return Ok(self.client.copy_object(&source, key, Some(headers), &Precondition::None).await?);
         }
