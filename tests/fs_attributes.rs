@@ -400,3 +400,39 @@ async fn a_late_answer_does_not_undo_a_change() {
     assert_eq!(stat(&house, "d").await.perm, 0o700);
     house.leave(dir.ino);
 }
+
+#[tokio::test]
+async fn a_directory_is_as_new_as_what_was_made_or_removed_in_it() {
+    let house = keeping();
+    house.fake.put_with("d/", "", &[("x-amz-meta-mtime", "5")]);
+    house.fake.put("d/old", "x");
+    assert_eq!(stat(&house, "d").await.mtime, from_epoch(5, 0).unwrap());
+    let mut last = SystemTime::now();
+    let mut newer = async |what: &str| {
+        let now = stat(&house, "d").await;
+        assert!(now.mtime >= last && now.ctime == now.mtime, "{what}");
+        last = SystemTime::now();
+    };
+    house.make("d/new", b"x").await.unwrap();
+    newer("a file was made").await;
+    house.unlink("d/old").await.unwrap();
+    newer("a file was removed").await;
+    house.mkdir("d/sub").await.unwrap();
+    newer("a directory was made").await;
+    house.rename("d/new", "d/newer", 0).await.unwrap();
+    newer("a file was renamed").await;
+    set(&house, "d", utimens(9)).await.unwrap();
+    assert_eq!(stat(&house, "d").await.mtime, time(9), "what is set after that counts");
+}
+
+#[tokio::test]
+async fn a_removed_file_that_is_open_has_no_link_and_keeps_its_attributes_here() {
+    let house = keeping();
+    house.make("file", b"bytes").await.unwrap();
+    let attr = house.enter("file").await.unwrap();
+    house.unlink("file").await.unwrap();
+    let held = house.fs.setattr(attr.ino, chmod(0o600)).await.unwrap();
+    assert_eq!((held.nlink, held.perm, held.size), (0, 0o600, 5));
+    assert!(house.fake.object("file").is_none());
+    house.leave(attr.ino);
+}

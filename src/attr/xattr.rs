@@ -1,7 +1,8 @@
 //! Extended attributes `user.NAME` as user metadata.
 //!
-//! Owns: how names and values are written in headers, which carry printable ASCII in names without capitals: what is
-//! none of that is a `%` and two hexadecimal digits.
+//! Owns: how names and values are written in headers. A value carries printable ASCII: what is none of that is a `%` and
+//! two hexadecimal digits. A name has no capitals and, on some servers, nothing but letters, digits, `.`, `_` and `-`:
+//! there it is `--` and the digits.
 //! Invariants: each attribute comes back as it was set; what others wrote otherwise is shown as it stands. The names
 //! that mean a file's attributes are nobody's extended attributes.
 
@@ -22,12 +23,36 @@ pub fn is_shown(metadata: &str) -> bool {
 
 /// The metadata's name for `user.NAME`, without `user.`.
 pub fn metadata_name(name: &[u8]) -> String {
-    escape(name, |b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
+    let mut out = String::with_capacity(name.len());
+    for (at, b) in name.iter().enumerate() {
+        let begins_escape = *b == b'-' && name.get(at + 1) == Some(&b'-');
+        if matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-') && !begins_escape {
+            out.push(char::from(*b));
+        } else {
+            write!(out, "--{b:02x}").expect("a String takes all");
+        }
+    }
+    out
 }
 
-/// The other way.
+/// The other way. What could not have been written so was never escaped.
 pub fn name(metadata: &str) -> Vec<u8> {
-    unescape(metadata, metadata_name)
+    let (mut out, mut rest) = (Vec::with_capacity(metadata.len()), metadata);
+    while let Some(first) = rest.chars().next() {
+        let escaped = rest.strip_prefix("--").and_then(|rest| rest.get(..2));
+        let taken = match escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                4
+            }
+            None => {
+                out.extend(first.encode_utf8(&mut [0; 4]).bytes());
+                first.len_utf8()
+            }
+        };
+        rest = rest.get(taken..).unwrap_or_default();
+    }
+    if metadata_name(&out) == metadata { out } else { metadata.as_bytes().to_vec() }
 }
 
 pub fn metadata_value(value: &[u8]) -> String {
@@ -40,8 +65,10 @@ pub fn metadata_value(value: &[u8]) -> String {
     escape_all(before) + &escape(inner, |b| plain(b) || b == b' ') + &escape_all(after)
 }
 
+/// The other way. What could not have been written so was never escaped.
 pub fn value(metadata: &str) -> Vec<u8> {
-    unescape(metadata, metadata_value)
+    let bytes: Vec<u8> = percent_decode(metadata.as_bytes()).collect();
+    if metadata_value(&bytes) == metadata { bytes } else { metadata.as_bytes().to_vec() }
 }
 
 /// Bytes of all that S3 counts.
@@ -61,12 +88,6 @@ fn escape(bytes: &[u8], plain: impl Fn(u8) -> bool) -> String {
     out
 }
 
-/// What `escape` could not have written was never escaped.
-fn unescape(text: &str, escape: impl Fn(&[u8]) -> String) -> Vec<u8> {
-    let bytes: Vec<u8> = percent_decode(text.as_bytes()).collect();
-    if escape(&bytes) == text { bytes } else { text.as_bytes().to_vec() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,7 +96,8 @@ mod tests {
     #[test]
     fn names_and_values_are_written_plainly_where_they_can() {
         assert_eq!(metadata_name(b"colour-1.x_y"), "colour-1.x_y");
-        assert_eq!(metadata_name("Ort: Köln".as_bytes()), "%4frt%3a%20%4b%c3%b6ln");
+        assert_eq!(metadata_name("Ort: Köln".as_bytes()), "--4frt--3a--20--4b--c3--b6ln");
+        assert_eq!((metadata_name(b"a--b"), metadata_name(b"a-B-")), ("a--2d-b".into(), "a---42-".into()));
         assert_eq!(metadata_value(b"as it is: 1/2 = \"half\""), "as it is: 1/2 = \"half\"");
         assert_eq!(metadata_value(b" 100%\n"), "%20100%25%0a");
         assert_eq!(metadata_value(b"  "), "%20%20");
@@ -86,13 +108,17 @@ mod tests {
         for text in ["100%", "50%zz", "a%20b", "%41"] {
             assert_eq!(value(text), text.as_bytes(), "{text}");
         }
-        assert_eq!(name("Colour"), b"Colour");
+        for text in ["Colour", "a--b", "--", "--zz", "a--62", "über", "a--ü"] {
+            assert_eq!(name(text), text.as_bytes(), "{text}");
+        }
     }
 
     proptest! {
         #[test]
         fn each_comes_back_as_it_was_set(name_bytes in prop::collection::vec(any::<u8>(), 0..40), value_bytes in prop::collection::vec(any::<u8>(), 0..80)) {
-            prop_assert_eq!(name(&metadata_name(&name_bytes)), name_bytes);
+            prop_assert_eq!(&name(&metadata_name(&name_bytes)), &name_bytes);
+            let dashes: Vec<u8> = name_bytes.iter().map(|b| b"-a4B"[usize::from(b % 4)]).collect();
+            prop_assert_eq!(name(&metadata_name(&dashes)), dashes);
             let header = metadata_value(&value_bytes);
             prop_assert_eq!(header.trim(), &header, "{:?}", header);
             prop_assert!(header.bytes().all(|b| (b' '..=b'~').contains(&b)));

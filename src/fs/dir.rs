@@ -255,7 +255,7 @@ impl Filesystem {
             return Err(Error::Exists);
         }
         // What had this name may be on its way out.
-        self.deletes.settled(key.trim_end_matches('/')).await;
+        self.clear_name(key.trim_end_matches('/')).await;
         let attributes = self.made_by(parent, Kind::Directory, maker);
         let mut headers = markers::headers();
         attributes.write(Kind::Directory, &mut headers.metadata);

@@ -494,6 +494,7 @@ impl Filesystem {
         if let Ok(key) = self.namespace.key(ino) {
             self.settle_name(&key).await;
         }
+        self.stamp(ino, writer).await?;
         if let Some(published) = writer.commit().await? {
             let Committed { etag, size } = published.now.clone();
             self.versions.made(ino, published.from.as_deref(), &etag);

@@ -17,7 +17,7 @@ use crate::config::COPY_BYTES_MAX;
 use crate::error::{Error, S3ErrorKind};
 use crate::namespace::{FileInfo, Kept, Node};
 use crate::s3::{CopySource, ObjectHead, ObjectHeaders, Precondition, Written};
-use crate::write::{Published, markers, upload};
+use crate::write::{Published, Writer, markers, upload};
 
 /// Whose a new file or directory is, and its mode.
 #[derive(Debug, Clone, Copy)]
@@ -206,6 +206,9 @@ impl Filesystem {
             if_match: Some(head.etag.clone()),
             storage_class: None,
         };
+        // Said in so many words, lest it become what the mount gives new objects.
+        let class = headers.storage_class.clone().or_else(|| Some("STANDARD".into()));
+        let headers = &ObjectHeaders { storage_class: class, ..headers.clone() };
         if head.size <= COPY_BYTES_MAX {
             return Ok(self.client.copy_object(&source, key, Some(headers), &Precondition::None).await?);
         }
@@ -223,24 +226,41 @@ impl Filesystem {
         if dir.is_empty() {
             return Err(Error::NotPermitted("a bucket has no object that could carry attributes of its own"));
         }
-        let headers = match self.client.head_object(&dir).await {
-            Ok(head) => {
-                let mut headers = ObjectHeaders::from(head.clone());
-                self.pin_mtime(&head, &mut headers);
-                change(&mut headers)?;
-                self.copy_onto_itself(&dir, &head, &headers).await?;
-                headers
-            }
-            Err(e) if e.kind == S3ErrorKind::NoSuchKey => {
-                let mut headers = markers::headers();
-                change(&mut headers)?;
-                markers::put(&self.client, &dir, &headers).await?;
-                headers
-            }
+        let head = match self.client.head_object(&dir).await {
+            Ok(head) => Some(head),
+            Err(e) if e.kind == S3ErrorKind::NoSuchKey => None,
             Err(e) => return Err(e.into()),
         };
+        let mut headers = head.clone().map_or_else(markers::headers, ObjectHeaders::from);
+        if let Some(head) = &head {
+            self.pin_mtime(head, &mut headers);
+        }
+        change(&mut headers)?;
+        match head.filter(|head| head.size > 0) {
+            Some(head) => self.copy_onto_itself(&dir, &head, &headers).await.map(|_| ())?,
+            // Nothing need be copied; and SeaweedFS, which finds no marker to copy, drops what it carries.
+            None => {
+                markers::put(&self.client, &dir, &headers).await?;
+                let kept = self.client.head_object(&dir).await?.metadata;
+                if !headers.metadata.iter().all(|said| kept.contains(said)) {
+                    return Err(Error::NotSupported("the server keeps no metadata of directories"));
+                }
+            }
+        }
         if self.namespace.keeps_attributes() {
             self.namespace.changed_attributes(ino, self.attributes_in(&headers));
+        }
+        Ok(())
+    }
+
+    /// What is about to be published is as old as it was shown to be.
+    pub(super) async fn stamp(&self, ino: u64, writer: &Writer) -> Result<(), Error> {
+        if self.namespace.keeps_attributes()
+            && let Ok(entry) = self.namespace.entry(ino)
+        {
+            let Attr { mtime, ctime, .. } = self.attr(&entry);
+            let times = Attributes { mtime: Some(mtime), ctime: Some(ctime), ..Attributes::default() };
+            writer.stamp(&times).await?;
         }
         Ok(())
     }

@@ -76,6 +76,8 @@ pub struct Attr {
     pub perm: u16,
     pub uid: u32,
     pub gid: u32,
+    /// 1, or 0 once it was removed.
+    pub nlink: u32,
     /// Of a device.
     pub rdev: u32,
     /// How long the kernel may believe this.
@@ -243,6 +245,7 @@ impl Filesystem {
             perm: kept.perm.and_then(|perm| u16::try_from(perm).ok()).unwrap_or(perm),
             uid: kept.uid.unwrap_or(self.config.uid),
             gid: kept.gid.unwrap_or(self.config.gid),
+            nlink: u32::from(entry.linked),
             rdev: kept.rdev.unwrap_or(0),
             ttl: entry.ttl,
         }

@@ -58,6 +58,12 @@ impl Filesystem {
         }
     }
 
+    /// Before something is made that needs the name of `key` free in S3.
+    pub(super) async fn clear_name(&self, key: &str) {
+        self.bury_where(|at, _| at == key).await;
+        self.deletes.settled(key).await;
+    }
+
     /// Before an object is made at `key`: what had this name must not take the new one along when it goes.
     pub(super) async fn settle_name(&self, key: &str) {
         if let Some(Orphan { name, doomed, .. }) = self.orphans.take(key) {

@@ -68,7 +68,7 @@ impl Filesystem {
         if self.namespace.find(parent, name).await?.is_some() {
             return Err(Error::Exists);
         }
-        self.deletes.settled(&key).await;
+        self.clear_name(&key).await;
         let mut headers = ObjectHeaders::default();
         attributes.write(Kind::File, &mut headers.metadata);
         let payload = if body.is_empty() { Vec::new() } else { vec![Bytes::copy_from_slice(body)] };

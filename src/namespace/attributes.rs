@@ -7,7 +7,7 @@
 //! Must never know: what the metadata mean, what stands for attributes that are missing.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use super::dir::MarkerSays;
 use super::inode::Table;
@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::s3::{ObjectHead, S3Client};
 
 /// A symbolic link's target is no longer, other special files are empty: what is larger is a file.
-const SPECIAL_BYTES_MAX: u64 = libc::PATH_MAX as u64;
+const SPECIAL_BYTES_MAX: u64 = libc::PATH_MAX as u64 - 1;
 /// Names asked about in order before the next ones are asked about ahead.
 const RUN_MIN: usize = 2;
 
@@ -201,12 +201,27 @@ impl Table {
         if self.attributes
             && entry.node == Node::Directory
             && let Some(dir) = self.key(entry.ino)
-            && let Some(says) = self.dirs.get(&*dir).and_then(|dir| dir.says.as_ref())
+            && let Some(known) = self.dirs.get(&*dir)
         {
-            entry.ttl = entry.ttl.min(self.ttl.saturating_sub(says.asked.elapsed()));
-            entry.attributes = Some(says.kept.clone());
+            if let Some(says) = &known.says {
+                entry.ttl = entry.ttl.min(self.ttl.saturating_sub(says.asked.elapsed()));
+                entry.attributes = Some(says.kept.clone());
+            }
+            let told = entry.attributes.as_ref().and_then(|kept| kept.attributes.ctime);
+            if known.changed.is_some_and(|changed| told.is_none_or(|told| told < changed)) {
+                let mut attributes = entry.attributes.map(|kept| kept.attributes.clone()).unwrap_or_default();
+                (attributes.mtime, attributes.ctime) = (known.changed, known.changed);
+                entry.attributes = Kept::new(attributes);
+            }
         }
         entry
+    }
+
+    /// A name was made or removed in a directory: its times are now, for as long as that is known here.
+    pub(super) fn touch(&mut self, dir: &str) {
+        if self.attributes {
+            self.edit(dir, |dir| dir.changed = Some(SystemTime::now()));
+        }
     }
 
     /// Takes note of what HEAD said of a file that was known otherwise; that keeps its age. Answers what stands.

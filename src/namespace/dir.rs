@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use super::known::{Known, Slot, Source, When};
 use super::{Kept, Kind, Listed};
@@ -35,6 +35,8 @@ pub(super) struct Dir {
     pub run: usize,
     /// What its marker says of the directory itself.
     pub says: Option<MarkerSays>,
+    /// When a name was last made or removed here.
+    pub changed: Option<SystemTime>,
     /// Its place among the directories by use; 0: none yet.
     pub used: u64,
     /// Slots without an inode.

@@ -159,7 +159,8 @@ impl Table {
     /// What is known of the inode, however old.
     pub(super) fn entry(&self, ino: u64) -> Option<Entry> {
         if ino == ROOT_INO {
-            let entry = Entry { ino, node: Node::Directory, attributes: None, ttl: self.ttl.min(TTL_MAX) };
+            let ttl = self.ttl.min(TTL_MAX);
+            let entry = Entry { ino, node: Node::Directory, attributes: None, linked: true, ttl };
             return Some(self.with_directorys(entry));
         }
         let (known, when) = self.state(ino)?;
@@ -169,7 +170,8 @@ impl Table {
             _ => when.at.elapsed(),
         };
         let (node, ttl) = (known.node()?, self.ttl.saturating_sub(age).min(TTL_MAX));
-        Some(self.with_directorys(Entry { ino, attributes: node.kept(), node, ttl }))
+        let linked = self.place(ino).is_some();
+        Some(self.with_directorys(Entry { ino, attributes: node.kept(), node, linked, ttl }))
     }
 
     /// What is known of the inode, if it is fresh.

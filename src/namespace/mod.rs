@@ -140,6 +140,8 @@ pub struct Entry {
     pub node: Node,
     /// As they are kept in the object, or in the directory's marker. None: they are not known.
     pub attributes: Option<Arc<Kept>>,
+    /// Its name leads to it still.
+    pub linked: bool,
     pub ttl: Duration,
 }
 
@@ -281,6 +283,7 @@ impl Namespace {
         table.update(ino, |known| *known = info);
         table.set_local(ino, true);
         table.remember(ino);
+        table.touch(&dir);
         Ok(table.entry(ino).expect("interned under this lock"))
     }
 
@@ -289,6 +292,7 @@ impl Namespace {
         let dir = self.dir_key(parent)?;
         let mut table = self.lock();
         table.made_directory(&dir, name);
+        table.touch(&dir);
         let ino = table.intern(&dir, name, &Node::Directory);
         table.remember(ino);
         Ok(table.entry(ino).expect("interned under this lock"))
@@ -323,13 +327,18 @@ impl Namespace {
 
     /// The name is gone; the inode stays for those who hold it.
     pub fn removed(&self, parent: u64, name: &str) {
-        self.within(parent, |table, dir| table.remove_name(dir, name));
+        self.within(parent, |table, dir| {
+            table.remove_name(dir, name);
+            table.touch(dir);
+        });
     }
 
     /// The name is gone here at once, and in S3 when [`Namespace::left`] says so: until then no answer of S3's
     /// shows it. `dir`: the directory's key.
     pub fn leave(&self, dir: &str, name: &str) {
-        self.lock().leave(dir, name);
+        let mut table = self.lock();
+        table.leave(dir, name);
+        table.touch(dir);
     }
 
     pub fn left(&self, dir: &str, name: &str) {
@@ -348,12 +357,21 @@ impl Namespace {
 
     /// A file was made at a name, by us and in S3.
     pub fn made_file(&self, parent: u64, name: &str, info: FileInfo) {
-        self.within(parent, |table, dir| table.made(dir, name, &Node::File(info)));
+        self.within(parent, |table, dir| {
+            table.made(dir, name, &Node::File(info));
+            table.touch(dir);
+        });
     }
 
     /// The file has moved, and is now what `info` tells.
     pub fn renamed(&self, ino: u64, parent: u64, name: &str, info: FileInfo) {
-        self.within(parent, |table, dir| table.rename(ino, dir, name));
+        self.within(parent, |table, dir| {
+            if let Some((from, _)) = table.name(ino) {
+                table.touch(&from);
+            }
+            table.rename(ino, dir, name);
+            table.touch(dir);
+        });
         self.lock().update(ino, |known| *known = info.or_as_before(known));
     }
 

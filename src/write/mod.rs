@@ -39,6 +39,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use tokio::sync::Mutex;
 
+use crate::attr::Attributes;
 use crate::cache::{PartCache, Permit, slice};
 use crate::config::PART_BYTES_MIN;
 use crate::error::Error;
@@ -329,6 +330,15 @@ impl Writer {
         }
         state.amend(&self.writes, change).await?;
         Ok(true)
+    }
+
+    /// As its times the metadata tell these, unless they were set, or are on their way already.
+    pub async fn stamp(&self, times: &Attributes) -> Result<(), Error> {
+        let mut state = self.state.lock().await;
+        if !state.changed || state.unlinked {
+            return Ok(());
+        }
+        state.stamp_as(&self.writes, times).await
     }
 
     /// What the object will carry, but for its times; none where nothing is to be published.

@@ -165,6 +165,16 @@ impl State {
         (self.headers.clone(), std::mem::take(&mut self.late))
     }
 
+    /// As [`State::stamp`], with times that were shown.
+    pub async fn stamp_as(&mut self, writes: &Writes, times: &Attributes) -> Result<(), Error> {
+        if self.stamps && self.stale_times && self.upload.is_none() {
+            self.inherit(writes).await?;
+            times.write(Kind::File, &mut self.headers.metadata);
+            self.stale_times = false;
+        }
+        Ok(())
+    }
+
     /// The metadata tell that the file was written now, if it was written since they were set.
     fn stamp(&mut self) {
         if self.stamps && std::mem::take(&mut self.stale_times) {
