@@ -164,8 +164,8 @@ fn every_line(kind: Kind) {
     let pairs = pairs();
     assert!(pairs.len() > 60, "only {} lines found", pairs.len());
     for (left, right) in &pairs {
-        let unknown = |word: &&str| right.contains(&format!("pailfs s3 {word}"));
-        if kind == Kind::SeaweedFs && NOT_ON_SEAWEEDFS.iter().any(|word| unknown(&word)) {
+        let unknown = |word: &str| right.contains(&format!("pailfs s3 {word}"));
+        if kind == Kind::SeaweedFs && NOT_ON_SEAWEEDFS.iter().any(|word| unknown(word)) {
             continue;
         }
         let theirs = sides.left(left);
