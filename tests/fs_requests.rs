@@ -386,9 +386,9 @@ async fn a_refresh_tells_the_kernel_of_all_below() {
         held.push(house.enter(path).await.unwrap().ino);
     }
     house.refresh("d").await;
-    assert_eq!(*kernel.attributes.lock().unwrap(), [held[0], held[2], held[1]]);
-    // Of names in the directory itself it is told after the answer.
-    assert_eq!(kernel.names.lock().unwrap()[..2], [(ROOT_INO, "d".into()), (held[1], "x".into())]);
+    assert_eq!(*kernel.attributes.lock().unwrap(), held[..3]);
+    let names = [(ROOT_INO, "d".into()), (held[0], "sub".into()), (held[1], "x".into())];
+    assert_eq!(*kernel.names.lock().unwrap(), names);
 }
 
 /// Inodes that the kernel knows are never lost; it is asked to forget them instead.

@@ -150,7 +150,7 @@ fn radix(digits: &str, radix: u32) -> Option<u32> {
 
 fn mode(bits: u32) -> Option<u32> {
     let has_no_type = bits & libc::S_IFMT == 0;
-    (bits <= libc::S_IFMT | PERMISSIONS && (has_no_type || Kind::of_mode(bits).is_some())).then_some(bits)
+    (bits <= (libc::S_IFMT | PERMISSIONS) && (has_no_type || Kind::of_mode(bits).is_some())).then_some(bits)
 }
 
 /// `SEC` or `SEC.FRACTION`. Of a time before the epoch the fraction counts forward, as s3fs writes it.

@@ -58,7 +58,7 @@ impl Filesystem {
         let now = Some(SystemTime::now());
         Attributes {
             kind: Some(kind),
-            perm: Some(maker.perm & PERMISSIONS | more),
+            perm: Some((maker.perm & PERMISSIONS) | more),
             uid: Some(maker.uid),
             gid: Some(group.unwrap_or(maker.gid)),
             mtime: now,
