@@ -474,6 +474,14 @@ async fn a_file_and_a_directory_of_one_name(ground: &Ground) {
     root.sort();
     assert_eq!(root, ["a", "a-0", "a/", "m/"]);
     assert_eq!(ground.walk("m/", true, None).await, ["m/"], "the marker itself");
+    let bucket = ground.client.bucket().to_string();
+    let marker = CopySource { bucket, key: ground.key("m/"), ..CopySource::default() };
+    let copied = ground.client.copy_object(&marker, &ground.key("n/"), None, &Precondition::None).await;
+    if ground.differs(Difference::MarkersAreNotCopied) {
+        assert_eq!(copied.unwrap_err().kind, S3ErrorKind::NoSuchKey);
+    } else {
+        assert_eq!(ground.walk("n/", true, None).await, ["n/"], "its copy");
+    }
     assert_eq!(ground.get(&ground.key("a")).await, b"file");
     assert_eq!(ground.get(&ground.key("a/x")).await, b"within");
 }

@@ -131,7 +131,10 @@ async fn copy_one(
     loop {
         match copy(uploads, &object, &key).await {
             Ok(etag) => return Ok(Some(Moved { name, etag })),
-            Err(e) if e.s3_kind() == Some(S3ErrorKind::NoSuchKey) => return Ok(None),
+            Err(e) if e.s3_kind() == Some(S3ErrorKind::NoSuchKey) => {
+                let made = put_marker_again(&uploads.client, &object, &key).await?;
+                return Ok(made.map(|etag| Moved { name, etag }));
+            }
             // Replaced since it was listed: what is there now is what moves.
             Err(e)
                 if e.s3_kind() == Some(S3ErrorKind::PreconditionFailed)
@@ -148,6 +151,25 @@ async fn copy_one(
             }
             Err(e) => return Err(e),
         }
+    }
+}
+
+/// SeaweedFS shows markers and copies none of them (404): they are put again. None where there is nothing to put.
+async fn put_marker_again(
+    client: &S3Client,
+    object: &ListedObject,
+    key: &str,
+) -> Result<Option<String>, S3Error> {
+    if !object.key.ends_with('/') || object.size > 0 {
+        return Ok(None);
+    }
+    match client.head_object(&object.key).await {
+        Ok(head) => {
+            let headers = ObjectHeaders::from(head);
+            Ok(Some(client.put_object(key, Vec::new(), &headers, &Precondition::None).await?.etag))
+        }
+        Err(e) if e.kind == S3ErrorKind::NoSuchKey => Ok(None),
+        Err(e) => Err(e),
     }
 }
 

@@ -42,6 +42,8 @@ pub enum Difference {
     UploadsAreListedRaw,
     /// A PUT into a bucket that is not there makes the bucket, where the user may make buckets.
     PutMakesBucket,
+    /// CopyObject of a marker is answered 404.
+    MarkersAreNotCopied,
 }
 
 /// All that is known, each with its source. A test that meets one asserts the difference itself, so
@@ -52,6 +54,7 @@ const DIFFERENCES: &[(Behind, Difference, &str)] = &[
     (Behind::SeaweedFs, Difference::ListsReplacedParts, "each sending is a file of its own (4.48, probed)"),
     (Behind::SeaweedFs, Difference::UploadsAreListedRaw, "names the encoding, leaves it out (4.48, probed)"),
     (Behind::SeaweedFs, Difference::PutMakesBucket, "for users with the action Admin (4.48, probed)"),
+    (Behind::SeaweedFs, Difference::MarkersAreNotCopied, "it is a directory there (4.48, probed)"),
     (Behind::Moto, Difference::CopyIgnoresIfMatch, "not implemented (5.2.5, probed)"),
     (Behind::Moto, Difference::PartCopyIgnoresIfMatch, "not implemented (5.2.5)"),
     (Behind::Moto, Difference::CompleteIgnoresIfMatch, "not implemented (5.2.5)"),
