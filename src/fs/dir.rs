@@ -49,7 +49,7 @@ pub(super) struct Listing {
     kept_from: u64,
     ended: bool,
     failed: Option<Error>,
-    /// The kernel makes a copy of what is read, which is of one listing so far.
+    /// The kernel makes a copy of what is read, which is of one listing and with attributes so far.
     copied: Option<Copying>,
 }
 
@@ -225,6 +225,8 @@ impl Filesystem {
         let kind = node.kind();
         // Which was not asked for as long as names alone were read; or S3 does not tell.
         if !plus || self.namespace.lacks_attributes(handle.ino, &name, &node) {
+            // A copy without attributes would make the kernel look up each name: it is quicker with none.
+            listing.copied = None;
             let ino = self.namespace.number_of(handle.ino, &name, kind);
             return Ok(Some(take(DirItem { ino, cookie: next, kind, name: &name, attr: None })));
         }
