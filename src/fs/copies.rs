@@ -38,14 +38,9 @@ impl Copies {
         Copies { known: Arc::new(Mutex::new(known)) }
     }
 
-    /// Whether there is one.
-    pub fn has(&self, ino: u64) -> bool {
-        self.lock().by_ino.contains(&ino)
-    }
-
-    /// Whether it is of the listing that was asked for then.
-    pub fn is_of(&self, ino: u64, asked: Instant) -> bool {
-        self.lock().by_ino.get(&ino) == Some(&asked)
+    /// When the listing was asked for that the directory's copy is of; none where there is no copy.
+    pub fn of(&self, ino: u64) -> Option<Instant> {
+        self.lock().by_ino.get(&ino).copied()
     }
 
     pub fn begin(&self, ino: u64) -> Copying {
@@ -80,12 +75,11 @@ mod tests {
     fn a_copy_is_of_one_listing() {
         let (copies, asked) = (Copies::new(), Instant::now());
         let copying = copies.begin(7);
-        assert!(!copies.has(7));
+        assert_eq!(copies.of(7), None);
         copies.made(copying, asked);
-        assert!(copies.is_of(7, asked) && !copies.is_of(8, asked));
-        assert!(!copies.is_of(7, asked + std::time::Duration::from_secs(1)), "it was listed anew");
+        assert_eq!((copies.of(7), copies.of(8)), (Some(asked), None));
         copies.doubt(7);
-        assert!(!copies.has(7));
+        assert_eq!(copies.of(7), None);
     }
 
     #[test]
@@ -94,7 +88,7 @@ mod tests {
         let copying = copies.begin(7);
         copies.doubt(7);
         copies.made(copying, Instant::now());
-        assert!(!copies.has(7));
+        assert_eq!(copies.of(7), None);
     }
 
     #[test]

@@ -138,8 +138,8 @@ impl Filesystem {
     pub fn opendir(&self, ino: u64) -> Result<OpenedDir, Error> {
         self.namespace.dir_key(ino)?;
         let mut stream = DirStream::new(self.namespace.clone(), ino);
-        let keep_cache =
-            self.copies.has(ino) && stream.begin_known().is_some_and(|of| self.copies.is_of(ino, of));
+        let copy_of = self.copies.of(ino);
+        let keep_cache = copy_of.is_some() && stream.begin_known() == copy_of;
         // Two that fill one copy would mix what they read.
         let may_cache = keep_cache || !self.handles.has_dir(ino);
         let copying = may_cache.then(|| self.copies.begin(ino));

@@ -171,7 +171,7 @@ impl Handles {
     }
 
     pub fn writers(&self) -> Vec<(u64, Arc<Writer>)> {
-        self.lock().writers.iter().map(|(ino, (writer, _))| (*ino, writer.clone())).collect()
+        self.between_writers(|writers| writers)
     }
 
     /// Does something while no writer is made: those there are.
