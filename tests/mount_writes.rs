@@ -169,7 +169,7 @@ posix_fadvise = 1.0
 copy_file_range = 3.0
 ";
 
-/// What `ensure_fsx` of scripts/lib.sh installs.
+/// What `ensure_crate` of scripts/lib.sh installs.
 fn fsx() -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin/fsx");
     assert!(path.exists(), "{} is missing: scripts/test installs it", path.display());

@@ -498,7 +498,7 @@ impl Filesystem {
         if let Some(published) = writer.commit().await? {
             let Committed { etag, size } = published.now.clone();
             self.versions.made(ino, published.from.as_deref(), &etag);
-            self.namespace.publish(ino, FileInfo { size, mtime: SystemTime::now(), etag, kept: None });
+            self.namespace.publish(ino, FileInfo { size, mtime: self.mtime_of(ino), etag, kept: None });
             let kept = self.keep_published(ino, &published).await;
             if writer.is_dirty().await {
                 self.namespace.written(ino, writer.len()); // another handle wrote on meanwhile
@@ -506,6 +506,15 @@ impl Filesystem {
             kept?;
         }
         Ok(())
+    }
+
+    /// When the file that was published just now is to show as written: as it was shown before. Kept attributes tell
+    /// that by themselves, and are known by the object's own time.
+    fn mtime_of(&self, ino: u64) -> SystemTime {
+        match self.namespace.entry(ino) {
+            Ok(Entry { node: Node::File(info), .. }) if !self.namespace.keeps_attributes() => info.mtime,
+            _ => SystemTime::now(),
+        }
     }
 
     /// The last descriptor of a handle is gone. What flush could not publish is given up here; flush has
