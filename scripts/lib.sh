@@ -30,6 +30,10 @@ ensure_packages() {
     have cc || missing+=(build-essential)
     have getfattr || missing+=(attr)
     have git || missing+=(git)
+    have rsync || missing+=(rsync)
+    have vim || missing+=(vim)
+    have patch || missing+=(patch)
+    have make || missing+=(make)
     if [[ -z ${PAILFS_TEST_VENV:-} ]] && ! python_with_venv >/dev/null; then
         missing+=(python3 python3-venv)
     fi

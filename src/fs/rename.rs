@@ -156,7 +156,7 @@ impl Filesystem {
         };
         self.dir_renamed(from, to, &target, &moved).await;
         let keys: Vec<String> = moved.iter().map(|object| format!("{source}{}", object.name)).collect();
-        let deleted = moves::delete(&self.client, &keys).await;
+        let deleted = moves::delete(&self.client, keys).await;
         drop(pass);
         match deleted {
             Ok(()) => self.journal.end(intent),
