@@ -30,6 +30,7 @@ ensure_packages() {
     have cc || missing+=(build-essential)
     have getfattr || missing+=(attr)
     have git || missing+=(git)
+    have fio || missing+=(fio)
     have rsync || missing+=(rsync)
     have vim || missing+=(vim)
     have patch || missing+=(patch)

@@ -6,7 +6,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::mount::{Options, run};
+use support::mount::{Mount, Options, run};
 use support::servers::{Kind, program, shared};
 
 /// Fails with the line of the first thing that a local disk would do otherwise.
@@ -144,5 +144,30 @@ fn seaweedfs_fsx_finds_no_fault() {
         let mut fsx = Command::new(fsx());
         fsx.arg("-q").args(["-N", &operations.to_string(), "-S", &seed]).arg("-f").arg(&settings);
         succeed(fsx.arg("-P").arg(local.path()).arg(mount.dir.join(name)));
+    }
+}
+
+/// What is written is verified by the same mount, and by another one that has only what S3 has.
+#[test]
+fn seaweedfs_fio_verifies_what_it_wrote() {
+    let server = shared(Kind::SeaweedFs);
+    let bucket = server.bucket("fio");
+    let times = if long() { 10 } else { 1 };
+    let jobs = [
+        (["--name=sequential", "--rw=write", "--bs=1m"], 24),
+        (["--name=random", "--rw=randwrite", "--bsrange=512-128k"], 8),
+        (["--name=mixed", "--rw=randrw", "--bsrange=4k-64k"], 4),
+        (["--name=mapped", "--rw=randwrite", "--ioengine=mmap"], 1),
+    ];
+    for more in ["--do_verify=1", "--verify_only=1"] {
+        let mount = Mount::of(server, &bucket);
+        let mut fio = Command::new("fio");
+        fio.arg("--directory").arg(&mount.dir).args(["--thread", "--fallocate=none", "--end_fsync=1"]);
+        fio.args(["--verify=crc32c", "--verify_fatal=1", "--randseed=7", more]);
+        for (job, mib) in jobs {
+            fio.args(job).arg(format!("--size={}m", mib * times));
+        }
+        succeed(&mut fio);
+        mount.umount();
     }
 }
