@@ -493,6 +493,9 @@ impl Filesystem {
         // What had this name before may be on its way out, and must not take the new object along.
         if let Ok(key) = self.namespace.key(ino) {
             self.settle_name(&key).await;
+            if writer.is_dirty().await {
+                self.hold_links(Some(ino), &key).await;
+            }
         }
         self.stamp(ino, writer).await?;
         if let Some(published) = writer.commit().await? {

@@ -15,9 +15,9 @@ use crate::error::Error;
 use crate::journal::{Intent, JournalError};
 use crate::key::{self, ROOT_INO};
 use crate::namespace::{FileInfo, Kind, Node};
-use crate::s3::ListedObject;
+use crate::s3::{ListedObject, ObjectHeaders};
 use crate::write::moves::{self, Moved};
-use crate::write::{Writer, markers};
+use crate::write::{Object, Writer, markers};
 
 /// A name: the inode of its directory, and what it is called there.
 type Name<'a> = (u64, &'a str);
@@ -56,8 +56,8 @@ impl Filesystem {
             Some(Node::Directory) => return Err(Error::IsDirectory),
             Some(_) if !replace => return Err(Error::Exists),
             _ if from == to => return Ok(()),
-            Some(Node::File(replaced)) => replaced.etag,
-            None => String::new(),
+            Some(Node::File(replaced)) => Some(replaced),
+            None => None,
         };
         let source = key::file_key(&self.namespace.dir_key(from.0)?, from.1.as_bytes())?;
         let target = key::file_key(&self.namespace.dir_key(to.0)?, to.1.as_bytes())?;
@@ -70,29 +70,26 @@ impl Filesystem {
             info = self.file_at(from.0, from.1).await?;
         }
         self.settle_name(&target).await;
+        let open = replaced.as_ref().and_then(|info| self.writer_of_open(to.0, to.1, info, &target));
+        if let Some((_, replaced)) = &open {
+            self.hold(replaced, &target).await;
+        }
+        self.hold_links(open.as_ref().map(|(ino, _)| *ino), &target).await;
         let source_etag = info.etag.clone();
         let mut moved_etag = None;
         if source_etag.is_empty() {
             // Nothing could be copied: it is published under its new name, where S3 has what it replaces until then.
-            info.etag = replaced;
-        } else {
-            let head = self.client.head_object(&source).await?;
-            if head.etag != source_etag && ino.is_some_and(|ino| self.namespace.is_local(ino)) {
-                return Err(Error::Stale); // what was written goes on from another version
+            info.etag = replaced.map_or_else(String::new, |replaced| replaced.etag);
+            if let Some(writer) = &writer {
+                self.retype(writer, &source, &target).await?;
             }
-            info = FileInfo { mtime: SystemTime::now(), ..self.namespace.info_of(&head) };
-            let object = ListedObject {
-                key: source.clone(),
-                size: head.size,
-                etag: head.etag,
-                last_modified: head.last_modified,
-                storage_class: head.storage_class,
-            };
-            info.etag = moves::copy(&self.writes.uploads, &object, &target).await?;
+        } else {
+            let pinned = ino.is_some_and(|ino| self.namespace.is_local(ino));
+            info = self.move_object(&source, &target, pinned.then_some(&source_etag)).await?;
             moved_etag = Some(info.etag.clone());
             self.deletes.remove(self.doomed(from.0, source)?).await?;
         }
-        if let Some(replaced) = self.writer_at(to.0, to.1) {
+        if let Some((_, replaced)) = open {
             replaced.unlink().await;
         }
         if let Some(writer) = &writer {
@@ -106,6 +103,48 @@ impl Filesystem {
             self.changed(ino, writer).await;
         }
         Ok(())
+    }
+
+    /// Copies an object, and tells those who link ranges of it. `pinned`: this version and no other. Answers the copy.
+    async fn move_object(
+        &self,
+        source: &str,
+        target: &str,
+        pinned: Option<&String>,
+    ) -> Result<FileInfo, Error> {
+        let head = self.client.head_object(source).await?;
+        if pinned.is_some_and(|etag| *etag != head.etag) {
+            return Err(Error::Stale); // what was written goes on from another version
+        }
+        let info = FileInfo { mtime: SystemTime::now(), ..self.namespace.info_of(&head) };
+        let object = ListedObject {
+            key: source.to_owned(),
+            size: head.size,
+            etag: head.etag,
+            last_modified: head.last_modified,
+            storage_class: head.storage_class,
+        };
+        let etag = moves::copy(&self.writes.uploads, &object, target).await?;
+        self.objects_moved(|linked| {
+            let is_it = (&linked.key, &linked.etag) == (&object.key, &object.etag);
+            is_it.then(|| Object { key: target.to_owned(), etag: etag.clone(), size: linked.size })
+        })
+        .await;
+        Ok(FileInfo { etag, ..info })
+    }
+
+    /// What is published under its last name has the content type of that, unless it was given another.
+    async fn retype(&self, writer: &Writer, source: &str, target: &str) -> Result<(), Error> {
+        if self.config.content_type.is_some() {
+            return Ok(());
+        }
+        let (before, now) = (key::content_type_of(source), key::content_type_of(target));
+        let change = |headers: &mut ObjectHeaders| {
+            if headers.content_type == before {
+                headers.content_type = now;
+            }
+        };
+        writer.amend(change).await.map(|_| ())
     }
 
     fn file_renamed(&self, from: Name<'_>, to: Name<'_>, info: FileInfo) {
@@ -154,7 +193,7 @@ impl Filesystem {
                 return Err(e);
             }
         };
-        self.dir_renamed(from, to, &target, &moved).await;
+        self.dir_renamed(from, to, (&source, &target), &moved).await;
         let keys: Vec<String> = moved.iter().map(|object| format!("{source}{}", object.name)).collect();
         let deleted = moves::delete(&self.client, keys).await;
         drop(pass);
@@ -206,14 +245,26 @@ impl Filesystem {
     }
 
     /// S3 has all of it under the new key: from now on so have we.
-    async fn dir_renamed(&self, from: Name<'_>, to: Name<'_>, target: &str, moved: &[Moved]) {
+    async fn dir_renamed(
+        &self,
+        from: Name<'_>,
+        to: Name<'_>,
+        (source, target): (&str, &str),
+        moved: &[Moved],
+    ) {
+        let by_name: HashMap<&str, &Moved> =
+            moved.iter().map(|object| (object.name.as_str(), object)).collect();
+        self.objects_moved(|linked| {
+            let object = by_name.get(linked.key.strip_prefix(source)?)?;
+            let key = format!("{target}{}", object.name);
+            (object.was == linked.etag).then(|| Object { key, etag: object.etag.clone(), size: linked.size })
+        })
+        .await;
         let (Ok(from_dir), Ok(to_dir)) = (self.namespace.dir_key(from.0), self.namespace.dir_key(to.0))
         else {
             return; // the kernel holds both while it renames
         };
-        let etags: HashMap<&str, &str> =
-            moved.iter().map(|object| (object.name.as_str(), object.etag.as_str())).collect();
-        let etag_of = |name: &str| etags.get(name).map(|etag| (*etag).to_owned());
+        let etag_of = |name: &str| by_name.get(name).map(|object| object.etag.clone());
         let (files, writers) = self.handles.between_writers(|writers| {
             let files = self.namespace.renamed_dir((&from_dir, from.1), (&to_dir, to.1), &etag_of);
             (files, writers)
@@ -224,9 +275,16 @@ impl Filesystem {
         for (ino, writer) in writers {
             let Ok(key) = self.namespace.key(ino) else { continue };
             if let Some(name) = key.strip_prefix(target) {
-                let etag = etags.get(name).copied();
+                let etag = by_name.get(name).map(|object| object.etag.as_str());
                 writer.renamed(key.clone(), etag).await;
             }
+        }
+    }
+
+    /// Ranges that the server is to copy from objects that moved are now of what these became.
+    async fn objects_moved(&self, to: impl Fn(&Object) -> Option<Object>) {
+        for (_, writer) in self.handles.writers().into_iter().filter(|(_, writer)| writer.is_linked()) {
+            writer.objects_moved(&to).await;
         }
     }
 

@@ -16,7 +16,6 @@ use crate::error::Error;
 use crate::key::{self, ROOT_INO};
 use crate::namespace::{FileInfo, Node};
 use crate::write::deletes::Doomed;
-use crate::write::{Committed, Start};
 
 /// Directories whose failures are remembered until their fsync, at most; the log has them all.
 const FAILED_MAX: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
@@ -54,12 +53,8 @@ impl Filesystem {
         let _pass = self.pass_names(&[(parent, name)]).await?;
         let info = self.file_at(parent, name).await?;
         let key = key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
-        let open = self.namespace.ino_of(parent, name).and_then(|ino| {
-            let base = Committed { etag: info.etag.clone(), size: info.size };
-            let writer = || self.new_writer(key.clone(), Start::From(base), Vec::new());
-            Some((ino, self.handles.writer_for_all(ino, writer)?))
-        });
-        if let Some((ino, writer)) = open {
+        self.hold_links(self.namespace.ino_of(parent, name), &key).await;
+        if let Some((ino, writer)) = self.writer_of_open(parent, name, &info, &key) {
             if writer.unlink().await {
                 let doomed = self.hide(parent, name, Node::File(info), key.clone())?;
                 self.orphans.add(key, Orphan { ino, name: name.to_owned(), doomed });

@@ -150,6 +150,8 @@ pub struct Writer {
     len: Arc<AtomicU64>,
     /// Somebody may read what is being written: parts that are sent stay readable as long as there is room.
     read: AtomicBool,
+    /// Ranges of it were linked from other objects.
+    linked: AtomicBool,
     /// Held across requests: changes, reads and commits of one file take their turns.
     state: Mutex<State>,
 }
@@ -175,7 +177,13 @@ impl Writer {
         let changed = base.is_none();
         let content = Content::new(len.clone(), base, writes.staging.clone());
         let state = State::new(key, headers, stamps, content, guard, changed);
-        Writer { writes, len, read: AtomicBool::new(false), state: Mutex::new(state) }
+        Writer {
+            writes,
+            len,
+            read: AtomicBool::default(),
+            linked: AtomicBool::default(),
+            state: Mutex::new(state),
+        }
     }
 
     /// The file's length with all that was written, in bytes.
@@ -290,6 +298,7 @@ impl Writer {
         if !state.content.may_link(&range) {
             return Ok(false);
         }
+        self.linked.store(true, Ordering::Release);
         state.content.link(range, Place { object, offset })?;
         state.wrote();
         Ok(true)
@@ -370,6 +379,23 @@ impl Writer {
     /// Errors: [`Error::NotSupported`] for bytes that were sent and let go, and are not yet published.
     pub async fn read(&self, range: Range<u64>) -> Result<Vec<Piece>, Error> {
         self.state.lock().await.content.read(range).await
+    }
+
+    /// The object at `key` is about to go, or to be replaced: what of the file only that has stays on this host.
+    ///
+    /// Errors: [`Error::NoSpace`], also for more than 64 MiB; what a GET failed with.
+    pub async fn hold(&self, key: &str) -> Result<(), Error> {
+        self.state.lock().await.content.hold(&self.writes, key).await
+    }
+
+    /// Whether ranges of it may be linked from other objects.
+    pub fn is_linked(&self) -> bool {
+        self.linked.load(Ordering::Acquire)
+    }
+
+    /// Objects that ranges may be linked from have moved: `to` tells where.
+    pub async fn objects_moved(&self, to: impl Fn(&Object) -> Option<Object>) {
+        self.state.lock().await.content.objects_moved(to);
     }
 
     /// The file's name is gone: nothing will be published. Answers whether S3 has the object.

@@ -29,6 +29,8 @@ const DELETES_IN_FLIGHT_MAX: usize = 8;
 pub struct Moved {
     /// Its key after that of the directory.
     pub name: String,
+    /// The ETag of what was copied.
+    pub was: String,
     /// The copy's.
     pub etag: String,
 }
@@ -130,10 +132,10 @@ async fn copy_one(
     let mut last = None;
     loop {
         match copy(uploads, &object, &key).await {
-            Ok(etag) => return Ok(Some(Moved { name, etag })),
+            Ok(etag) => return Ok(Some(Moved { name, was: object.etag, etag })),
             Err(e) if e.s3_kind() == Some(S3ErrorKind::NoSuchKey) => {
                 let made = put_marker_again(&uploads.client, &object, &key).await?;
-                return Ok(made.map(|etag| Moved { name, etag }));
+                return Ok(made.map(|etag| Moved { name, was: object.etag, etag }));
             }
             // Replaced since it was listed: what is there now is what moves.
             Err(e)
