@@ -30,6 +30,11 @@ ensure_packages() {
     have cc || missing+=(build-essential)
     have getfattr || missing+=(attr)
     have git || missing+=(git)
+    have fio || missing+=(fio)
+    have rsync || missing+=(rsync)
+    have vim || missing+=(vim)
+    have patch || missing+=(patch)
+    have make || missing+=(make)
     if [[ -z ${PAILFS_TEST_VENV:-} ]] && ! python_with_venv >/dev/null; then
         missing+=(python3 python3-venv)
     fi
@@ -93,12 +98,11 @@ ensure_venv() {
     cp "$list" "$stamp"
 }
 
-# The exerciser of file systems that tests/mount_writes.rs runs, in .tools.
-ensure_fsx() {
-    local version=0.3.2
-    [[ $("$root/.tools/bin/fsx" --version 2>/dev/null) == "fsx $version" ]] && return 0
-    say "installing fsx into $root/.tools"
-    cargo install --quiet --locked --version "$version" --root "$root/.tools" fsx
+# ensure_crate NAME VERSION: a program that exercises file systems, in .tools.
+ensure_crate() {
+    [[ $("$root/.tools/bin/$1" --version 2>/dev/null) == "$1 $2" ]] && return 0
+    say "installing $1 into $root/.tools"
+    cargo install --quiet --locked --version "$2" --root "$root/.tools" "$1"
 }
 
 # start_seaweedfs DIR: starts a server with its data in DIR on free ports of 127.0.0.1; sets

@@ -482,6 +482,16 @@ async fn a_file_and_a_directory_of_one_name(ground: &Ground) {
     } else {
         assert_eq!(ground.walk("n/", true, None).await, ["n/"], "its copy");
     }
+    for key in ["t/", "t/u/", "t/u/x", "w/", "w/u/", "w/u/x"] {
+        ground.put(&ground.key(key), "").await;
+    }
+    for keys in [["t/", "t/u/", "t/u/x"], ["w/u/x", "w/u/", "w/"]] {
+        let keys = keys.map(|key| ground.key(key));
+        assert!(ground.client.delete_objects(&keys).await.unwrap().is_empty());
+    }
+    let stays = ground.differs(Difference::EarlyMarkersStay);
+    assert_eq!(ground.walk("t/", true, None).await, if stays { &["t/u/"][..] } else { &[] });
+    assert!(ground.walk("w/", true, None).await.is_empty());
     assert_eq!(ground.get(&ground.key("a")).await, b"file");
     assert_eq!(ground.get(&ground.key("a/x")).await, b"within");
 }

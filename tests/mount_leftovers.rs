@@ -5,6 +5,8 @@ mod support;
 
 use std::fs::File;
 use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::process::Command;
 use std::time::SystemTime;
 
@@ -17,9 +19,18 @@ use support::servers::{Kind, REGION, Server, shared};
 
 const MIB: usize = 1 << 20;
 
-fn mount_in(staging: &std::path::Path, server: &Server, bucket: &str) -> Mount {
+fn mount_in(staging: &Path, server: &Server, bucket: &str) -> Mount {
     let options = Options::new(server, bucket).args(["--part-size", "5MiB"]);
     options.arg("--staging").arg(staging).mount()
+}
+
+fn recover(staging: &Path, server: &Server, bucket: &str, args: &[&str]) -> Said {
+    let mut command = Command::new(pailfs());
+    command.args(["recover", bucket, "--endpoint-url", &server.endpoint, "--region", REGION]);
+    command.arg("--staging").arg(staging).args(args);
+    clean_environment(&mut command);
+    with_credentials(&mut command);
+    run(&mut command)
 }
 
 fn a_killed_daemon_leaves_no_upload_behind(kind: Kind) {
@@ -75,6 +86,7 @@ fn moto_what_could_not_be_sent_is_named_by_the_next_mount_and_recovered() {
             size: len as u64,
             ranges: vec![0..5, 5..len as u64],
             headers: KeptHeaders::default(),
+            over: None,
             inherits: false,
             owner: None,
             sum: None,
@@ -90,14 +102,7 @@ fn moto_what_could_not_be_sent_is_named_by_the_next_mount_and_recovered() {
     assert!(mount.log_text().contains(notice), "{}", mount.log_text());
     mount.umount();
 
-    let recover = |args: &[&str]| -> Said {
-        let mut command = Command::new(pailfs());
-        command.args(["recover", &bucket, "--endpoint-url", &server.endpoint, "--region", REGION]);
-        command.arg("--staging").arg(staging.path()).args(args);
-        clean_environment(&mut command);
-        with_credentials(&mut command);
-        run(&mut command)
-    };
+    let recover = |args: &[&str]| recover(staging.path(), server, &bucket, args);
     let to = tempfile::tempdir().expect("a directory");
     let said = recover(&["--export", to.path().to_str().expect("UTF-8")]);
     assert!(said.status.success(), "{said:?}");
@@ -115,4 +120,71 @@ fn moto_what_could_not_be_sent_is_named_by_the_next_mount_and_recovered() {
     assert_eq!(boto.get(&bucket, "dir/small"), &data[..10]);
     assert_eq!(journal.kept().expect("readable").len(), 0);
     assert_eq!(boto.uploads(&bucket), []);
+}
+
+/// A file system of its own, in memory.
+struct Disk {
+    dir: tempfile::TempDir,
+}
+
+impl Disk {
+    fn of(bytes: usize) -> Disk {
+        let dir = tempfile::tempdir().expect("a directory");
+        let size = format!("size={bytes}");
+        let said = run(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(dir.path()));
+        assert!(said.status.success(), "{said:?}");
+        Disk { dir }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.dir.path()).status();
+    }
+}
+
+#[test]
+fn moto_on_a_full_disk_nothing_acknowledged_is_lost() {
+    let server = Server::start(Kind::Moto);
+    let bucket = server.bucket("full");
+    // A mount leaves 256 MiB to others.
+    let disk = Disk::of((256 + 16) * MIB);
+    let staging = disk.dir.path();
+    let options = Options::new(&server, &bucket).args(["--request-timeout", "2s"]);
+    let mount = options.arg("--staging").arg(staging).mount();
+    let file = File::options().create_new(true).read(true).write(true).open(mount.path("file"));
+    let file = file.expect("an open");
+    let mut data = Vec::new();
+    let full = loop {
+        let (at, piece) = (data.len() + MIB, pattern(data.len() as u64, MIB));
+        match file.write_all_at(&piece, at as u64) {
+            Ok(()) => {
+                data.resize(at, 0);
+                data.extend(piece);
+            }
+            Err(e) => break e.raw_os_error(),
+        }
+    };
+    assert_eq!(full, Some(libc::ENOSPC));
+    assert!(data.len() >= 28 * MIB, "{} bytes", data.len());
+    server.kill();
+    assert_eq!(file.sync_all().unwrap_err().raw_os_error(), Some(libc::EIO));
+    drop(file);
+    wait_until("it is kept", || mount.log_text().contains("for `pailfs recover`"));
+    mount.umount();
+
+    let said = recover(staging, &server, &bucket, &["--list"]);
+    assert!(said.stdout.contains("file") && said.stdout.contains("cannot connect"), "{said:?}");
+    let kept = Journal::new(staging, Some(&server.endpoint), &bucket).kept().expect("readable");
+    let [item] = &kept[..] else { panic!("{kept:?}") };
+    let bytes = std::fs::read(item.bytes()).expect("its bytes");
+    assert_eq!(item.kept.size, data.len() as u64);
+    // Programs that other tests start may close the file before: then S3 has some of it.
+    let mut missing = if item.kept.base.is_some() { 0 } else { data.len() as u64 };
+    for range in &item.kept.ranges {
+        missing = missing.saturating_sub(range.end - range.start);
+        let range = range.start as usize..range.end as usize;
+        assert_same_bytes(&bytes[range.clone()], &data[range], "what is kept");
+    }
+    assert_eq!(missing, 0);
 }

@@ -1,4 +1,4 @@
-//! Programs that write anywhere in a file, on a mount: each does what it does on a local disk.
+//! Writing anywhere in files on a mount, as system calls do it, and fsx.
 #![cfg(feature = "servers")]
 
 mod support;
@@ -6,25 +6,18 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::mount::{Options, run};
+use support::mount::{Mount, Options, run};
 use support::servers::{Kind, program, shared};
 
 /// Fails with the line of the first thing that a local disk would do otherwise.
 const PROGRAMS: &str = r#"
-import fcntl, mmap, os, sqlite3, subprocess, sys, time, zipfile
+import fcntl, mmap, os, subprocess, sys, time
 
 os.chdir(sys.argv[1])
 
 def content(name):
     with open(name, "rb") as f:
         return f.read()
-
-with zipfile.ZipFile("a.zip", "w") as z:
-    z.writestr("one", "1" * 100_000)
-with zipfile.ZipFile("a.zip", "a") as z:
-    z.writestr("two", "2" * 1000)
-with zipfile.ZipFile("a.zip") as z:
-    assert z.testzip() is None and z.namelist() == ["one", "two"]
 
 data = bytearray(os.urandom(11_000_000))
 with open("file", "wb") as f:
@@ -86,17 +79,6 @@ for at in (3, 9_000_000):  # in parts that were sent already
     film[at:at + 7] = b"patched"
 os.close(f)
 assert content("film") == film
-
-db = sqlite3.connect("test.db")
-db.execute("create table t (n integer primary key, text)")
-for n in range(int(sys.argv[2])):
-    db.execute("insert into t (text) values (?)", ("x" * 300,))
-    db.commit()
-assert db.execute("pragma integrity_check").fetchone() == ("ok",)
-db.close()
-db = sqlite3.connect("test.db")
-assert db.execute("select count(*) from t").fetchone() == (int(sys.argv[2]),)
-db.close()
 "#;
 
 /// Runs a program that must succeed.
@@ -106,7 +88,7 @@ fn succeed(command: &mut Command) {
     assert!(said.status.success(), "{said:?}");
 }
 
-/// Transactions and operations: few, for CI; `PAILFS_LONG=1` for what a release is to pass.
+/// Operations: few, for CI; `PAILFS_LONG=1` for what a release is to pass.
 fn long() -> bool {
     std::env::var_os("PAILFS_LONG").is_some()
 }
@@ -115,36 +97,7 @@ fn long() -> bool {
 fn seaweedfs_programs_that_write_anywhere() {
     let server = shared(Kind::SeaweedFs);
     let mount = Options::new(server, &server.bucket("programs")).mount();
-    let transactions = if long() { "1000" } else { "40" };
-    succeed(Command::new(program("python3")).arg("-c").arg(PROGRAMS).arg(&mount.dir).arg(transactions));
-}
-
-/// A clone over git's own protocol writes a pack, reads it back and changes its header.
-const GIT: &str = r#"
-set -eu
-export HOME="$1" GIT_CONFIG_NOSYSTEM=1 GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b
-git init -q "$1/source"
-cd "$1/source"
-for n in $(seq "$3"); do mkdir -p "d$((n % 7))"; echo "file $n" >"d$((n % 7))/f$n"; done
-git add .
-git commit -qm one
-git clone -q "file://$1/source" "$2/clone"
-cd "$2/clone"
-echo more >>d1/f1
-git commit -qam two
-git gc -q
-git fsck --strict
-test "$(git log --oneline | wc -l)" = 2
-test -z "$(git status --porcelain)"
-"#;
-
-#[test]
-fn seaweedfs_git_clones_commits_and_collects() {
-    let server = shared(Kind::SeaweedFs);
-    let mount = Options::new(server, &server.bucket("git")).mount();
-    let local = tempfile::tempdir().expect("a directory");
-    let files = if long() { "1000" } else { "30" };
-    succeed(Command::new("sh").args(["-c", GIT, "git"]).arg(local.path()).arg(&mount.dir).arg(files));
+    succeed(Command::new(program("python3")).arg("-c").arg(PROGRAMS).arg(&mount.dir));
 }
 
 /// All of fsx's operations.
@@ -169,7 +122,7 @@ posix_fadvise = 1.0
 copy_file_range = 3.0
 ";
 
-/// What `ensure_fsx` of scripts/lib.sh installs.
+/// What `ensure_crate` of scripts/lib.sh installs.
 fn fsx() -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin/fsx");
     assert!(path.exists(), "{} is missing: scripts/test installs it", path.display());
@@ -191,5 +144,30 @@ fn seaweedfs_fsx_finds_no_fault() {
         let mut fsx = Command::new(fsx());
         fsx.arg("-q").args(["-N", &operations.to_string(), "-S", &seed]).arg("-f").arg(&settings);
         succeed(fsx.arg("-P").arg(local.path()).arg(mount.dir.join(name)));
+    }
+}
+
+/// What is written is verified by the same mount, and by another one that has only what S3 has.
+#[test]
+fn seaweedfs_fio_verifies_what_it_wrote() {
+    let server = shared(Kind::SeaweedFs);
+    let bucket = server.bucket("fio");
+    let times = if long() { 10 } else { 1 };
+    let jobs = [
+        (["--name=sequential", "--rw=write", "--bs=1m"], 24),
+        (["--name=random", "--rw=randwrite", "--bsrange=512-128k"], 8),
+        (["--name=mixed", "--rw=randrw", "--bsrange=4k-64k"], 4),
+        (["--name=mapped", "--rw=randwrite", "--ioengine=mmap"], 1),
+    ];
+    for more in ["--do_verify=1", "--verify_only=1"] {
+        let mount = Mount::of(server, &bucket);
+        let mut fio = Command::new("fio");
+        fio.arg("--directory").arg(&mount.dir).args(["--thread", "--fallocate=none", "--end_fsync=1"]);
+        fio.args(["--verify=crc32c", "--verify_fatal=1", "--randseed=7", more]);
+        for (job, mib) in jobs {
+            fio.args(job).arg(format!("--size={}m", mib * times));
+        }
+        succeed(&mut fio);
+        mount.umount();
     }
 }

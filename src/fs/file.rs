@@ -187,7 +187,11 @@ impl Filesystem {
     pub(super) async fn begin_anew(&self, handle: &FileHandle) -> Result<(), Error> {
         let key = self.namespace.key(handle.ino)?;
         let metadata = self.metadata_to_keep(handle.ino, &key).await?;
-        let writer = self.writer_for(handle, Start::New { exclusive: false }, metadata)?;
+        let over = match self.namespace.entry(handle.ino)?.node {
+            Node::File(info) => Some(info.etag).filter(|etag| !etag.is_empty()),
+            Node::Directory => None,
+        };
+        let writer = self.writer_for(handle, Start::New { exclusive: false, over }, metadata)?;
         writer.truncate(0).await?;
         // What was empty in S3 already is not ours to publish.
         if writer.is_dirty().await {
@@ -218,7 +222,7 @@ impl Filesystem {
         })?;
         self.namespace.pin(entry.ino);
         let exclusive = flags & libc::O_EXCL != 0;
-        self.writer_for(&handle, Start::New { exclusive }, metadata)?;
+        self.writer_for(&handle, Start::New { exclusive, over: None }, metadata)?;
         let backing = handle.enter(&self.backings, None).map(|(backing, _)| backing);
         Ok((self.attr(&entry), Opened { fh, keep_cache: false, direct_io: true, backing }))
     }
@@ -492,6 +496,9 @@ impl Filesystem {
         // What had this name before may be on its way out, and must not take the new object along.
         if let Ok(key) = self.namespace.key(ino) {
             self.settle_name(&key).await;
+            if writer.is_dirty().await {
+                self.hold_links(Some(ino), &key).await;
+            }
         }
         self.stamp(ino, writer).await?;
         match writer.commit().await? {
@@ -509,12 +516,21 @@ impl Filesystem {
     ) -> Result<(), Error> {
         let Committed { etag, size } = published.now.clone();
         self.versions.made(ino, published.from.as_deref(), &etag);
-        self.namespace.publish(ino, FileInfo { size, mtime: SystemTime::now(), etag, kept: None });
+        self.namespace.publish(ino, FileInfo { size, mtime: self.mtime_of(ino), etag, kept: None });
         let kept = self.keep_published(ino, &published).await;
         if writer.is_dirty().await {
             self.namespace.written(ino, writer.len()); // another handle wrote on meanwhile
         }
         kept
+    }
+
+    /// When the file that was published just now is to show as written: as it was shown before. Kept attributes tell
+    /// that by themselves, and are known by the object's own time.
+    fn mtime_of(&self, ino: u64) -> SystemTime {
+        match self.namespace.entry(ino) {
+            Ok(Entry { node: Node::File(info), .. }) if !self.namespace.keeps_attributes() => info.mtime,
+            _ => SystemTime::now(),
+        }
     }
 
     /// The last descriptor of a handle is gone. What flush could not publish is given up here; flush has

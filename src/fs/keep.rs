@@ -184,7 +184,7 @@ impl Filesystem {
         let Written { etag, .. } = self.copy_onto_itself(key, head, headers).await?;
         let writer = self.handles.writer(ino);
         if let Some(writer) = writer.as_ref().filter(|_| etag != head.etag) {
-            writer.renamed(key.into(), Some(&etag)).await?;
+            writer.renamed(key.into(), Some(&etag), None).await?;
         }
         self.versions.made(ino, Some(&head.etag), &etag);
         let kept = self.kept(self.attributes_in(headers));

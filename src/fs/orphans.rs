@@ -1,15 +1,19 @@
 //! Files without a name that are still open.
 //!
-//! Owns: [`Orphans`]: which objects stay in S3, hidden, because handles of this mount still need their bytes.
+//! Owns: [`Orphans`]: which objects stay in S3, hidden, because handles of this mount still need their bytes; and what
+//! becomes of these bytes where the object cannot stay.
 //! Invariants: an object whose name was removed goes when its last handle is closed, or earlier: when its directory is
-//! removed. One that something new takes the place of is not removed any more.
+//! removed. One that something new takes the place of is not removed any more. What goes or is replaced earlier, and is
+//! small enough, is held in the staging directory for who has it open.
 //! Must never know: how a removal is carried out.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::Filesystem;
+use crate::namespace::FileInfo;
 use crate::write::deletes::Doomed;
+use crate::write::{Committed, Start, Writer};
 
 #[derive(Default)]
 pub(super) struct Orphans {
@@ -56,6 +60,7 @@ impl Filesystem {
 
     async fn bury_where(&self, wanted: impl Fn(&str, &Orphan) -> bool) {
         for orphan in self.orphans.take_where(wanted) {
+            self.hold_orphan(&orphan).await;
             self.deletes.remove_ahead(orphan.doomed).await;
         }
     }
@@ -68,10 +73,51 @@ impl Filesystem {
 
     /// Before an object is made at `key`: what had this name must not take the new one along when it goes.
     pub(super) async fn settle_name(&self, key: &str) {
-        if let Some(Orphan { name, doomed, noted, .. }) = self.orphans.take(key) {
-            noted.into_iter().for_each(|noted| self.journal.end(noted));
-            self.namespace.left(&doomed.dir, &name);
+        if let Some(orphan) = self.orphans.take(key) {
+            self.hold_orphan(&orphan).await;
+            orphan.noted.into_iter().for_each(|noted| self.journal.end(noted));
+            self.namespace.left(&orphan.doomed.dir, &orphan.name);
         }
         self.deletes.settled(key).await;
+    }
+
+    async fn hold_orphan(&self, orphan: &Orphan) {
+        if let (Some(writer), Some(key)) = (self.handles.writer(orphan.ino), orphan.doomed.objects.last()) {
+            self.hold(&writer, key).await;
+        }
+    }
+
+    /// What a file has of the object at `key`, which is about to go or to be replaced, stays readable.
+    pub(super) async fn hold(&self, writer: &Writer, key: &str) {
+        if let Err(e) = writer.hold(key).await {
+            tracing::warn!(
+                key,
+                "it is replaced while it is open, and not all of it can be read any more: {e}"
+            );
+        }
+    }
+
+    /// As [`Filesystem::hold`], for all files but `ino` with ranges that the server is to copy from this object.
+    pub(super) async fn hold_links(&self, ino: Option<u64>, key: &str) {
+        for (other, writer) in self.handles.writers() {
+            if writer.is_linked() && Some(other) != ino {
+                self.hold(&writer, key).await;
+            }
+        }
+    }
+
+    /// The writer that all handles of an open file go through from now on, whose name is about to go. None where it is
+    /// not open.
+    pub(super) fn writer_of_open(
+        &self,
+        parent: u64,
+        name: &str,
+        info: &FileInfo,
+        key: &str,
+    ) -> Option<(u64, Arc<Writer>)> {
+        let ino = self.namespace.ino_of(parent, name)?;
+        let base = Committed { etag: info.etag.clone(), size: info.size };
+        let make = || self.new_writer(key.to_owned(), Start::From(base), Vec::new());
+        Some((ino, self.handles.writer_for_all(ino, make)?))
     }
 }

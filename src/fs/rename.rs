@@ -15,9 +15,9 @@ use crate::error::Error;
 use crate::journal::{Intent, JournalError};
 use crate::key::{self, ROOT_INO};
 use crate::namespace::{FileInfo, Kind, Node};
-use crate::s3::ListedObject;
+use crate::s3::{ListedObject, ObjectHeaders};
 use crate::write::moves::{self, Moved};
-use crate::write::{Writer, markers};
+use crate::write::{Object, Writer, markers};
 
 /// A name: the inode of its directory, and what it is called there.
 type Name<'a> = (u64, &'a str);
@@ -57,8 +57,8 @@ impl Filesystem {
             Some(Node::Directory) => return Err(Error::IsDirectory),
             Some(_) if !replace => return Err(Error::Exists),
             _ if from == to => return Ok(()),
-            Some(Node::File(replaced)) => replaced.etag,
-            None => String::new(),
+            Some(Node::File(replaced)) => Some(replaced),
+            None => None,
         };
         let ino = self.namespace.ino_of(from.0, from.1);
         let writer = self.writer_at(from.0, from.1);
@@ -69,46 +69,32 @@ impl Filesystem {
             info = self.file_at(from.0, from.1).await?;
         }
         self.settle_name(&target).await;
+        let open = replaced.as_ref().and_then(|info| self.writer_of_open(to.0, to.1, info, &target));
+        if let Some((_, replaced)) = &open {
+            self.hold(replaced, &target).await;
+        }
+        self.hold_links(open.as_ref().map(|(ino, _)| *ino), &target).await;
         let source_etag = info.etag.clone();
         let mut moved_etag = None;
         if source_etag.is_empty() {
             // Nothing could be copied: it is published under its new name, where S3 has what it replaces until then.
-            info.etag = replaced;
-        } else {
-            let head = self.client.head_object(&source).await?;
-            if head.etag != source_etag && ino.is_some_and(|ino| self.namespace.is_local(ino)) {
-                return Err(Error::Stale); // what was written goes on from another version
+            info.etag = replaced.map_or_else(String::new, |replaced| replaced.etag);
+            if let Some(writer) = &writer {
+                self.retype(writer, &source, &target).await?;
             }
-            info = FileInfo { mtime: SystemTime::now(), ..self.namespace.info_of(&head) };
-            let object = ListedObject {
-                key: source.clone(),
-                size: head.size,
-                etag: head.etag,
-                last_modified: head.last_modified,
-                storage_class: head.storage_class,
-            };
-            let doomed = self.doomed(from.0, source.clone())?;
-            let noted = self.journal.begin(Intent::RenameFile {
-                from: source,
-                to: target.clone(),
-                etag: object.etag.clone(),
-                replaced: Some(replaced).filter(|etag| !etag.is_empty()),
-                keep: doomed.keep,
-            });
-            let noted = noted.inspect_err(|e| tracing::warn!("a crash would leave half a rename: {e}")).ok();
-            let moved = moves::copy(&self.writes.uploads, &object, &target).await;
-            let moved = match moved {
-                Ok(etag) => self.deletes.remove(doomed).await.map(|()| etag),
-                Err(e) => Err(e),
-            };
-            noted.into_iter().for_each(|noted| self.journal.end(noted));
-            info.etag = moved?;
+        } else {
+            let pinned = ino.is_some_and(|ino| self.namespace.is_local(ino));
+            let replaced = replaced.map(|replaced| replaced.etag).filter(|etag| !etag.is_empty());
+            let pinned = pinned.then_some(&source_etag);
+            info = self.move_object(from.0, (&source, pinned), (&target, replaced)).await?;
             moved_etag = Some(info.etag.clone());
         }
         if let Some(writer) = &writer {
-            writer.renamed(target, moved_etag.as_deref()).await?;
+            writer.renamed(target, moved_etag.as_deref(), Some(info.etag.as_str())).await?;
         }
-        if let Some(replaced) = self.writer_at(to.0, to.1) {
+        // Open, or acknowledged and on its way.
+        let replaced = open.map(|(_, writer)| writer).or_else(|| self.writer_at(to.0, to.1));
+        if let Some(replaced) = replaced {
             replaced.unlink().await;
         }
         if let (Some(ino), Some(now)) = (ino, &moved_etag) {
@@ -119,6 +105,64 @@ impl Filesystem {
             self.changed(ino, writer).await;
         }
         Ok(())
+    }
+
+    /// Copies an object, tells those who link ranges of it, and removes the original, an entry of the directory `parent`.
+    /// `pinned`: this version and no other; `replaced`: the ETag of what is at the new key. Answers the copy.
+    async fn move_object(
+        &self,
+        parent: u64,
+        (source, pinned): (&str, Option<&String>),
+        (target, replaced): (&str, Option<String>),
+    ) -> Result<FileInfo, Error> {
+        let head = self.client.head_object(source).await?;
+        if pinned.is_some_and(|etag| *etag != head.etag) {
+            return Err(Error::Stale); // what was written goes on from another version
+        }
+        let info = FileInfo { mtime: SystemTime::now(), ..self.namespace.info_of(&head) };
+        let object = ListedObject {
+            key: source.to_owned(),
+            size: head.size,
+            etag: head.etag,
+            last_modified: head.last_modified,
+            storage_class: head.storage_class,
+        };
+        let doomed = self.doomed(parent, source.to_owned())?;
+        let noted = self.journal.begin(Intent::RenameFile {
+            from: source.to_owned(),
+            to: target.to_owned(),
+            etag: object.etag.clone(),
+            replaced,
+            keep: doomed.keep,
+        });
+        let noted = noted.inspect_err(|e| tracing::warn!("a crash would leave half a rename: {e}")).ok();
+        let moved = async {
+            let etag = moves::copy(&self.writes.uploads, &object, target).await?;
+            self.objects_moved(|linked| {
+                let is_it = (&linked.key, &linked.etag) == (&object.key, &object.etag);
+                is_it.then(|| Object { key: target.to_owned(), etag: etag.clone(), size: linked.size })
+            })
+            .await;
+            self.deletes.remove(doomed).await?;
+            Ok(FileInfo { etag, ..info })
+        };
+        let moved = moved.await;
+        noted.into_iter().for_each(|noted| self.journal.end(noted));
+        moved
+    }
+
+    /// What is published under its last name has the content type of that, unless it was given another.
+    async fn retype(&self, writer: &Writer, source: &str, target: &str) -> Result<(), Error> {
+        if self.config.content_type.is_some() {
+            return Ok(());
+        }
+        let (before, now) = (key::content_type_of(source), key::content_type_of(target));
+        let change = |headers: &mut ObjectHeaders| {
+            if headers.content_type == before {
+                headers.content_type = now;
+            }
+        };
+        writer.amend(change).await.map(|_| ())
     }
 
     fn file_renamed(&self, from: Name<'_>, to: Name<'_>, info: FileInfo) {
@@ -172,9 +216,9 @@ impl Filesystem {
                 return Err(e);
             }
         };
-        self.dir_renamed(from, to, &target, &moved).await;
+        self.dir_renamed(from, to, (&source, &target), &moved).await;
         let keys: Vec<String> = moved.iter().map(|object| format!("{source}{}", object.name)).collect();
-        let deleted = moves::delete(&self.client, &keys).await;
+        let deleted = moves::delete(&self.client, keys).await;
         drop(pass);
         match deleted {
             Ok(()) => self.journal.end(intent),
@@ -224,14 +268,26 @@ impl Filesystem {
     }
 
     /// S3 has all of it under the new key: from now on so have we.
-    async fn dir_renamed(&self, from: Name<'_>, to: Name<'_>, target: &str, moved: &[Moved]) {
+    async fn dir_renamed(
+        &self,
+        from: Name<'_>,
+        to: Name<'_>,
+        (source, target): (&str, &str),
+        moved: &[Moved],
+    ) {
+        let by_name: HashMap<&str, &Moved> =
+            moved.iter().map(|object| (object.name.as_str(), object)).collect();
+        self.objects_moved(|linked| {
+            let object = by_name.get(linked.key.strip_prefix(source)?)?;
+            let key = format!("{target}{}", object.name);
+            (object.was == linked.etag).then(|| Object { key, etag: object.etag.clone(), size: linked.size })
+        })
+        .await;
         let (Ok(from_dir), Ok(to_dir)) = (self.namespace.dir_key(from.0), self.namespace.dir_key(to.0))
         else {
             return; // the kernel holds both while it renames
         };
-        let etags: HashMap<&str, &str> =
-            moved.iter().map(|object| (object.name.as_str(), object.etag.as_str())).collect();
-        let etag_of = |name: &str| etags.get(name).map(|etag| (*etag).to_owned());
+        let etag_of = |name: &str| by_name.get(name).map(|object| object.etag.clone());
         let (files, writers) = self.handles.between_writers(|writers| {
             let files = self.namespace.renamed_dir((&from_dir, from.1), (&to_dir, to.1), &etag_of);
             (files, writers)
@@ -242,11 +298,18 @@ impl Filesystem {
         for (ino, writer) in writers {
             let Ok(key) = self.namespace.key(ino) else { continue };
             if let Some(name) = key.strip_prefix(target) {
-                let etag = etags.get(name).copied();
-                if let Err(e) = writer.renamed(key.clone(), etag).await {
+                let etag = by_name.get(name).map(|object| object.etag.as_str());
+                if let Err(e) = writer.renamed(key.clone(), etag, None).await {
                     tracing::error!(key, "the local disk has it under its old name: {e}");
                 }
             }
+        }
+    }
+
+    /// Ranges that the server is to copy from objects that moved are now of what these became.
+    async fn objects_moved(&self, to: impl Fn(&Object) -> Option<Object>) {
+        for (_, writer) in self.handles.writers().into_iter().filter(|(_, writer)| writer.is_linked()) {
+            writer.objects_moved(&to).await;
         }
     }
 

@@ -17,7 +17,6 @@ use crate::journal::Intent;
 use crate::key::{self, ROOT_INO};
 use crate::namespace::{FileInfo, Kind, Node};
 use crate::write::deletes::Doomed;
-use crate::write::{Committed, Start};
 
 /// Directories whose failures are remembered until their fsync, at most; the log has them all.
 const FAILED_MAX: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
@@ -55,11 +54,8 @@ impl Filesystem {
         let _pass = self.pass_names(&[(parent, name)]).await?;
         let mut info = self.file_at(parent, name).await?;
         let key = key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
-        let open = self.namespace.ino_of(parent, name).and_then(|ino| {
-            let base = Committed { etag: info.etag.clone(), size: info.size };
-            let writer = || self.new_writer(key.clone(), Start::From(base), Vec::new());
-            Some((ino, self.handles.writer_for_all(ino, writer)?))
-        });
+        self.hold_links(self.namespace.ino_of(parent, name), &key).await;
+        let open = self.writer_of_open(parent, name, &info, &key);
         let acknowledged = || self.writer_at(parent, name);
         if let Some(writer) = open.as_ref().map(|(_, writer)| writer.clone()).or_else(acknowledged) {
             let in_s3 = writer.unlink().await;

@@ -223,11 +223,12 @@ impl Table {
             return None;
         }
         let mut told = Known::of(said);
+        let mut given = false;
         if let Some(slot) = self.dirs.get(dir).and_then(|dir| dir.get(name)) {
             if self.is_local(slot.ino) || !slot.when.gives_way_to(asked) {
                 return slot.known.node();
             }
-            slot.known.hand_on(&mut told);
+            given = slot.known.hand_on(&mut told);
             if slot.known.kind() != told.kind() {
                 self.detach(dir, name);
             }
@@ -236,7 +237,7 @@ impl Table {
             return None;
         }
         let source = if self.is_outdated(asked) { Source::Doubted } else { source };
-        let stands = if told.has_attributes() { told.node() } else { said.cloned() };
+        let stands = if given { told.node() } else { said.cloned() };
         self.edit(dir, |dir| dir.set(name, told, When { at: asked, source }));
         stands
     }

@@ -78,10 +78,6 @@ impl Known {
         text + kept.as_ref().map_or(0, |kept| 32 + kept.attributes.heap_bytes())
     }
 
-    pub fn has_attributes(&self) -> bool {
-        matches!(self, Known::File { kept: Some(_), .. })
-    }
-
     /// What is known of a file, with the attributes that another answer tells of the same object.
     pub fn with_attributes_of(&self, told: &Known) -> Option<Known> {
         let Known::File { size, mtime, etag, .. } = self else { return None };
@@ -101,17 +97,24 @@ impl Known {
         etag == others_etag && since_epoch(*mtime).0 == since_epoch(*others).0
     }
 
-    /// Gives what is known of attributes to what a later answer told, if that does not speak of them. They are the
-    /// same as long as the object is; of another one the kind is the best guess.
-    pub fn hand_on(&self, told: &mut Known) {
-        let Known::File { kept: Some(kept), .. } = self else { return };
-        let same = kept.current && self.is_same_object(told);
-        let Known::File { kept: heir @ None, .. } = told else { return };
+    /// Gives what is known of a file to what a later answer told: of the same object the time, which S3 tells in whole
+    /// seconds; and its attributes, if the answer does not speak of them. Of another object the kind is the best guess.
+    /// Answers whether anything was given.
+    pub fn hand_on(&self, told: &mut Known) -> bool {
+        let same = self.is_same_object(told);
+        let Known::File { mtime, kept, .. } = self else { return false };
+        let Known::File { mtime: told_mtime, kept: heir, .. } = told else { return false };
+        let finer = same && mtime != told_mtime;
+        if finer {
+            *told_mtime = *mtime;
+        }
+        let (Some(kept), None) = (kept, &heir) else { return finer };
         *heir = match kind_of(Some(&**kept)) {
-            _ if same => Some(kept.clone()),
+            _ if same && kept.current => Some(kept.clone()),
             Kind::File => None,
             kind => Some(Arc::new(Kept::outdated(kind))),
         };
+        finer || heir.is_some()
     }
 }
 
@@ -226,6 +229,22 @@ mod tests {
             assert!(matches!(ETag::new(text), ETag::Other(_)), "{text}");
         }
         assert!(size_of::<Slot>() <= 88, "{} bytes a name", size_of::<Slot>());
+    }
+
+    #[test]
+    fn whole_seconds_do_not_undo_a_finer_time_of_the_same_object() {
+        let at = |nanos| SystemTime::UNIX_EPOCH + std::time::Duration::from_nanos(nanos);
+        let of = |nanos, etag| Known::File { size: 1, mtime: at(nanos), etag: ETag::new(etag), kept: None };
+        let known = of(5_700_000_000, "\"a\"");
+        for (told, then) in [
+            (of(5_000_000_000, "\"a\""), known.clone()),
+            (of(6_000_000_000, "\"a\""), of(6_000_000_000, "\"a\"")),
+            (of(5_000_000_000, "\"b\""), of(5_000_000_000, "\"b\"")),
+        ] {
+            let mut heir = told.clone();
+            assert_eq!(known.hand_on(&mut heir), heir != told);
+            assert_eq!(heir, then);
+        }
     }
 
     proptest! {

@@ -539,6 +539,15 @@ impl Content {
         self.base = Some(Arc::new(object));
     }
 
+    /// Objects that ranges are linked from may have moved: `to` tells where.
+    pub fn objects_moved(&mut self, to: impl Fn(&Object) -> Option<Object>) {
+        for (_, place) in self.linked.values_mut() {
+            if let Some(now) = to(&place.object) {
+                place.object = Arc::new(now);
+            }
+        }
+    }
+
     /// The base has moved.
     pub fn base_moved(&mut self, key: &str, etag: &str) {
         if let Some(base) = &mut self.base {

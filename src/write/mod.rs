@@ -149,8 +149,8 @@ pub enum Acknowledgement {
 
 /// How a file begins to be written.
 pub enum Start {
-    /// New; exclusive: only where no object is.
-    New { exclusive: bool },
+    /// New; exclusive: only where no object is; `over`: the version that it replaces, where that is known.
+    New { exclusive: bool, over: Option<String> },
     /// Existing content goes on.
     From(Committed),
 }
@@ -161,6 +161,8 @@ pub struct Writer {
     len: Arc<AtomicU64>,
     /// Somebody may read what is being written: parts that are sent stay readable as long as there is room.
     read: AtomicBool,
+    /// Ranges of it were linked from other objects.
+    linked: AtomicBool,
     /// Held across requests: changes, reads and commits of one file take their turns.
     state: Mutex<State>,
 }
@@ -175,18 +177,24 @@ impl Writer {
         start: Start,
     ) -> Writer {
         let (base, guard) = match start {
-            Start::New { exclusive: true } => (None, Precondition::Absent),
-            Start::New { exclusive: false } => (None, Precondition::None),
+            Start::New { exclusive: true, .. } => (None, (Precondition::Absent, None)),
+            Start::New { over, .. } => (None, (Precondition::None, over)),
             Start::From(Committed { etag, size }) => {
                 let guard = Precondition::Etag(etag.clone());
-                (Some(Object { key: key.clone(), etag, size }), guard)
+                (Some(Object { key: key.clone(), etag, size }), (guard, None))
             }
         };
         let len = Arc::new(AtomicU64::new(0));
         let changed = base.is_none();
         let content = Content::new(len.clone(), base, writes.staging.clone());
         let state = State::new(key, headers, stamps, content, guard, changed);
-        Writer { writes, len, read: AtomicBool::new(false), state: Mutex::new(state) }
+        Writer {
+            writes,
+            len,
+            read: AtomicBool::default(),
+            linked: AtomicBool::default(),
+            state: Mutex::new(state),
+        }
     }
 
     /// The file's length with all that was written, in bytes.
@@ -301,6 +309,7 @@ impl Writer {
         if !state.content.may_link(&range) {
             return Ok(false);
         }
+        self.linked.store(true, Ordering::Release);
         state.content.link(range, Place { object, offset })?;
         state.wrote();
         Ok(true)
@@ -431,6 +440,23 @@ impl Writer {
         self.state.lock().await.content.read(range).await
     }
 
+    /// The object at `key` is about to go, or to be replaced: what of the file only that has stays on this host.
+    ///
+    /// Errors: [`Error::NoSpace`], also for more than 64 MiB; what a GET failed with.
+    pub async fn hold(&self, key: &str) -> Result<(), Error> {
+        self.state.lock().await.content.hold(&self.writes, key).await
+    }
+
+    /// Whether ranges of it may be linked from other objects.
+    pub fn is_linked(&self) -> bool {
+        self.linked.load(Ordering::Acquire)
+    }
+
+    /// Objects that ranges may be linked from have moved: `to` tells where.
+    pub async fn objects_moved(&self, to: impl Fn(&Object) -> Option<Object>) {
+        self.state.lock().await.content.objects_moved(to);
+    }
+
     /// The file's name is gone: nothing will be published. Answers whether S3 has the object.
     pub async fn unlink(&self) -> bool {
         let mut state = self.state.lock().await;
@@ -448,11 +474,15 @@ impl Writer {
     }
 
     /// The file is at `key` from now on, and nothing of it was sent that is not published ([`Writer::has_sent`]). `etag`:
-    /// of the object that moved along; none: there is none, and what is published replaces what is there.
+    /// of the object that moved along; none: there is none, and what is published replaces what is there, which is `over`
+    /// if anything is.
     ///
     /// Errors: the local disk, which has what was acknowledged under the old key.
-    pub async fn renamed(&self, key: String, etag: Option<&str>) -> Result<(), Error> {
+    pub async fn renamed(&self, key: String, etag: Option<&str>, over: Option<&str>) -> Result<(), Error> {
         let mut state = self.state.lock().await;
+        if etag.is_none() {
+            state.over = over.map(str::to_owned);
+        }
         state.move_to(key.clone()).await?;
         match etag {
             Some(etag) if state.content.base().is_some() => {

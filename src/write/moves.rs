@@ -29,6 +29,8 @@ const DELETES_IN_FLIGHT_MAX: usize = 8;
 pub struct Moved {
     /// Its key after that of the directory.
     pub name: String,
+    /// The ETag of what was copied.
+    pub was: String,
     /// The copy's.
     pub etag: String,
 }
@@ -130,10 +132,10 @@ async fn copy_one(
     let mut last = None;
     loop {
         match copy(uploads, &object, &key).await {
-            Ok(etag) => return Ok(Some(Moved { name, etag })),
+            Ok(etag) => return Ok(Some(Moved { name, was: object.etag, etag })),
             Err(e) if e.s3_kind() == Some(S3ErrorKind::NoSuchKey) => {
                 let made = put_marker_again(&uploads.client, &object, &key).await?;
-                return Ok(made.map(|etag| Moved { name, etag }));
+                return Ok(made.map(|etag| Moved { name, was: object.etag, etag }));
             }
             // Replaced since it was listed: what is there now is what moves.
             Err(e)
@@ -192,15 +194,21 @@ pub async fn copy(uploads: &Uploads, object: &ListedObject, key: &str) -> Result
     Ok(upload::copy_large(uploads, &from, object.size, key, &headers, &guard).await?.etag)
 }
 
-/// Deletes objects, many at a time.
+/// Deletes objects, many at a time; markers when all that is below them is gone, the deepest first, for SeaweedFS keeps
+/// the directory of one that goes earlier.
 ///
 /// Errors: the first refusal; the others are tried all the same.
-pub async fn delete(client: &S3Client, keys: &[String]) -> Result<(), Error> {
+pub async fn delete(client: &S3Client, keys: Vec<String>) -> Result<(), Error> {
+    let (mut markers, objects): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| key.ends_with('/'));
+    markers.sort_unstable_by(|a, b| b.cmp(a));
+    let first = delete_batches(client, &objects, DELETES_IN_FLIGHT_MAX).await;
+    first.and(delete_batches(client, &markers, 1).await)
+}
+
+async fn delete_batches(client: &S3Client, keys: &[String], in_flight: usize) -> Result<(), Error> {
     let batches: Vec<_> = keys.chunks(DELETE_KEYS_MAX).map(|batch| client.delete_objects(batch)).collect();
-    let refused = stream::iter(batches)
-        .buffer_unordered(DELETES_IN_FLIGHT_MAX)
-        .collect::<Vec<Result<Vec<S3Error>, S3Error>>>()
-        .await;
+    let refused =
+        stream::iter(batches).buffered(in_flight).collect::<Vec<Result<Vec<S3Error>, S3Error>>>().await;
     let first = refused.into_iter().find_map(|batch| match batch {
         Ok(refused) => refused.into_iter().next(),
         Err(e) => Some(e),
@@ -249,7 +257,7 @@ async fn delete_twins(
         });
         keys.extend(twins);
     }
-    delete(client, &keys).await
+    delete(client, keys).await
 }
 
 #[cfg(test)]

@@ -44,6 +44,8 @@ pub enum Difference {
     PutMakesBucket,
     /// CopyObject of a marker is answered 404.
     MarkersAreNotCopied,
+    /// A marker that is deleted before what is below it stays listed as a common prefix.
+    EarlyMarkersStay,
 }
 
 /// All that is known, each with its source. A test that meets one asserts the difference itself, so
@@ -55,6 +57,7 @@ const DIFFERENCES: &[(Behind, Difference, &str)] = &[
     (Behind::SeaweedFs, Difference::UploadsAreListedRaw, "names the encoding, leaves it out (4.48, probed)"),
     (Behind::SeaweedFs, Difference::PutMakesBucket, "for users with the action Admin (4.48, probed)"),
     (Behind::SeaweedFs, Difference::MarkersAreNotCopied, "it is a directory there (4.48, probed)"),
+    (Behind::SeaweedFs, Difference::EarlyMarkersStay, "a directory that was not empty (4.48, probed)"),
     (Behind::Moto, Difference::CopyIgnoresIfMatch, "not implemented (5.2.5, probed)"),
     (Behind::Moto, Difference::PartCopyIgnoresIfMatch, "not implemented (5.2.5)"),
     (Behind::Moto, Difference::CompleteIgnoresIfMatch, "not implemented (5.2.5)"),

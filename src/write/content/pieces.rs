@@ -18,6 +18,9 @@ use crate::write::plan::Place;
 /// What lies between two ranges of an object is fetched with them, if it is no more than this, in bytes.
 const JOINED_BYTES_MAX: u64 = 1 << 20;
 
+/// Fetched at a time of what is held, in bytes.
+const HELD_BYTES: u64 = 4 << 20;
+
 /// Where bytes of a file being written are, for a read.
 #[derive(Debug)]
 pub enum Piece {
@@ -109,6 +112,39 @@ impl Content {
             }
         }
         Ok(Bytes::from_owner(filled))
+    }
+
+    /// What of the file only the object at `key` has comes to the staging file, for that is about to go.
+    ///
+    /// Errors: [`Error::NoSpace`], also for more than 64 MiB; what the GET failed with. What is not there yet is missing
+    /// once the object is gone.
+    pub async fn hold(&mut self, writes: &Writes, key: &str) -> Result<(), Error> {
+        let layers = self.layers(0..self.len()).into_iter();
+        let theirs = layers.filter_map(|(at, layer)| match layer {
+            Layer::Object(place) if place.object.key == key => Some((at, place)),
+            _ => None,
+        });
+        let theirs: Vec<_> = theirs.collect();
+        if theirs.iter().map(|(at, _)| at.end - at.start).sum::<u64>() > CLEAN_BYTES_MAX {
+            return Err(Error::NoSpace(
+                "what is replaced is too large to be held for those that have it open",
+            ));
+        }
+        for (at, place) in theirs {
+            for from in (at.start..at.end).step_by(HELD_BYTES as usize) {
+                let piece = from..at.end.min(from + HELD_BYTES);
+                let _permit = writes.reserve(HELD_BYTES as usize).await?;
+                let mut bytes = vec![0; (piece.end - piece.start) as usize];
+                let offset = place.offset + (from - at.start);
+                get(writes, &Place { object: place.object.clone(), offset }, &mut bytes).await?;
+                self.file.write(from, vec![bytes.into()]).await?;
+                self.staged.insert(piece.clone());
+                if Some(&place.object) != self.base.as_ref() {
+                    self.dirty.insert(piece);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Bytes of the base that were fetched need not be fetched again; where there is no room they are.
