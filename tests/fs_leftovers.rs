@@ -24,7 +24,7 @@ async fn write_half(house: &House, name: &str) -> u64 {
 
 /// What is begun in the background has come to its end.
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..2000 {
+    for _ in 0..4000 {
         if holds() {
             return;
         }
