@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::arn;
+
 /// How the bucket is named in a request's URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Addressing {
@@ -17,6 +19,17 @@ pub enum Addressing {
     Auto,
     Path,
     VirtualHost,
+}
+
+/// Which of AWS's hosts of S3 are meant, where no endpoint is named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct AwsHosts {
+    /// Those that have IPv6 addresses, too.
+    pub dual_stack: bool,
+    /// Those whose cryptography is validated by FIPS 140.
+    pub fips: bool,
+    /// S3 Transfer Acceleration.
+    pub accelerate: bool,
 }
 
 /// How the bytes of a request body are protected.
@@ -32,6 +45,7 @@ pub enum PayloadSigning {
 /// What the S3 client must know. It holds no secret: a mount tells it to whoever may look at its root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct S3Config {
+    /// Its name, or an access point's ARN, as [`arn::split`] writes it.
     pub bucket: String,
     /// `https://host[:port]`; none: AWS, by region.
     pub endpoint_url: Option<String>,
@@ -39,6 +53,7 @@ pub struct S3Config {
     pub region: Option<String>,
     pub profile: Option<String>,
     pub addressing: Addressing,
+    pub hosts: AwsHosts,
     pub sign_requests: bool,
     pub payload_signing: PayloadSigning,
     /// The longest a request may go without progress: connecting, first byte, between bytes; and,
@@ -234,6 +249,7 @@ impl S3Config {
             region: None,
             profile: None,
             addressing: Addressing::Auto,
+            hosts: AwsHosts::default(),
             sign_requests: true,
             payload_signing: PayloadSigning::Auto,
             request_timeout: Duration::from_secs(30),
@@ -251,6 +267,7 @@ impl S3Config {
         if let Some(url) = &self.endpoint_url {
             check_endpoint(url)?;
         }
+        self.check_hosts()?;
         if self.region.as_deref().is_some_and(|r| !is_region(r)) {
             return bad("--region", "expected a name such as eu-central-1");
         }
@@ -273,6 +290,36 @@ impl S3Config {
     }
 }
 
+impl S3Config {
+    /// Which hosts there are for what.
+    fn check_hosts(&self) -> Result<(), BadSetting> {
+        const ACCELERATE: &str = "--accelerate";
+        if self.endpoint_url.is_some() && self.hosts != AwsHosts::default() {
+            return bad(
+                "--endpoint-url",
+                "names the host itself: --dual-stack, --fips, --accelerate (or what the profile says of them) \
+                 choose among AWS's",
+            );
+        }
+        if !self.hosts.accelerate {
+            return Ok(());
+        }
+        if self.hosts.fips {
+            return bad(ACCELERATE, "AWS has no FIPS hosts for it: drop one of the two");
+        }
+        if self.addressing == Addressing::Path {
+            return bad(ACCELERATE, "needs the bucket in the host, and --path-style puts it into the path");
+        }
+        if self.bucket.contains('.') {
+            return bad(ACCELERATE, format!("not for {}: its name holds a dot", self.bucket));
+        }
+        if self.bucket.starts_with("arn:") {
+            return bad(ACCELERATE, "access points cannot be accelerated");
+        }
+        Ok(())
+    }
+}
+
 /// Whether a text may stand for a region: it becomes part of signatures, and on AWS of host names.
 pub fn is_region(region: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
@@ -281,10 +328,13 @@ pub fn is_region(region: &str) -> bool {
 
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html>.
 fn check_bucket(name: &str) -> Result<(), BadSetting> {
-    let expected = |what: &str| {
-        let shown = name.escape_debug();
-        bad("BUCKET", format!("`{shown}` is not a bucket name: expected {what}"))
-    };
+    let shown = name.escape_debug();
+    match arn::access_point(name) {
+        Ok(Some(_)) => return Ok(()),
+        Ok(None) => {}
+        Err(why) => return bad("BUCKET", format!("`{shown}`: {why}")),
+    }
+    let expected = |what: &str| bad("BUCKET", format!("`{shown}` is not a bucket name: expected {what}"));
     if !(3..=63).contains(&name.len()) {
         return expected("3 to 63 characters");
     }
@@ -295,6 +345,9 @@ fn check_bucket(name: &str) -> Result<(), BadSetting> {
     let ends = [name.bytes().next(), name.bytes().next_back()];
     if !ends.iter().flatten().all(alphanumeric) {
         return expected("a letter or digit at both ends");
+    }
+    if name.ends_with("--op-s3") {
+        return bad("BUCKET", format!("`{shown}`: buckets on S3 Outposts cannot be reached"));
     }
     if name.contains("..") {
         return expected("no two dots in a row");

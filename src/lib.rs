@@ -3,7 +3,7 @@
 //! The house has floors; a file imports only from floors below its own (`tests/tidy.rs` checks it):
 //!
 //! ```text
-//! 0 words          error key attr ranges config  no I/O, no async
+//! 0 words          error key arn attr ranges config  no I/O, no async
 //! 1 the wire       aws/   transport retry sign credentials endpoint
 //! 1 local memory   cache/                        budget, LRU of object parts, a writer's chunks; disk/
 //! 1 local disk     journal/                      what a crash must not leave half done, what could not be sent
@@ -16,6 +16,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod arn;
 pub mod attr;
 pub mod aws;
 pub mod cache;

@@ -28,6 +28,8 @@ use super::resolve;
 #[command(args_override_self = true, after_help = EXAMPLES)]
 pub(super) struct MountArgs {
     /// The bucket: `name`, `s3://name`, or `s3://name/prefix/` for the keys under a prefix
+    ///
+    /// The name may be an access point's alias or ARN, too: s3://arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME/prefix/
     pub bucket: String,
     /// The directory to mount on
     pub dir: PathBuf,
@@ -83,6 +85,22 @@ pub(super) struct S3Args {
     /// Default on AWS. Else: addressing_style in the profile's s3 settings.
     #[arg(long)]
     pub virtual_host_style: bool,
+    /// Reach AWS by hosts that have IPv6 addresses, too
+    ///
+    /// Else: AWS_USE_DUALSTACK_ENDPOINT, then use_dualstack_endpoint of the profile.
+    #[arg(long, conflicts_with = "endpoint_url")]
+    pub dual_stack: bool,
+    /// Reach AWS by hosts whose cryptography is validated by FIPS 140
+    ///
+    /// Else: AWS_USE_FIPS_ENDPOINT, then use_fips_endpoint of the profile.
+    #[arg(long, conflicts_with = "endpoint_url")]
+    pub fips: bool,
+    /// Reach the bucket by AWS's nearest edge (S3 Transfer Acceleration)
+    ///
+    /// The bucket must have it enabled, and no dot in its name. Else: use_accelerate_endpoint in the profile's s3
+    /// settings.
+    #[arg(long, conflicts_with_all = ["endpoint_url", "path_style", "fips"])]
+    pub accelerate: bool,
     /// Send requests unsigned: public buckets, no credentials
     #[arg(long)]
     pub no_sign_request: bool,

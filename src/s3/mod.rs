@@ -279,8 +279,7 @@ impl S3Client {
 }
 
 fn endpoint(config: &S3Config) -> Result<Endpoint, String> {
-    Endpoint::new(config.endpoint_url.as_deref(), config.addressing, &config.bucket)
-        .map_err(|e| e.to_string())
+    Endpoint::new(config).map_err(|e| e.to_string())
 }
 
 fn setup_error(config: &S3Config, message: String) -> S3Error {

@@ -12,6 +12,7 @@ use super::{
     CopySource, ObjectDetails, ObjectHead, ObjectHeaders, ObjectId, Payload, Precondition, R, S3Client,
     Written, call, call_on, header_value, payload, xml,
 };
+use crate::arn;
 use crate::aws::endpoint::check_key;
 use crate::aws::retry::{Answer, Call, Effort};
 use crate::aws::sign::{encode_path, encode_query};
@@ -196,7 +197,12 @@ impl S3Client {
     pub(super) fn set_copy_source(&self, call: &mut Call<'_>, source: &CopySource) -> R<()> {
         // Servers that keep objects as files resolve `..` in this header, too.
         check_key(&source.key).map_err(|e| self.refused(call, e.to_string()))?;
-        let mut path = format!("{}/{}", source.bucket, encode_path(&source.key));
+        let CopySource { bucket, key, .. } = source;
+        let path = match arn::access_point(bucket) {
+            Ok(Some(point)) => format!("{}/object/{key}", arn::of_copy_source(point, bucket)),
+            _ => format!("{bucket}/{key}"),
+        };
+        let mut path = encode_path(&path).into_owned();
         if let Some(version_id) = &source.version_id {
             path.push_str("?versionId=");
             path.push_str(&encode_query(version_id));

@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use aws_types::os_shim_internal::{Env, Fs};
 
 use super::Common;
+use crate::arn;
 use crate::cli::mount::NewObjectArgs;
 use crate::cli::resolve;
-use crate::config::{Addressing, PayloadSigning, S3Config};
+use crate::config::{Addressing, AwsHosts, PayloadSigning, S3Config};
 use crate::failure::Failure;
 use crate::fs::S3;
 use crate::mountpoint::{self, FS_TYPE, Mount};
@@ -80,11 +81,11 @@ impl Place {
 
     fn of_url(url: &[u8], common: &Common) -> Result<Place, Failure> {
         let url = std::str::from_utf8(url).map_err(|_| Failure::new("a key that is not UTF-8"))?;
-        let (bucket, key) = url.split_once('/').unwrap_or((url, ""));
+        let (bucket, key) = arn::split(url);
         if bucket.is_empty() {
             return Err(Failure::new("s3:// names no bucket: expected s3://bucket or s3://bucket/key"));
         }
-        Ok(Place { config: config(bucket.to_string(), common)?, key: key.to_string() })
+        Ok(Place { config: config(bucket, common)?, key: key.to_string() })
     }
 
     fn on_mount(path: &Path, common: &Common) -> Result<Place, Failure> {
@@ -119,6 +120,12 @@ fn change(config: &mut S3Config, common: &Common) -> Result<(), Failure> {
         }
     };
     set(&mut config.endpoint_url, &args.endpoint_url);
+    if args.endpoint_url.is_some() {
+        config.hosts = AwsHosts::default();
+    }
+    config.hosts.dual_stack |= args.dual_stack;
+    config.hosts.fips |= args.fips;
+    config.hosts.accelerate |= args.accelerate;
     set(&mut config.region, &args.region);
     set(&mut config.profile, &args.profile);
     if args.path_style {
