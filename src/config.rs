@@ -52,6 +52,8 @@ pub struct S3Config {
     /// None: learnt from the bucket.
     pub region: Option<String>,
     pub profile: Option<String>,
+    /// Its keys come before those of the environment.
+    pub profile_is_typed: bool,
     pub addressing: Addressing,
     pub hosts: AwsHosts,
     pub sign_requests: bool,
@@ -248,6 +250,7 @@ impl S3Config {
             endpoint_url: endpoint_url.map(String::from),
             region: None,
             profile: None,
+            profile_is_typed: false,
             addressing: Addressing::Auto,
             hosts: AwsHosts::default(),
             sign_requests: true,

@@ -124,6 +124,7 @@ pub(super) fn s3(
         hosts: hosts(args, endpoint_url.is_some(), env, &sections)?,
         endpoint_url,
         region,
+        profile_is_typed: args.profile.is_some(),
         profile,
         addressing: addressing(args, &sections)?,
         sign_requests: !args.no_sign_request,

@@ -99,12 +99,8 @@ impl S3Client {
             Ok::<_, String>((transport.map_err(|e| e.to_string())?, standing))
         });
         let (transport, standing) = blocking.await.map_err(|e| refused(e.to_string()))?.map_err(refused)?;
-        let credentials = if config.sign_requests {
-            let region = config.region.as_deref().unwrap_or("us-east-1");
-            Credentials::chain(config.profile.clone(), region.to_string())
-        } else {
-            Credentials::unsigned()
-        };
+        let credentials =
+            if config.sign_requests { Credentials::chain(config) } else { Credentials::unsigned() };
         Ok(S3Client::assemble(config, endpoint, Arc::new(transport), credentials, standing))
     }
 

@@ -128,6 +128,7 @@ fn change(config: &mut S3Config, common: &Common) -> Result<(), Failure> {
     config.hosts.accelerate |= args.accelerate;
     set(&mut config.region, &args.region);
     set(&mut config.profile, &args.profile);
+    config.profile_is_typed |= args.profile.is_some();
     if args.path_style {
         config.addressing = Addressing::Path;
     } else if args.virtual_host_style {

@@ -176,6 +176,7 @@ impl FakeS3 {
             endpoint_url: Some("http://fake.test".to_string()),
             region: Some(REGION.to_string()),
             profile: None,
+            profile_is_typed: false,
             addressing: Addressing::Path,
             hosts: AwsHosts::default(),
             sign_requests: true,
