@@ -11,6 +11,7 @@ pub mod fake;
 pub mod faults;
 pub mod ground;
 pub mod house;
+pub mod services;
 pub mod stand_in;
 pub mod xml;
 
