@@ -75,12 +75,25 @@ pub struct RequestOptions {
     pub requester_pays: bool,
     /// Account that the bucket must belong to.
     pub expected_bucket_owner: Option<String>,
+    /// New objects get it, and objects that have one are verified by it when they are read as a whole. None: what
+    /// protects a body on its way is S3's to keep.
+    pub checksum: Option<ChecksumAlgorithm>,
     /// None: as the bucket does it by default.
     pub encryption: Option<Encryption>,
     /// Canned ACL of new objects; none: S3's default.
     pub acl: Option<String>,
     /// Of new objects; none: STANDARD.
     pub storage_class: Option<String>,
+}
+
+/// How S3 tells that an object is what was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChecksumAlgorithm {
+    Crc32,
+    Crc32c,
+    Crc64Nvme,
+    Sha1,
+    Sha256,
 }
 
 /// How S3 is to encrypt new objects.

@@ -87,6 +87,7 @@ fn help_of_mount_names_every_option_and_its_sources() {
         "--dual-stack",
         "--fips",
         "--accelerate",
+        "--checksum",
         "--no-sign-request",
         "--unsigned-payload",
         "--read-only",

@@ -12,7 +12,7 @@ use aws_types::os_shim_internal::{Env, Fs};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
-use crate::config::AttributesConfig;
+use crate::config::{AttributesConfig, ChecksumAlgorithm};
 use crate::failure::Failure;
 use crate::mount::{self, Plan};
 
@@ -127,12 +127,40 @@ pub(super) struct RequestArgs {
     /// Refuse to work with a bucket that is not this account's
     #[arg(long, value_name = "ACCOUNT")]
     pub expected_bucket_owner: Option<String>,
+    /// Checksum that S3 keeps of new objects [default: S3's own choice]
+    ///
+    /// What has one, also by other programs, is compared with it where one request brings it whole, as it does with files
+    /// up to about 1 MiB, and by `pailfs s3 cp`: what differs is EIO.
+    #[arg(long, value_name = "ALGORITHM")]
+    pub checksum: Option<Checksum>,
     /// File with one's own key (SSE-C): 32 bytes, as they are or in base64
     ///
     /// It is sent with every request that reads, writes or copies an object; S3 keeps none, so without the file
     /// nobody reads the objects again. Objects that are encrypted otherwise cannot be read while it is given.
     #[arg(long, value_name = "FILE")]
     pub sse_c_key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Checksum {
+    Crc32,
+    Crc32c,
+    #[value(name = "crc64nvme")]
+    Crc64Nvme,
+    Sha1,
+    Sha256,
+}
+
+impl From<Checksum> for ChecksumAlgorithm {
+    fn from(checksum: Checksum) -> ChecksumAlgorithm {
+        match checksum {
+            Checksum::Crc32 => ChecksumAlgorithm::Crc32,
+            Checksum::Crc32c => ChecksumAlgorithm::Crc32c,
+            Checksum::Crc64Nvme => ChecksumAlgorithm::Crc64Nvme,
+            Checksum::Sha1 => ChecksumAlgorithm::Sha1,
+            Checksum::Sha256 => ChecksumAlgorithm::Sha256,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -139,6 +139,9 @@ pub(super) fn s3(
 /// What is typed is put over what is there.
 pub(super) fn requests(options: &mut RequestOptions, args: &RequestArgs) -> Result<(), Failure> {
     options.requester_pays |= args.requester_pays;
+    if let Some(checksum) = args.checksum {
+        options.checksum = Some(checksum.into());
+    }
     if let Some(owner) = &args.expected_bucket_owner {
         options.expected_bucket_owner = Some(owner.clone());
     }
