@@ -11,7 +11,7 @@
 //! 3 siblings       namespace/ read/ write/       strangers to each other
 //! 4 file system    fs/                           one async method a POSIX operation
 //! 5 door           fuse/                         the only directory that names fuser
-//! 6 process        cli/ mount/ transfer/ warm recover progress daemon mountpoint logging failure   what a person starts
+//! 6 process        cli/ mount/ transfer/ warm recover progress daemon mountpoint logging failure runtime   what a person starts
 //! ```
 
 #![deny(unsafe_code)]
@@ -37,6 +37,7 @@ pub mod progress;
 pub mod ranges;
 pub mod read;
 pub mod recover;
+pub mod runtime;
 pub mod s3;
 pub mod transfer;
 pub mod warm;
