@@ -50,7 +50,8 @@ impl Filesystem {
     }
 
     async fn rename_file(&self, from: Name<'_>, to: Name<'_>, replace: bool) -> Result<(), Error> {
-        let _pass = self.pass_names(&[from, to]).await?;
+        let (_pass, source, target) =
+            self.pass_rename(from, to, |dir, name| key::file_key(dir, name.as_bytes())).await?;
         let mut info = self.file_at(from.0, from.1).await?;
         let replaced = match self.namespace.find_anew(to.0, to.1).await? {
             Some(Node::Directory) => return Err(Error::IsDirectory),
@@ -59,12 +60,10 @@ impl Filesystem {
             Some(Node::File(replaced)) => replaced.etag,
             None => String::new(),
         };
-        let source = key::file_key(&self.namespace.dir_key(from.0)?, from.1.as_bytes())?;
-        let target = key::file_key(&self.namespace.dir_key(to.0)?, to.1.as_bytes())?;
         let ino = self.namespace.ino_of(from.0, from.1);
         let writer = self.writer_at(from.0, from.1);
         if let (Some(ino), Some(writer)) = (ino, &writer)
-            && writer.has_sent().await
+            && (writer.has_sent().await || !info.etag.is_empty() && writer.is_acknowledged().await)
         {
             self.commit_with_pass(ino, writer).await?;
             info = self.file_at(from.0, from.1).await?;
@@ -88,15 +87,29 @@ impl Filesystem {
                 last_modified: head.last_modified,
                 storage_class: head.storage_class,
             };
-            info.etag = moves::copy(&self.writes.uploads, &object, &target).await?;
+            let doomed = self.doomed(from.0, source.clone())?;
+            let noted = self.journal.begin(Intent::RenameFile {
+                from: source,
+                to: target.clone(),
+                etag: object.etag.clone(),
+                replaced: Some(replaced).filter(|etag| !etag.is_empty()),
+                keep: doomed.keep,
+            });
+            let noted = noted.inspect_err(|e| tracing::warn!("a crash would leave half a rename: {e}")).ok();
+            let moved = moves::copy(&self.writes.uploads, &object, &target).await;
+            let moved = match moved {
+                Ok(etag) => self.deletes.remove(doomed).await.map(|()| etag),
+                Err(e) => Err(e),
+            };
+            noted.into_iter().for_each(|noted| self.journal.end(noted));
+            info.etag = moved?;
             moved_etag = Some(info.etag.clone());
-            self.deletes.remove(self.doomed(from.0, source)?).await?;
+        }
+        if let Some(writer) = &writer {
+            writer.renamed(target, moved_etag.as_deref()).await?;
         }
         if let Some(replaced) = self.writer_at(to.0, to.1) {
             replaced.unlink().await;
-        }
-        if let Some(writer) = &writer {
-            writer.renamed(target, moved_etag.as_deref()).await;
         }
         if let (Some(ino), Some(now)) = (ino, &moved_etag) {
             self.versions.made(ino, Some(&source_etag), now);
@@ -118,7 +131,12 @@ impl Filesystem {
     }
 
     async fn rename_dir(&self, from: Name<'_>, to: Name<'_>, replace: bool) -> Result<(), Error> {
-        let (pass, source, target) = self.pass_dirs(from, to).await?;
+        let dir_key = |dir: &str, name: &str| key::dir_key(dir, name.as_bytes());
+        // What was acknowledged below is in S3 before it is copied.
+        for (dir, name) in [from, to] {
+            self.sent(&dir_key(&self.namespace.dir_key(dir)?, name)?).await?;
+        }
+        let (pass, source, target) = self.pass_rename(from, to, dir_key).await?;
         let there = self.namespace.find_anew(to.0, to.1).await?;
         match there {
             Some(_) if !replace => return Err(Error::Exists),
@@ -141,7 +159,7 @@ impl Filesystem {
             over = contents.marker;
         }
         for (ino, writer) in self.writers_below(&source) {
-            if writer.has_sent().await {
+            if writer.has_sent().await || writer.is_acknowledged().await {
                 self.commit_with_pass(ino, &writer).await?;
             }
         }
@@ -225,7 +243,9 @@ impl Filesystem {
             let Ok(key) = self.namespace.key(ino) else { continue };
             if let Some(name) = key.strip_prefix(target) {
                 let etag = etags.get(name).copied();
-                writer.renamed(key.clone(), etag).await;
+                if let Err(e) = writer.renamed(key.clone(), etag).await {
+                    tracing::error!(key, "the local disk has it under its old name: {e}");
+                }
             }
         }
     }
@@ -264,12 +284,17 @@ impl Filesystem {
         }
     }
 
-    /// The right to rename a directory, and its key before and after.
-    async fn pass_dirs(&self, from: Name<'_>, to: Name<'_>) -> Result<(Pass, String, String), Error> {
-        let key = |(dir, name): Name<'_>| key::dir_key(&self.namespace.dir_key(dir)?, name.as_bytes());
+    /// The right to rename something, and its key before and after, as `key` makes it of a directory's key and a name.
+    async fn pass_rename(
+        &self,
+        from: Name<'_>,
+        to: Name<'_>,
+        key: impl Fn(&str, &str) -> Result<String, Error>,
+    ) -> Result<(Pass, String, String), Error> {
+        let key = |(dir, name): Name<'_>| key(&self.namespace.dir_key(dir)?, name);
         loop {
             let (source, target) = (key(from)?, key(to)?);
-            let pass = self.gate.move_dir(&source, &target).await;
+            let pass = self.gate.rename(&source, &target).await;
             if (key(from)?, key(to)?) == (source.clone(), target.clone()) {
                 return Ok((pass, source, target));
             }
