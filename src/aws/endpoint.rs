@@ -335,7 +335,7 @@ mod tests {
         assert!(e.locate("evil.example/", None).is_err());
     }
 
-    /// What botocore makes of the same: `tests/endpoints.rs`.
+    /// What botocore makes of the same: `tests/addresses.rs`.
     #[test]
     fn what_regions_lack_is_told() {
         let hosts =

@@ -130,7 +130,7 @@ pub(super) struct RequestArgs {
     /// Checksum that S3 keeps of new objects [default: S3's own choice]
     ///
     /// What has one, also by other programs, is compared with it where one request brings it whole, as it does with files
-    /// up to about 1 MiB, and by `pailfs s3 cp`: what differs is EIO.
+    /// up to about 1 MiB, and by `pailfs s3 cp`: what differs is an error (EIO).
     #[arg(long, value_name = "ALGORITHM")]
     pub checksum: Option<Checksum>,
     /// File with one's own key (SSE-C): 32 bytes, as they are or in base64

@@ -91,9 +91,7 @@ impl Place {
     fn on_mount(path: &Path, common: &Common) -> Result<Place, Failure> {
         let shown = path.display();
         let absolute = absolute(path).map_err(|e| Failure::new(format_args!("cannot use {shown}: {e}")))?;
-        let mount = mountpoint::holding(&absolute)
-            .map_err(|e| Failure::new(format_args!("cannot read /proc/self/mountinfo: {e}")))?;
-        let Some(mount) = mount.filter(|mount| mount.fs_type == FS_TYPE) else {
+        let Some(mount) = mountpoint::ours_holding(&absolute)? else {
             return Err(Failure::new(format_args!(
                 "{shown} is neither an s3:// URL nor on a pailfs mount; `findmnt -t {FS_TYPE}` lists those there are"
             )));
