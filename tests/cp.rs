@@ -161,3 +161,17 @@ fn an_interrupted_download_leaves_no_file_and_can_be_done_again() {
         assert_eq!(names(dir.path()), ["file"]);
     }
 }
+
+#[test]
+fn a_device_or_a_fifo_is_not_replaced() {
+    let server = StandIn::start(slow);
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let output = cp(&server, dir.path(), &["s3://bucket/quick", "fifo"]).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("no regular file"), "{stderr}");
+    assert_eq!(names(dir.path()), ["fifo"]);
+    assert!(!std::fs::symlink_metadata(&fifo).unwrap().is_file());
+}

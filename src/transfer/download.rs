@@ -37,8 +37,13 @@ struct Temporary {
 impl Temporary {
     fn beside(target: &Path) -> Result<Temporary, Error> {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
-        if target.is_dir() {
-            return Err(Error::IsDirectory);
+        match target.metadata() {
+            Ok(there) if there.is_dir() => return Err(Error::IsDirectory),
+            // It would be replaced: a device, a fifo.
+            Ok(there) if !there.is_file() => {
+                return Err(Error::Io("the target is no regular file".to_string()));
+            }
+            _ => {}
         }
         let dir = target.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         make_dir(dir)?;
