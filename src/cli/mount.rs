@@ -12,7 +12,7 @@ use aws_types::os_shim_internal::{Env, Fs};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
-use crate::config::AttributesConfig;
+use crate::config::{AttributesConfig, ChecksumAlgorithm};
 use crate::failure::Failure;
 use crate::mount::{self, Plan};
 
@@ -28,6 +28,8 @@ use super::resolve;
 #[command(args_override_self = true, after_help = EXAMPLES)]
 pub(super) struct MountArgs {
     /// The bucket: `name`, `s3://name`, or `s3://name/prefix/` for the keys under a prefix
+    ///
+    /// The name may be an access point's alias or ARN, too: s3://arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME/prefix/
     pub bucket: String,
     /// The directory to mount on
     pub dir: PathBuf,
@@ -83,6 +85,22 @@ pub(super) struct S3Args {
     /// Default on AWS. Else: addressing_style in the profile's s3 settings.
     #[arg(long)]
     pub virtual_host_style: bool,
+    /// Reach AWS by hosts that have IPv6 addresses, too
+    ///
+    /// Else: AWS_USE_DUALSTACK_ENDPOINT, then use_dualstack_endpoint of the profile.
+    #[arg(long, conflicts_with = "endpoint_url")]
+    pub dual_stack: bool,
+    /// Reach AWS by hosts whose cryptography is validated by FIPS 140
+    ///
+    /// Else: AWS_USE_FIPS_ENDPOINT, then use_fips_endpoint of the profile.
+    #[arg(long, conflicts_with = "endpoint_url")]
+    pub fips: bool,
+    /// Reach the bucket by AWS's nearest edge (S3 Transfer Acceleration)
+    ///
+    /// The bucket must have it enabled, and no dot in its name. Else: use_accelerate_endpoint in the profile's s3
+    /// settings.
+    #[arg(long, conflicts_with_all = ["endpoint_url", "path_style", "fips"])]
+    pub accelerate: bool,
     /// Send requests unsigned: public buckets, no credentials
     #[arg(long)]
     pub no_sign_request: bool,
@@ -109,12 +127,40 @@ pub(super) struct RequestArgs {
     /// Refuse to work with a bucket that is not this account's
     #[arg(long, value_name = "ACCOUNT")]
     pub expected_bucket_owner: Option<String>,
+    /// Checksum that S3 keeps of new objects [default: S3's own choice]
+    ///
+    /// What has one, also by other programs, is compared with it where one request brings it whole, as it does with files
+    /// up to about 1 MiB, and by `pailfs s3 cp`: what differs is an error (EIO).
+    #[arg(long, value_name = "ALGORITHM")]
+    pub checksum: Option<Checksum>,
     /// File with one's own key (SSE-C): 32 bytes, as they are or in base64
     ///
     /// It is sent with every request that reads, writes or copies an object; S3 keeps none, so without the file
     /// nobody reads the objects again. Objects that are encrypted otherwise cannot be read while it is given.
     #[arg(long, value_name = "FILE")]
     pub sse_c_key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Checksum {
+    Crc32,
+    Crc32c,
+    #[value(name = "crc64nvme")]
+    Crc64Nvme,
+    Sha1,
+    Sha256,
+}
+
+impl From<Checksum> for ChecksumAlgorithm {
+    fn from(checksum: Checksum) -> ChecksumAlgorithm {
+        match checksum {
+            Checksum::Crc32 => ChecksumAlgorithm::Crc32,
+            Checksum::Crc32c => ChecksumAlgorithm::Crc32c,
+            Checksum::Crc64Nvme => ChecksumAlgorithm::Crc64Nvme,
+            Checksum::Sha1 => ChecksumAlgorithm::Sha1,
+            Checksum::Sha256 => ChecksumAlgorithm::Sha256,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -27,6 +27,7 @@ use crate::journal::Journal;
 use crate::logging::{self, Log, Target};
 use crate::mountpoint;
 use crate::recover;
+use crate::runtime;
 use crate::s3::S3Client;
 
 use signals::Signals;
@@ -113,11 +114,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Threads start here, after the fork.
 fn serve(plan: &Plan, ready: &mut Ready, log: &Log) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("pailfs")
-        .build()
-        .map_err(|e| Failure::new(format_args!("cannot start threads: {e}")))?;
+    let runtime = runtime::start()?;
     let served = serve_on(&runtime, plan, ready, log);
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     served

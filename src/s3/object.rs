@@ -8,10 +8,12 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
+use super::multipart::CHECKSUM_ALGORITHM_HEADER;
 use super::{
     CopySource, ObjectDetails, ObjectHead, ObjectHeaders, ObjectId, Payload, Precondition, R, S3Client,
     Written, call, call_on, header_value, payload, xml,
 };
+use crate::arn;
 use crate::aws::endpoint::check_key;
 use crate::aws::retry::{Answer, Call, Effort};
 use crate::aws::sign::{encode_path, encode_query};
@@ -22,6 +24,8 @@ use crate::s3::error::header_text;
 const KEPT_HEADERS: [&str; 5] =
     ["content-encoding", "cache-control", "content-disposition", "content-language", "expires"];
 const METADATA_PREFIX: &str = "x-amz-meta-";
+/// `ENABLED`: the answer tells the object's checksum, if the request is for all of it.
+pub(super) const CHECKSUM_MODE_HEADER: &str = "x-amz-checksum-mode";
 
 impl S3Client {
     /// # Errors
@@ -37,7 +41,7 @@ impl S3Client {
     pub async fn head_object_details(&self, object: ObjectId<'_>) -> R<ObjectDetails> {
         let mut call = call_on("HeadObject", Method::HEAD, Some(object));
         call.headers.extend(self.inner.standing.content.clone());
-        self.set_header(&mut call, "x-amz-checksum-mode", "ENABLED")?;
+        self.set_header(&mut call, CHECKSUM_MODE_HEADER, "ENABLED")?;
         self.head(&call, None).await
     }
 
@@ -70,6 +74,10 @@ impl S3Client {
         call.headers.extend(self.inner.standing.new_object.clone());
         self.set_object_headers(&mut call, headers)?;
         self.set_guard(&mut call, guard)?;
+        if let Some(algorithm) = self.checksum_asked() {
+            // S3 does without; moto keeps a checksum only if it is named.
+            self.set_header(&mut call, "x-amz-sdk-checksum-algorithm", algorithm.name())?;
+        }
         call.body = payload;
         let mut effort = self.wire().effort();
         match self.send_protected(&mut call, &mut effort).await {
@@ -103,6 +111,9 @@ impl S3Client {
             "COPY"
         };
         self.set_header(&mut call, "x-amz-metadata-directive", directive)?;
+        if let Some(algorithm) = self.checksum_asked() {
+            self.set_header(&mut call, CHECKSUM_ALGORITHM_HEADER, algorithm.name())?;
+        }
         self.set_guard(&mut call, guard)?;
         let (answer, effort) = self.send(&call).await?;
         let told = xml::parse_root(&answer.body, "CopyObjectResult")
@@ -196,7 +207,12 @@ impl S3Client {
     pub(super) fn set_copy_source(&self, call: &mut Call<'_>, source: &CopySource) -> R<()> {
         // Servers that keep objects as files resolve `..` in this header, too.
         check_key(&source.key).map_err(|e| self.refused(call, e.to_string()))?;
-        let mut path = format!("{}/{}", source.bucket, encode_path(&source.key));
+        let CopySource { bucket, key, .. } = source;
+        let path = match arn::access_point(bucket) {
+            Ok(Some(point)) => format!("{}/object/{key}", arn::of_copy_source(point, bucket)),
+            _ => format!("{bucket}/{key}"),
+        };
+        let mut path = encode_path(&path).into_owned();
         if let Some(version_id) = &source.version_id {
             path.push_str("?versionId=");
             path.push_str(&encode_query(version_id));

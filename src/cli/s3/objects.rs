@@ -42,7 +42,7 @@ pub(in crate::cli) struct Ls {
 impl Ls {
     pub(super) fn run(&self) -> Result<(), Ending> {
         let place = Place::of(&self.place, &self.shown.common)?;
-        Ok(runtime()?.block_on(self.list(&place))?)
+        Ok(runtime::start()?.block_on(self.list(&place))?)
     }
 
     async fn list(&self, place: &Place) -> Result<(), Failure> {
@@ -225,7 +225,7 @@ impl Versions {
         match self {
             Versions::List(args) => {
                 let place = Place::of(&args.place, &args.shown.common)?;
-                Ok(runtime()?.block_on(args.list(&place))?)
+                Ok(runtime::start()?.block_on(args.list(&place))?)
             }
             Versions::Delete(args) => {
                 let place = Place::of(&args.place, &args.common)?;
@@ -365,7 +365,7 @@ impl StorageClass {
                 let place = Place::of(&args.place, &args.common)?;
                 place.object()?;
                 let staging = resolve::staging_dir(None, &Env::real())?;
-                let copied = runtime()?.block_on(async {
+                let copied = runtime::start()?.block_on(async {
                     let client = S3Client::connect(&place.config).await?;
                     let uploads = transfer::uploads(client, &staging, &place.config);
                     set_storage_class(&uploads, &place.key, &args.class).await

@@ -21,7 +21,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt as _};
 use http::HeaderMap;
 use pailfs::aws::transport::{BodyStream, Request, Response, Transport, TransportError};
-use pailfs::config::{Addressing, PayloadSigning, S3Config};
+use pailfs::config::{Addressing, AwsHosts, PayloadSigning, S3Config};
 use pailfs::s3::S3Client;
 
 use super::call::Call;
@@ -176,7 +176,9 @@ impl FakeS3 {
             endpoint_url: Some("http://fake.test".to_string()),
             region: Some(REGION.to_string()),
             profile: None,
+            profile_is_typed: false,
             addressing: Addressing::Path,
+            hosts: AwsHosts::default(),
             sign_requests: true,
             payload_signing: PayloadSigning::Auto,
             request_timeout: Duration::from_secs(30),

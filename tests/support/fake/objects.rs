@@ -108,6 +108,13 @@ pub fn get_object(state: &mut State, call: &Call, incoming: &Incoming) -> Result
         None | Some(Asked::Ignored) => {
             let mut answer = Answer::empty(200);
             answer.body = object.data.clone();
+            // Told of a whole object only, as S3 does.
+            if incoming.header("x-amz-checksum-mode") == Some("ENABLED")
+                && let Some(sum) = auth::checksum("CRC64NVME", &object.data)
+            {
+                answer.set("x-amz-checksum-crc64nvme", &sum);
+                answer.set("x-amz-checksum-type", "FULL_OBJECT");
+            }
             answer
         }
         Some(Asked::Outside) => {
