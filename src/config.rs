@@ -5,7 +5,7 @@
 //! Must never know: clap, environment variables, AWS config files (the command line resolves those).
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +92,10 @@ pub struct Config {
     /// Key prefix that is the mount's root: empty, or ending in `/`.
     pub prefix: String,
     pub read_only: bool,
+    /// The bucket as it was then; none: as it is.
+    pub as_of: Option<SystemTime>,
+    /// Versions may be removed for good.
+    pub version_delete: bool,
     pub allow_other: bool,
     /// Programs on the mount may not be run.
     pub no_exec: bool,
@@ -190,6 +194,12 @@ impl Config {
         }
         if self.prefix.len() > PREFIX_BYTES_MAX || self.prefix.contains('\0') {
             return bad("prefix", format!("must have at most {PREFIX_BYTES_MAX} bytes, none of them zero"));
+        }
+        if self.as_of.is_some_and(|moment| moment > SystemTime::now()) {
+            return bad("--as-of", "lies in the future");
+        }
+        if self.as_of.is_some() && !self.read_only {
+            return bad("--as-of", "what was cannot be changed: the mount must be read-only");
         }
         if self.file_mode > 0o777 || self.dir_mode > 0o777 {
             return bad("--file-mode, --dir-mode", "must lie between 000 and 777");
@@ -336,6 +346,8 @@ mod tests {
             s3: S3Config::of("data", None),
             prefix: String::new(),
             read_only: false,
+            as_of: None,
+            version_delete: false,
             allow_other: false,
             no_exec: false,
             uid: 0,

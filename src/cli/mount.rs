@@ -6,10 +6,12 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_types::os_shim_internal::{Env, Fs};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tracing::level_filters::LevelFilter;
 
 use crate::config::AttributesConfig;
@@ -37,6 +39,8 @@ pub(super) struct MountArgs {
     pub new_objects: NewObjectArgs,
     #[command(flatten)]
     pub files: FileArgs,
+    #[command(flatten)]
+    pub past: PastArgs,
     #[command(flatten)]
     pub resources: ResourceArgs,
     #[command(flatten)]
@@ -187,6 +191,23 @@ pub(super) struct FileArgs {
     /// Content-Type of new objects [default: by the name's extension]
     #[arg(long, value_name = "TYPE")]
     pub content_type: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Versions")]
+pub(super) struct PastArgs {
+    /// Show the bucket as it was then, such as 2026-10-01T12:00Z; read-only
+    ///
+    /// For buckets that keep versions. Offsets are understood: 2026-10-01T14:00+02:00. What was does not change, so
+    /// --metadata-ttl is `forever` if it is not set.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub as_of: Option<SystemTime>,
+    /// Let rm remove versions, and delete markers, for good
+    ///
+    /// In a bucket that keeps versions each directory has `.versions/NAME/` (not listed), with one read-only file a
+    /// version of NAME: `ls .versions/NAME`, `cp .versions/NAME/VERSION NAME`.
+    #[arg(long)]
+    pub allow_version_delete: bool,
 }
 
 #[derive(Debug, Args)]
@@ -432,6 +453,17 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
         .map_err(|_| "expected a time with its unit, such as 500ms, 5s or 2m".into())
 }
 
+/// RFC 3339, the seconds left out if one likes.
+fn moment(text: &str) -> Result<SystemTime, String> {
+    let mut full = text.to_owned();
+    if text.get(16..17).is_some_and(|next| next != ":") {
+        full.insert_str(16, ":00");
+    }
+    OffsetDateTime::parse(&full, &Rfc3339)
+        .map(SystemTime::from)
+        .map_err(|_| "expected a date and time with its zone, such as 2026-10-01T12:00Z".into())
+}
+
 fn time_or_forever(text: &str) -> Result<Duration, String> {
     if text == "forever" {
         return Ok(Duration::MAX);
@@ -466,6 +498,22 @@ mod tests {
         assert_eq!(time_or_forever("forever"), Ok(Duration::MAX));
         assert_eq!(time_or_forever("5s"), Ok(Duration::from_secs(5)));
         assert!(time_or_forever("never").is_err());
+    }
+
+    #[test]
+    fn moments_have_a_zone() {
+        let noon = SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_856_000);
+        for text in [
+            "2026-10-01T12:00Z",
+            "2026-10-01T12:00:00Z",
+            "2026-10-01T14:00+02:00",
+            "2026-10-01T11:30:00.0-00:30",
+        ] {
+            assert_eq!(moment(text), Ok(noon), "{text}");
+        }
+        for wrong in ["", "2026-10-01", "2026-10-01T12:00", "12:00Z", "yesterday", "2026-13-01T12:00Z"] {
+            assert!(moment(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

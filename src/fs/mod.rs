@@ -16,6 +16,7 @@ mod handles;
 mod keep;
 mod meta;
 mod orphans;
+mod past;
 mod refresh;
 mod rename;
 mod s3_xattr;
@@ -58,6 +59,7 @@ use keep::Keeping;
 pub use keep::Maker;
 pub use meta::{SetAttr, SetTime};
 use orphans::Orphans;
+use past::KeepsVersions;
 pub use refresh::{Kernel, REFRESH};
 use unlink::Failed;
 pub use xattr::{CACHED, S3};
@@ -102,6 +104,7 @@ pub struct Filesystem {
     gate: Gate,
     keeping: Keeping,
     copies: Copies,
+    keeps_versions: KeepsVersions,
     journal: Arc<Journal>,
     /// Directories have no time in S3; they show the mount's.
     mounted: SystemTime,
@@ -117,6 +120,7 @@ impl Filesystem {
         journal: Arc<Journal>,
         runtime: Handle,
     ) -> Arc<Filesystem> {
+        let client = config.as_of.map_or(client.clone(), |moment| client.as_of(moment));
         let cache = Arc::new(PartCache::new(Budget::new(config.memory_bytes_max), config.s3.request_timeout));
         let uploads = Uploads { client: client.clone(), runtime: runtime.clone(), journal: journal.clone() };
         let staging = Staging::new(journal.clone(), config.staging.bytes_max, config.s3.request_timeout);
@@ -139,6 +143,7 @@ impl Filesystem {
             gate: Gate::default(),
             keeping: Keeping::default(),
             copies: Copies::new(),
+            keeps_versions: KeepsVersions::default(),
             journal,
             mounted: SystemTime::now(),
             kernel: OnceLock::new(),
@@ -162,6 +167,9 @@ impl Filesystem {
     /// Proves that the mount can work: the bucket is there and may be listed.
     pub async fn probe(&self) -> Result<(), Error> {
         self.client.head_bucket().await?;
+        if self.config.as_of.is_some() && !self.client.keeps_versions().await? {
+            return Err(Error::NotSupported("--as-of, for this bucket keeps no versions, and never did"));
+        }
         let query =
             ListObjectsV2 { prefix: self.config.prefix.clone(), max_keys: Some(1), ..Default::default() };
         self.client.list_objects_v2(&query).await?;
@@ -234,6 +242,8 @@ impl Filesystem {
             Node::File(info) => (info.size, info.mtime, self.config.file_mode),
             Node::Directory => (0, self.mounted, self.config.dir_mode),
         };
+        let perm = kept.perm.and_then(|perm| u16::try_from(perm).ok()).unwrap_or(perm);
+        let perm = if entry.is_deleted() { 0 } else { perm };
         let mtime = kept.mtime.unwrap_or(modified);
         Attr {
             ino: entry.ino,
@@ -242,7 +252,7 @@ impl Filesystem {
             mtime,
             atime: kept.atime.unwrap_or(mtime),
             ctime: kept.ctime.unwrap_or(modified),
-            perm: kept.perm.and_then(|perm| u16::try_from(perm).ok()).unwrap_or(perm),
+            perm,
             uid: kept.uid.unwrap_or(self.config.uid),
             gid: kept.gid.unwrap_or(self.config.gid),
             nlink: u32::from(entry.linked),
@@ -251,8 +261,10 @@ impl Filesystem {
         }
     }
 
-    fn check_writable(&self) -> Result<(), Error> {
-        if self.config.read_only { Err(Error::ReadOnly) } else { Ok(()) }
+    /// Whether what is at an inode, or in it, may be changed.
+    fn check_writable(&self, ino: u64) -> Result<(), Error> {
+        let fixed = self.config.read_only || self.namespace.is_past(ino);
+        if fixed { Err(Error::ReadOnly) } else { Ok(()) }
     }
 }
 

@@ -28,6 +28,9 @@ const SSE_KEY: &str = "x-amz-server-side-encryption-aws-kms-key-id";
 const CHECKSUM: &str = "x-amz-checksum-";
 const ONLY_READ: Error = Error::NotPermitted("it can only be read");
 
+/// Of a version, too, may be asked for, for that changes nothing of it.
+pub(super) const RESTORE: &str = "restore";
+
 /// NAME of `s3.NAME`.
 pub(super) fn name(full: &OsStr) -> Option<&str> {
     full.to_str()?.strip_prefix("s3.")
@@ -55,7 +58,7 @@ impl Filesystem {
         let key = self.namespace.key(ino)?;
         match name {
             "bucket" => return Ok(self.client.bucket().into()),
-            "key" => return Ok(key.into_bytes()),
+            "key" if !self.namespace.is_past(ino) => return Ok(key.into_bytes()),
             _ => {}
         }
         if ino == ROOT_INO {
@@ -65,8 +68,10 @@ impl Filesystem {
                 None => Err(Error::NoAttribute),
             };
         }
-        let object = ObjectId::current(&key);
+        let located = self.client.locate(&key).await?;
+        let object = located.id();
         match name {
+            "key" => Ok(object.key.into()),
             "presigned-url" => {
                 Ok(self.client.presign(Presigned::Get, object, PRESIGNED_FOR).await?.into_bytes())
             }
@@ -75,16 +80,16 @@ impl Filesystem {
                 let tags = self.client.get_tags(Some(object)).await?;
                 if tags.is_empty() { Err(Error::NoAttribute) } else { Ok(tags_text(&tags).into_bytes()) }
             }
-            _ => self.get_header(ino, &key, name).await,
+            _ => self.get_header(ino, object, name).await,
         }
     }
 
-    async fn get_header(&self, ino: u64, key: &str, name: &str) -> Result<Vec<u8>, Error> {
+    async fn get_header(&self, ino: u64, object: ObjectId<'_>, name: &str) -> Result<Vec<u8>, Error> {
         let entry = self.namespace.attributes(ino).await?;
         let text = if self.namespace.is_local(ino) {
             settable(&self.headers_of(ino, &entry.node).await?, name)
         } else {
-            header(&self.client.head_object_details(ObjectId::current(key)).await?, name)
+            header(&self.client.head_object_details(object).await?, name)
         };
         text.map(String::into_bytes).ok_or(Error::NoAttribute)
     }
@@ -92,7 +97,8 @@ impl Filesystem {
     /// `value`: none removes it.
     pub(super) async fn set_s3_xattr(&self, ino: u64, name: &str, value: Option<&[u8]>) -> Result<(), Error> {
         let key = self.namespace.key(ino)?;
-        let of = (ino != ROOT_INO).then(|| ObjectId::current(&key));
+        let located = self.client.locate(&key).await?;
+        let of = (ino != ROOT_INO).then(|| located.id());
         match (document(name), value) {
             (Some(Document::Acl), Some(value)) => self.set_acl(of, value).await,
             (Some(Document::Tagging), Some(value)) if of.is_some() && !value.starts_with(b"<") => {
@@ -105,7 +111,7 @@ impl Filesystem {
                 None => Ok(self.client.delete_document(document, of).await?),
             },
             _ if of.is_none() => Err(ONLY_READ),
-            (None, Some(value)) if name == "restore" => self.restore(ObjectId::current(&key), value).await,
+            (None, Some(value)) if name == RESTORE => self.restore(located.id(), value).await,
             _ => self.set_header(ino, name, value).await,
         }
     }

@@ -76,7 +76,9 @@ impl Filesystem {
     /// Errors: [`Error::Exists`] and [`Error::NoAttribute`] as the flags say; [`Error::NoSpace`] and
     /// [`Error::ValueTooLarge`] beyond S3's limit; [`Error::NotPermitted`] for names of a file's own attributes.
     pub async fn setxattr(&self, ino: u64, name: &OsStr, value: &[u8], flags: i32) -> Result<(), Error> {
-        self.check_writable()?;
+        if s3_xattr::name(name) != Some(s3_xattr::RESTORE) || self.config.read_only {
+            self.check_writable(ino)?;
+        }
         if let Some(name) = s3_xattr::name(name) {
             return self.set_s3_xattr(ino, name, Some(value)).await;
         }
@@ -102,7 +104,7 @@ impl Filesystem {
     ///
     /// Errors: as [`Filesystem::setxattr`].
     pub async fn removexattr(&self, ino: u64, name: &OsStr) -> Result<(), Error> {
-        self.check_writable()?;
+        self.check_writable(ino)?;
         if let Some(name) = s3_xattr::name(name) {
             return self.set_s3_xattr(ino, name, None).await;
         }

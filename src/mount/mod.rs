@@ -24,6 +24,7 @@ use crate::failure::Failure;
 use crate::fs::Filesystem;
 use crate::fuse::FuseMount;
 use crate::journal::Journal;
+use crate::key::past;
 use crate::logging::{self, Log, Target};
 use crate::mountpoint;
 use crate::recover;
@@ -79,6 +80,9 @@ pub fn run(mut plan: Plan) -> Result<(), Failure> {
     check::fuse_usable(plan.config.allow_other)?;
     if plan.fake {
         return Ok(());
+    }
+    if let Some(moment) = plan.config.as_of {
+        eprintln!("pailfs: {} as it was at {}, read-only", plan.source(), past::moment(moment));
     }
     let kept = recover::notice(&journal(&plan.config), &plan.config.s3.bucket);
     if let Some(kept) = &kept {

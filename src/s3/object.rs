@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
+use super::past::object_of;
 use super::{
     CopySource, ObjectDetails, ObjectHead, ObjectHeaders, ObjectId, Payload, Precondition, R, S3Client,
     Written, call, call_on, header_value, payload, xml,
@@ -27,7 +28,12 @@ impl S3Client {
     /// # Errors
     /// `NoSuchKey` also where the bucket is gone: an answer to HEAD does not tell the two apart.
     pub async fn head_object(&self, key: &str) -> R<ObjectHead> {
-        self.head_object_if(ObjectId::current(key), None).await
+        if let Some(deleted) = self.head_deleted(key).await? {
+            return Ok(deleted);
+        }
+        let located = self.locate(key).await?;
+        let head = self.head_object_if(located.id(), None).await?;
+        Ok(self.told(&located, head))
     }
 
     /// HeadObject of any version, with its checksums.
@@ -196,8 +202,9 @@ impl S3Client {
     pub(super) fn set_copy_source(&self, call: &mut Call<'_>, source: &CopySource) -> R<()> {
         // Servers that keep objects as files resolve `..` in this header, too.
         check_key(&source.key).map_err(|e| self.refused(call, e.to_string()))?;
-        let mut path = format!("{}/{}", source.bucket, encode_path(&source.key));
-        if let Some(version_id) = &source.version_id {
+        let from = object_of(&source.key).ok_or_else(|| self.refused(call, "no object to copy from"))?;
+        let mut path = format!("{}/{}", source.bucket, encode_path(&from.key));
+        if let Some(version_id) = from.version_id.as_ref().or(source.version_id.as_ref()) {
             path.push_str("?versionId=");
             path.push_str(&encode_query(version_id));
         }

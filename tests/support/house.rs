@@ -44,6 +44,8 @@ pub fn config_of(fake: &FakeS3) -> Config {
         s3: fake.config(),
         prefix: String::new(),
         read_only: false,
+        as_of: None,
+        version_delete: false,
         allow_other: false,
         no_exec: false,
         uid: 1000,
