@@ -96,6 +96,8 @@ pub struct Config {
     pub as_of: Option<SystemTime>,
     /// Versions may be removed for good.
     pub version_delete: bool,
+    /// None: reading an archived object asks for nothing.
+    pub restore: Option<RestoreConfig>,
     pub allow_other: bool,
     /// Programs on the mount may not be run.
     pub no_exec: bool,
@@ -121,6 +123,17 @@ pub struct Config {
     /// None: nothing is kept on the local disk.
     pub disk_cache: Option<DiskCacheConfig>,
     pub staging: StagingConfig,
+}
+
+/// How archived objects that are read are asked back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreConfig {
+    /// How long the copy lasts that S3 makes.
+    pub days: u32,
+    /// `Expedited`, `Standard`, `Bulk`; none: S3's default.
+    pub tier: Option<String>,
+    /// How long a read waits for it; none: it fails at once.
+    pub wait: Option<Duration>,
 }
 
 /// Where the journal is, what is written out of order waits, and what could not be sent is kept.
@@ -348,6 +361,7 @@ mod tests {
             read_only: false,
             as_of: None,
             version_delete: false,
+            restore: None,
             allow_other: false,
             no_exec: false,
             uid: 0,

@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tracing::level_filters::LevelFilter;
 
-use crate::config::AttributesConfig;
+use crate::config::{AttributesConfig, RestoreConfig};
 use crate::failure::Failure;
 use crate::mount::{self, Plan};
 
@@ -188,6 +188,20 @@ pub(super) struct FileArgs {
     /// and sent together. If S3 refuses one of these it comes back, and fsync of its directory fails.
     #[arg(long)]
     pub sync_unlink: bool,
+    /// Ask archived objects back when they are read
+    ///
+    /// As `--restore-on-read=days=7,tier=Bulk,wait=12h`, each as you like: for how many days (1), how quickly
+    /// (Expedited, Standard, Bulk), and how long a read waits. Without `wait` a read fails with EACCES once S3 was
+    /// asked, and the log says when to come back. Only reading asks: ls, stat and open do not. S3 charges for it.
+    #[arg(
+        long,
+        value_name = "HOW",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "",
+        value_parser = restore
+    )]
+    pub restore_on_read: Option<RestoreConfig>,
     /// Content-Type of new objects [default: by the name's extension]
     #[arg(long, value_name = "TYPE")]
     pub content_type: Option<String>,
@@ -453,6 +467,8 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
         .map_err(|_| "expected a time with its unit, such as 500ms, 5s or 2m".into())
 }
 
+const RESTORE_TIERS: [&str; 3] = ["Expedited", "Standard", "Bulk"];
+
 /// RFC 3339, the seconds left out if one likes.
 fn moment(text: &str) -> Result<SystemTime, String> {
     let mut full = text.to_owned();
@@ -462,6 +478,24 @@ fn moment(text: &str) -> Result<SystemTime, String> {
     OffsetDateTime::parse(&full, &Rfc3339)
         .map(SystemTime::from)
         .map_err(|_| "expected a date and time with its zone, such as 2026-10-01T12:00Z".into())
+}
+
+/// `days=7,tier=Bulk,wait=12h`.
+fn restore(text: &str) -> Result<RestoreConfig, String> {
+    let expected = |what: &str| format!("expected {what}, as in days=7,tier=Standard,wait=12h");
+    let mut config = RestoreConfig { days: 1, tier: None, wait: None };
+    for item in text.split(',').filter(|item| !item.is_empty()) {
+        match item.split_once('=') {
+            Some(("days", days)) => {
+                config.days = days.parse().ok().filter(|days| *days > 0).ok_or_else(|| expected("days"))?;
+            }
+            Some(("tier", tier)) if RESTORE_TIERS.contains(&tier) => config.tier = Some(tier.into()),
+            Some(("tier", _)) => return Err(expected("one of Expedited, Standard and Bulk")),
+            Some(("wait", wait)) => config.wait = Some(time(wait)?),
+            _ => return Err(expected("days, tier and wait")),
+        }
+    }
+    Ok(config)
 }
 
 fn time_or_forever(text: &str) -> Result<Duration, String> {
@@ -498,6 +532,16 @@ mod tests {
         assert_eq!(time_or_forever("forever"), Ok(Duration::MAX));
         assert_eq!(time_or_forever("5s"), Ok(Duration::from_secs(5)));
         assert!(time_or_forever("never").is_err());
+    }
+
+    #[test]
+    fn restores_are_told_in_any_order() {
+        let all = RestoreConfig { days: 7, tier: Some("Bulk".into()), wait: Some(Duration::from_secs(7200)) };
+        assert_eq!(restore("wait=2h,days=7,tier=Bulk"), Ok(all));
+        assert_eq!(restore(""), Ok(RestoreConfig { days: 1, tier: None, wait: None }));
+        for wrong in ["7", "days=0", "days=x", "tier=Fast", "wait=2", "speed=1"] {
+            assert!(restore(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -28,12 +28,12 @@ pub struct Maker {
     pub gid: u32,
 }
 
-/// Who changes what an object carries, by inode. Held for an instant only, nothing under it.
+/// Who changes what an object carries, or asks it back, by inode. Held for an instant only, nothing under it.
 #[derive(Default)]
 pub(super) struct Keeping(Mutex<HashMap<u64, Weak<tokio::sync::Mutex<()>>>>);
 
 impl Keeping {
-    fn turn(&self, ino: u64) -> Arc<tokio::sync::Mutex<()>> {
+    pub fn turn(&self, ino: u64) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(turn) = turns.get(&ino).and_then(Weak::upgrade) {
             return turn;

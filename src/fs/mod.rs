@@ -20,7 +20,9 @@ mod past;
 mod refresh;
 mod rename;
 mod s3_xattr;
+mod signals;
 mod special;
+mod thaw;
 mod unlink;
 mod xattr;
 
@@ -61,6 +63,7 @@ pub use meta::{SetAttr, SetTime};
 use orphans::Orphans;
 use past::KeepsVersions;
 pub use refresh::{Kernel, REFRESH};
+use thaw::Waiting;
 use unlink::Failed;
 pub use xattr::{CACHED, S3};
 
@@ -103,6 +106,9 @@ pub struct Filesystem {
     versions: Versions,
     gate: Gate,
     keeping: Keeping,
+    /// Who asks archived files back.
+    thawing: Keeping,
+    waiting: Waiting,
     copies: Copies,
     keeps_versions: KeepsVersions,
     journal: Arc<Journal>,
@@ -142,6 +148,8 @@ impl Filesystem {
             versions: Versions::new(),
             gate: Gate::default(),
             keeping: Keeping::default(),
+            thawing: Keeping::default(),
+            waiting: Waiting::new(),
             copies: Copies::new(),
             keeps_versions: KeepsVersions::default(),
             journal,

@@ -127,7 +127,7 @@ impl Filesystem {
     /// `days=5,tier=Bulk`.
     async fn restore(&self, object: ObjectId<'_>, value: &[u8]) -> Result<(), Error> {
         let (days, tier) = read_restore(text(value)?)?;
-        Ok(self.client.restore_object(object, days, tier).await?)
+        Ok(self.client.restore_object(object, Some(days), tier).await?)
     }
 
     async fn set_header(&self, ino: u64, name: &str, value: Option<&[u8]>) -> Result<(), Error> {

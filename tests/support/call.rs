@@ -84,6 +84,7 @@ fn operation(
         ("PUT", false) if has("uploadId") => "UploadPart",
         ("PUT", false) if copies => "CopyObject",
         ("PUT", false) => "PutObject",
+        ("POST", false) if has("restore") => "RestoreObject",
         ("POST", false) if has("uploads") => "CreateMultipartUpload",
         ("POST", false) if has("uploadId") => "CompleteMultipartUpload",
         ("DELETE", false) if has("uploadId") => "AbortMultipartUpload",

@@ -46,6 +46,7 @@ pub fn config_of(fake: &FakeS3) -> Config {
         read_only: false,
         as_of: None,
         version_delete: false,
+        restore: None,
         allow_other: false,
         no_exec: false,
         uid: 1000,

@@ -323,8 +323,9 @@ impl Restore {
             Restore::Set(SetRestore { object: args, days, tier }) => {
                 let place = args.place()?;
                 let object = args.object(&place);
-                args.common
-                    .act(&place, async |client| client.restore_object(object, *days, tier.as_deref()).await)
+                args.common.act(&place, async |client| {
+                    client.restore_object(object, Some(*days), tier.as_deref()).await
+                })
             }
         }
     }

@@ -145,6 +145,20 @@ fn refuse_archived(object: &Object) -> Result<(), Refusal> {
     Err(refusal)
 }
 
+/// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_RestoreObject.html>
+pub fn restore_object(state: &mut State, call: &Call) -> Result<Answer, Refusal> {
+    let bucket = state.bucket(call)?;
+    let object = bucket.get(&call.key_bytes).ok_or_else(|| Refusal::no_such_key(&call.key()))?;
+    if object.headers.get("x-amz-restore").is_some_and(|r| r.contains("ongoing-request=\"true\"")) {
+        return Err(Refusal::new(409, "RestoreAlreadyInProgress", "Object restore is already in progress"));
+    }
+    if refuse_archived(object).is_ok() {
+        return Err(Refusal::new(403, "InvalidObjectState", "Restore is not allowed for the storage class"));
+    }
+    bucket.change(&call.key_bytes, "x-amz-restore", "ongoing-request=\"true\"");
+    Ok(Answer::empty(202))
+}
+
 fn describe(answer: &mut Answer, object: &Object) {
     answer.set("accept-ranges", "bytes");
     answer.set("etag", &object.etag);

@@ -155,6 +155,12 @@ impl Bucket {
         self.objects.insert(self.order.sortable(key), object);
     }
 
+    /// Sets a header of an object.
+    pub fn change(&mut self, key: &[u8], name: &str, value: &str) {
+        let object = self.objects.get_mut(&self.order.sortable(key)).expect("the object");
+        Arc::make_mut(object).headers.insert(name.to_string(), value.to_string());
+    }
+
     pub fn remove(&mut self, key: &[u8]) -> bool {
         self.objects.remove(&self.order.sortable(key)).is_some()
     }
