@@ -1,7 +1,8 @@
 //! S3's own features as extended attributes `s3.NAME`, of files and of the bucket's root.
 //!
 //! Owns: which there are, and their forms: what a header holds as it stands, documents as S3 writes them, an object's
-//! tags as `KEY=VALUE&KEY=VALUE` with %-escapes (as S3 takes them in a header).
+//! tags as `KEY=VALUE&KEY=VALUE` with %-escapes (as S3 takes them in a header), an ACL that is set as a canned name, or as
+//! `PERMISSION GRANTEE, …; …`, grantees as the aws CLI has them.
 //! Invariant: they are never listed.
 //! Must never know: how S3 is asked.
 
@@ -15,7 +16,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use super::Filesystem;
 use crate::error::Error;
 use crate::key::ROOT_INO;
-use crate::s3::{Acl, Document, ObjectDetails, ObjectHeaders, ObjectId, Presigned};
+use crate::s3::{Acl, Document, ObjectDetails, ObjectHeaders, ObjectId, Permission, Presigned};
 
 /// How long a presigned URL lasts.
 const PRESIGNED_FOR: Duration = Duration::from_secs(3600);
@@ -116,12 +117,14 @@ impl Filesystem {
         }
     }
 
-    /// A canned ACL's name, or a document.
+    /// A canned ACL's name, grants, or a document.
     async fn set_acl(&self, of: Option<ObjectId<'_>>, value: &[u8]) -> Result<(), Error> {
         if value.starts_with(b"<") {
             return Ok(self.client.put_document(Document::Acl, of, Bytes::copy_from_slice(value)).await?);
         }
-        Ok(self.client.put_acl(&Acl::Canned(text(value)?.to_owned()), of).await?)
+        let value = text(value)?;
+        let acl = read_grants(value).map_or_else(|| Acl::Canned(value.to_owned()), Acl::Grants);
+        Ok(self.client.put_acl(&acl, of).await?)
     }
 
     /// `days=5,tier=Bulk`.
@@ -215,6 +218,20 @@ fn read_tags(text: &str) -> Result<Vec<(String, String)>, Error> {
         .collect()
 }
 
+/// `FULL_CONTROL id="…"; READ uri="…", id="…"`; none for what is no grants, but a name.
+fn read_grants(text: &str) -> Option<Vec<(Permission, String)>> {
+    let mut grants: Vec<(Permission, String)> = Vec::new();
+    for grant in text.split(';').map(str::trim).filter(|grant| !grant.is_empty()) {
+        let (permission, grantees) = grant.split_once(' ')?;
+        let permission = Permission::named(permission)?;
+        match grants.iter_mut().find(|(known, _)| *known == permission) {
+            Some((_, known)) => *known = format!("{known}, {}", grantees.trim()),
+            None => grants.push((permission, grantees.trim().to_owned())),
+        }
+    }
+    Some(grants).filter(|grants| !grants.is_empty())
+}
+
 fn read_restore(text: &str) -> Result<(u32, Option<&str>), Error> {
     let expected = Error::Invalid("expected days=NUMBER, and tier=Expedited|Standard|Bulk after a comma");
     let (mut days, mut tier) = (None, None);
@@ -243,6 +260,17 @@ mod tests {
             [("a b", "c"), ("d", "")].map(|(k, v)| (k.into(), v.into()))
         );
         assert!(read_tags("%ff=1").is_err());
+    }
+
+    #[test]
+    fn grants_name_what_they_allow() {
+        use Permission::{FullControl, Read};
+        let grants = read_grants("READ uri=\"all\"; FULL_CONTROL id=\"a\", id=\"b\"; READ id=c;").unwrap();
+        let expected = [(Read, "uri=\"all\", id=c"), (FullControl, "id=\"a\", id=\"b\"")];
+        assert_eq!(grants, expected.map(|(what, who)| (what, who.to_string())));
+        for name in ["private", "public-read", "", "LOOK id=a"] {
+            assert_eq!(read_grants(name), None, "{name}");
+        }
     }
 
     #[test]

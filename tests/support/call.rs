@@ -78,6 +78,8 @@ fn operation(
         ("PUT", true) => "CreateBucket",
         ("DELETE", true) => "DeleteBucket",
         ("HEAD", false) => "HeadObject",
+        ("GET", false) if has("acl") => "GetObjectAcl",
+        ("PUT", false) if has("acl") => "PutObjectAcl",
         ("GET", false) if has("uploadId") => "ListParts",
         ("GET", false) => "GetObject",
         ("PUT", false) if has("uploadId") && copies => "UploadPartCopy",

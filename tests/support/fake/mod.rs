@@ -245,6 +245,11 @@ impl FakeS3 {
         self.own(|b| b.change(key.as_bytes(), "x-amz-restore", restored));
     }
 
+    /// Sets the ACL of an object.
+    pub fn grant(&self, key: &str, grants: &str) {
+        self.own(|b| b.get_mut(key.as_bytes()).expect("the object").grants = Some(grants.to_string()));
+    }
+
     pub fn delete(&self, key: impl AsRef<[u8]>) -> bool {
         self.own(|b| b.remove(key.as_ref()))
     }
@@ -398,6 +403,8 @@ impl State {
             "HeadObject" | "GetObject" => objects::get_object(self, call, incoming),
             "PutObject" => objects::put_object(self, call, incoming),
             "CopyObject" => objects::copy_object(self, call, incoming),
+            "GetObjectAcl" => objects::get_object_acl(self, call),
+            "PutObjectAcl" => objects::put_object_acl(self, call, incoming),
             "RestoreObject" => objects::restore_object(self, call),
             "DeleteObject" => objects::delete_object(self, call, incoming),
             "DeleteObjects" => objects::delete_objects(self, call, incoming),
