@@ -424,7 +424,7 @@ async fn archived_objects_are_restored(mut place: Place) {
     let object = ObjectId::current("o");
     let refused = place.client.get_object("o", None, None).await;
     assert_eq!(refused.map(|_| ()).unwrap_err().kind, S3ErrorKind::Archived);
-    place.client.restore_object(object, 3, Some("Bulk")).await.unwrap();
+    place.client.restore_object(object, Some(3), Some("Bulk")).await.unwrap();
     let details = place.client.head_object_details(object).await.unwrap();
     let restore = details.headers["x-amz-restore"].to_str().unwrap();
     assert!(restore.contains("ongoing-request"), "{restore}");

@@ -188,6 +188,32 @@ pub(super) struct FileArgs {
     /// and sent together. If S3 refuses one of these it comes back, and fsync of its directory fails.
     #[arg(long)]
     pub sync_unlink: bool,
+    /// Answer close and fsync when the local disk has the file, and send it to S3 after that
+    ///
+    /// Killing the mount loses nothing: the next one sends what this one had acknowledged. fsync of the mount's root,
+    /// `pailfs flush PATH` and `pailfs umount` wait for S3. Until then no other host sees what was written.
+    #[arg(long)]
+    pub write_back: bool,
+    /// Content-Type of new objects [default: by the name's extension]
+    #[arg(long, value_name = "TYPE")]
+    pub content_type: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Versions and the archive")]
+pub(super) struct PastArgs {
+    /// Show the bucket as it was then, such as 2026-10-01T12:00Z; read-only
+    ///
+    /// For buckets that keep versions. Offsets are understood: 2026-10-01T14:00+02:00. What was does not change, so
+    /// --metadata-ttl is `forever` if it is not set.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub as_of: Option<SystemTime>,
+    /// Let rm remove versions, and delete markers, for good
+    ///
+    /// In a bucket that keeps versions each directory has `.versions/NAME/` (not listed), with one read-only file a
+    /// version of NAME: `ls .versions/NAME`, `cp .versions/NAME/VERSION NAME`.
+    #[arg(long)]
+    pub allow_version_delete: bool,
     /// Ask archived objects back when they are read
     ///
     /// As `--restore-on-read=days=7,tier=Bulk,wait=12h`, each as you like: for how many days (1), how quickly
@@ -202,26 +228,6 @@ pub(super) struct FileArgs {
         value_parser = restore
     )]
     pub restore_on_read: Option<RestoreConfig>,
-    /// Content-Type of new objects [default: by the name's extension]
-    #[arg(long, value_name = "TYPE")]
-    pub content_type: Option<String>,
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Versions")]
-pub(super) struct PastArgs {
-    /// Show the bucket as it was then, such as 2026-10-01T12:00Z; read-only
-    ///
-    /// For buckets that keep versions. Offsets are understood: 2026-10-01T14:00+02:00. What was does not change, so
-    /// --metadata-ttl is `forever` if it is not set.
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    pub as_of: Option<SystemTime>,
-    /// Let rm remove versions, and delete markers, for good
-    ///
-    /// In a bucket that keeps versions each directory has `.versions/NAME/` (not listed), with one read-only file a
-    /// version of NAME: `ls .versions/NAME`, `cp .versions/NAME/VERSION NAME`.
-    #[arg(long)]
-    pub allow_version_delete: bool,
 }
 
 #[derive(Debug, Args)]
