@@ -23,11 +23,11 @@ impl Filesystem {
     ///
     /// Errors: [`Error::NotFound`].
     pub(super) async fn lookup_versions(&self, dir: u64, name: &str) -> Result<Entry, Error> {
-        let none = self.config.as_of.is_some() || self.namespace.is_past(dir);
-        if name != past::DIR_NAME || none || !self.keeps_versions().await? {
-            return Err(Error::NotFound);
+        let may_be = name == past::DIR_NAME && self.config.as_of.is_none() && !self.namespace.is_past(dir);
+        if may_be && self.keeps_versions().await? {
+            return self.namespace.enter_versions(dir);
         }
-        self.namespace.enter_versions(dir)
+        Err(Error::NotFound)
     }
 
     async fn keeps_versions(&self) -> Result<bool, Error> {

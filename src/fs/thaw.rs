@@ -117,11 +117,17 @@ impl Filesystem {
         let located = self.client.locate(&key).await?;
         let mut pause = PAUSE_FIRST;
         loop {
-            let details = self.client.head_object_details(located.id()).await?;
-            match state(details.head.storage_class.as_deref(), &details.headers) {
-                State::There => return Ok(()),
-                State::UnderWay => {}
-                State::Archived => self.ask_back(located.id(), &details, restore).await?,
+            match self.client.head_object_details(located.id()).await {
+                // Who waits for hours waits for the server, too.
+                Err(e) if e.kind == S3ErrorKind::Unavailable && until.is_some() => tracing::warn!("{e}"),
+                told => {
+                    let details = told?;
+                    match state(details.head.storage_class.as_deref(), &details.headers) {
+                        State::There => return Ok(()),
+                        State::UnderWay => {}
+                        State::Archived => self.ask_back(located.id(), &details, restore).await?,
+                    }
+                }
             }
             let Some(until) = until.filter(|until| Instant::now() < *until) else {
                 let key = key.escape_debug();

@@ -81,9 +81,6 @@ pub fn run(mut plan: Plan) -> Result<(), Failure> {
     if plan.fake {
         return Ok(());
     }
-    if let Some(moment) = plan.config.as_of {
-        eprintln!("pailfs: {} as it was at {}, read-only", plan.source(), past::moment(moment));
-    }
     let kept = recover::notice(&journal(&plan.config), &plan.config.s3.bucket);
     if let Some(kept) = &kept {
         eprintln!("pailfs: {kept}");
@@ -94,7 +91,13 @@ pub fn run(mut plan: Plan) -> Result<(), Failure> {
         Ready::foreground()
     } else {
         match daemon::fork()? {
-            Role::Parent(waiter) => return waiter.wait(&target.to_string()),
+            Role::Parent(waiter) => {
+                waiter.wait(&target.to_string())?;
+                if let Some(moment) = plan.config.as_of {
+                    eprintln!("pailfs: {} as it was at {}, read-only", plan.source(), past::moment(moment));
+                }
+                return Ok(());
+            }
             Role::Child(ready) => ready,
         }
     };
@@ -148,7 +151,9 @@ fn serve_on(runtime: &Runtime, plan: &Plan, ready: &mut Ready, log: &Log) -> Res
         }
         return Err(failure);
     }
-    tracing::info!("{} is mounted on {}", plan.source(), plan.dir.display());
+    let then =
+        plan.config.as_of.map_or(String::new(), |then| format!(" as it was at {}", past::moment(then)));
+    tracing::info!("{}{then} is mounted on {}", plan.source(), plan.dir.display());
     let leaving = signals::Leaving::new(plan, fs.clone(), log.clone());
     runtime.spawn(leaving.watch(signals));
     let ended = mount.join();

@@ -60,7 +60,7 @@ use crate::error::{S3Error, S3ErrorKind};
 pub use delete::DELETE_KEYS_MAX;
 pub use document::{Acl, Document, Permission};
 pub use get::{GetObject, ObjectBody};
-pub use past::{Located, VERSIONS_MAX};
+pub use past::Located;
 pub use presign::{PRESIGN_EXPIRES_MAX, Presigned};
 pub use types::*;
 

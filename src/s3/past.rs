@@ -24,7 +24,7 @@ use crate::error::S3ErrorKind;
 use crate::key::past::{self, Past, VersionName};
 
 /// Versions of one object that are shown, at most: the newest.
-pub const VERSIONS_MAX: usize = 10_000;
+const VERSIONS_MAX: usize = 10_000;
 /// Directories about which it is asked at once whether anything was in them.
 const PREFIXES_AT_ONCE: usize = 16;
 /// The first page of a question about one name. Most have few versions; further pages are full ones.
@@ -165,7 +165,7 @@ impl S3Client {
         let Some(Past::Version(object, VersionName { version_id, deleted: true })) = past::parse(key) else {
             return Ok(None);
         };
-        let versions = self.versions_of(&object).await?;
+        let versions = self.versions_of(&object, VERSIONS_MAX).await?;
         let marker = versions.into_iter().find(|v| v.version_id == version_id && v.object.is_none());
         let marker = marker.ok_or_else(|| self.not_there(key))?;
         Ok(Some(ObjectHead {
@@ -215,9 +215,10 @@ impl S3Client {
         }
     }
 
-    /// The versions of an object and its delete markers, as far as they are shown.
-    async fn versions_of(&self, key: &str) -> R<Vec<ListedVersion>> {
-        let mut query = ListObjectVersions { prefix: key.into(), ..Default::default() };
+    /// The newest versions of an object and its delete markers, `count` at most.
+    async fn versions_of(&self, key: &str, count: usize) -> R<Vec<ListedVersion>> {
+        let max_keys = u32::try_from(count).ok().filter(|count| *count < self.inner.list_page_keys);
+        let mut query = ListObjectVersions { prefix: key.into(), max_keys, ..Default::default() };
         let mut versions = Vec::new();
         loop {
             let page = self.list_object_versions(&query).await?;
@@ -226,9 +227,8 @@ impl S3Client {
             if page.next.is_none() || !more {
                 return Ok(versions);
             }
-            if versions.len() >= VERSIONS_MAX {
-                tracing::warn!(key = %key.escape_debug(), "only its newest {VERSIONS_MAX} versions are shown");
-                versions.truncate(VERSIONS_MAX);
+            if versions.len() >= count {
+                versions.truncate(count);
                 return Ok(versions);
             }
             query.after = page.next;
@@ -274,7 +274,12 @@ impl S3Client {
 
     async fn list_versions(&self, key: &str, query: &ListObjectsV2) -> R<ListPage> {
         let mut page = ListPage::default();
-        for version in self.versions_of(key).await? {
+        let count = query.max_keys.map_or(VERSIONS_MAX, |keys| keys as usize);
+        let versions = self.versions_of(key, count).await?;
+        if versions.len() == VERSIONS_MAX {
+            tracing::warn!(key = %key.escape_debug(), "no more than its newest {VERSIONS_MAX} versions are shown");
+        }
+        for version in versions {
             let ListedVersion { version_id, last_modified, object, .. } = version;
             let Some(name) = past::version_name(last_modified, &version_id, object.is_none()) else {
                 tracing::warn!(key = %key.escape_debug(), version_id, "the id is too long for a name");
