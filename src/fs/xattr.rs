@@ -43,6 +43,10 @@ impl Filesystem {
             return self.cached(ino).await;
         }
         if name == S3 {
+            // `pailfs s3` would act on what is there now.
+            if self.config.as_of.is_some() {
+                return Err(Error::NotSupported("a mount of what was names no bucket: say s3://bucket/key"));
+            }
             let mut config = self.config.s3.clone();
             config.region = Some(self.client.region().to_string());
             return serde_json::to_vec(&config).map_err(|e| Error::Io(format!("{S3}: {e}")));

@@ -57,8 +57,8 @@ pub(super) fn object_of(key: &str) -> Option<Located<'_>> {
     }
 }
 
-/// A page of versions is asked for after this one. Of the object `decided` it is known already what was current.
-#[derive(Default)]
+/// A page of versions is asked for after this one. Of the object `decided`, whose versions it may begin with, it is known
+/// already what is to be told.
 struct Place {
     after: Option<(String, String)>,
     decided: String,
@@ -250,25 +250,24 @@ impl S3Client {
         // Within the listing of the directory of versions a place is a directory's; here it is the object's.
         let start_after = query.start_after.as_deref().and_then(|after| after.strip_prefix(&names));
         let start_after = start_after.map(|name| format!("{dir}{}", name.trim_end_matches('/')));
-        let mut place = Place::of(&ListObjectsV2 { start_after, ..query.clone() });
+        let place = Place::of(&ListObjectsV2 { start_after, ..query.clone() });
         let versions = ListObjectVersions {
             prefix: dir.into(),
             delimiter: true,
-            after: place.after.take(),
+            after: place.after,
             max_keys: query.max_keys,
         };
         let page = self.list_object_versions(&versions).await?;
         let mut found = ListPage::default();
         for object in by_object(page.versions) {
-            let key = object.into_iter().map(|version| version.key).next().unwrap_or_default();
+            let key = object.first().map(|version| version.key.as_str()).unwrap_or_default();
             let name = key.strip_prefix(dir).unwrap_or_default();
             if key != place.decided && !name.is_empty() {
                 found.common_prefixes.push(format!("{names}{name}/"));
             }
-            place.decided = key;
         }
-        place.after = page.next;
-        found.next_continuation_token = place.token();
+        let decided = page.next.as_ref().map(|(key, _)| key.clone()).unwrap_or_default();
+        found.next_continuation_token = Place { after: page.next, decided }.token();
         Ok(found)
     }
 
@@ -313,21 +312,21 @@ impl S3Client {
                 max_keys: max_keys.take(),
             };
             let page = self.list_object_versions(&versions).await?;
+            let cut = page.next.as_ref().map(|(key, _)| key.clone()).unwrap_or_default();
+            let mut cut_is_decided = place.decided == cut;
             for versions in by_object(page.versions) {
                 if versions.first().is_some_and(|version| version.key == place.decided) {
                     continue;
                 }
-                let Some(ListedVersion { key, version_id, last_modified, object, .. }) =
-                    was_there(versions, moment)
-                else {
-                    continue;
-                };
-                place.decided.clone_from(&key);
+                let Some(version) = was_there(versions, moment) else { continue };
+                let ListedVersion { key, version_id, last_modified, object, .. } = version;
+                cut_is_decided |= key == cut;
                 if let Some(VersionedObject { size, etag, storage_class }) = object {
                     let etag = self.etag(etag, Some(&version_id));
                     found.contents.push(ListedObject { key, size, etag, last_modified, storage_class });
                 }
             }
+            place.decided = if cut_is_decided { cut } else { String::new() };
             prefixes.extend(page.common_prefixes);
             place.after = page.next;
             if place.after.is_none() {
