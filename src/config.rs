@@ -5,7 +5,7 @@
 //! Must never know: clap, environment variables, AWS config files (the command line resolves those).
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -122,6 +122,12 @@ pub struct Config {
     /// Key prefix that is the mount's root: empty, or ending in `/`.
     pub prefix: String,
     pub read_only: bool,
+    /// The bucket as it was then; none: as it is.
+    pub as_of: Option<SystemTime>,
+    /// Versions may be removed for good.
+    pub version_delete: bool,
+    /// None: reading an archived object asks for nothing.
+    pub restore: Option<RestoreConfig>,
     pub allow_other: bool,
     /// Programs on the mount may not be run.
     pub no_exec: bool,
@@ -149,6 +155,17 @@ pub struct Config {
     /// None: nothing is kept on the local disk.
     pub disk_cache: Option<DiskCacheConfig>,
     pub staging: StagingConfig,
+}
+
+/// How archived objects that are read are asked back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreConfig {
+    /// How long the copy lasts that S3 makes.
+    pub days: u32,
+    /// `Expedited`, `Standard`, `Bulk`; none: S3's default.
+    pub tier: Option<String>,
+    /// How long a read waits for it; none: it fails at once.
+    pub wait: Option<Duration>,
 }
 
 /// Where the journal is, what is written out of order waits, and what could not be sent is kept.
@@ -222,6 +239,12 @@ impl Config {
         }
         if self.prefix.len() > PREFIX_BYTES_MAX || self.prefix.contains('\0') {
             return bad("prefix", format!("must have at most {PREFIX_BYTES_MAX} bytes, none of them zero"));
+        }
+        if self.as_of.is_some_and(|moment| moment > SystemTime::now()) {
+            return bad("--as-of", "lies in the future");
+        }
+        if self.as_of.is_some() && !self.read_only {
+            return bad("--as-of", "what was cannot be changed: the mount must be read-only");
         }
         if self.file_mode > 0o777 || self.dir_mode > 0o777 {
             return bad("--file-mode, --dir-mode", "must lie between 000 and 777");
@@ -407,6 +430,9 @@ mod tests {
             s3: S3Config::of("data", None),
             prefix: String::new(),
             read_only: false,
+            as_of: None,
+            version_delete: false,
+            restore: None,
             allow_other: false,
             no_exec: false,
             uid: 0,

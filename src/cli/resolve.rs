@@ -46,10 +46,15 @@ pub(super) fn config(args: &MountArgs, env: &Env, files: &Fs) -> Result<Config, 
     let request_timeout = resources.request_timeout.unwrap_or(REQUEST_TIMEOUT);
     let mut s3 = s3(bucket, &args.s3, request_timeout, env, files)?;
     new_objects(&mut s3.requests, &args.new_objects);
+    // What was does not change any more.
+    let metadata_ttl = if args.past.as_of.is_some() { Duration::MAX } else { METADATA_TTL };
     let config = Config {
         s3,
         prefix,
-        read_only: files_args.read_only,
+        read_only: files_args.read_only || args.past.as_of.is_some(),
+        as_of: args.past.as_of,
+        version_delete: args.past.allow_version_delete,
+        restore: args.past.restore_on_read.clone(),
         allow_other: files_args.allow_other,
         no_exec: false,
         uid: files_args.uid.unwrap_or_else(|| nix::unistd::getuid().as_raw()),
@@ -57,7 +62,7 @@ pub(super) fn config(args: &MountArgs, env: &Env, files: &Fs) -> Result<Config, 
         attributes: files_args.attrs.map_or_else(AttributesConfig::default, AttributesConfig::from),
         file_mode,
         dir_mode,
-        metadata_ttl: resources.metadata_ttl.unwrap_or(METADATA_TTL),
+        metadata_ttl: resources.metadata_ttl.unwrap_or(metadata_ttl),
         metadata_bytes_max: resources.metadata_memory.unwrap_or(METADATA_BYTES),
         memory_bytes_max: resources.memory.unwrap_or(MEMORY_BYTES),
         part_bytes: resources.part_size.unwrap_or(PART_BYTES),

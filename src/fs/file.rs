@@ -124,7 +124,10 @@ impl Filesystem {
         let truncate = flags & libc::O_TRUNC != 0;
         let writes = truncate || flags & libc::O_ACCMODE != libc::O_RDONLY;
         if writes {
-            self.check_writable()?;
+            self.check_writable(ino)?;
+        }
+        if entry.is_deleted() {
+            return Err(Error::NotFound);
         }
         let (fh, handle) = self.handles.add_file(FileHandle::new(ino, flags))?;
         self.namespace.pin(ino);
@@ -208,7 +211,7 @@ impl Filesystem {
         flags: i32,
         maker: Maker,
     ) -> Result<(Attr, Opened), Error> {
-        self.check_writable()?;
+        self.check_writable(parent)?;
         let name = new_name(name)?;
         key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?; // no longer than a key may be
         let attributes = Attributes { mtime: None, ctime: None, ..self.made_by(parent, Kind::File, maker) };

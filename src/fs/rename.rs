@@ -37,7 +37,8 @@ impl Filesystem {
         new: &OsStr,
         flags: u32,
     ) -> Result<(), Error> {
-        self.check_writable()?;
+        self.check_writable(parent)?;
+        self.check_writable(new_parent)?;
         let (from, to) = ((parent, old_name(name)?), (new_parent, new_name(new)?));
         if flags & !libc::RENAME_NOREPLACE != 0 {
             return Err(Error::Invalid("RENAME_EXCHANGE and RENAME_WHITEOUT"));

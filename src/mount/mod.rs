@@ -24,6 +24,7 @@ use crate::failure::Failure;
 use crate::fs::Filesystem;
 use crate::fuse::FuseMount;
 use crate::journal::Journal;
+use crate::key::past;
 use crate::logging::{self, Log, Target};
 use crate::mountpoint;
 use crate::recover;
@@ -91,7 +92,13 @@ pub fn run(mut plan: Plan) -> Result<(), Failure> {
         Ready::foreground()
     } else {
         match daemon::fork()? {
-            Role::Parent(waiter) => return waiter.wait(&target.to_string()),
+            Role::Parent(waiter) => {
+                waiter.wait(&target.to_string())?;
+                if let Some(moment) = plan.config.as_of {
+                    eprintln!("pailfs: {} as it was at {}, read-only", plan.source(), past::moment(moment));
+                }
+                return Ok(());
+            }
             Role::Child(ready) => ready,
         }
     };
@@ -141,7 +148,9 @@ fn serve_on(runtime: &Runtime, plan: &Plan, ready: &mut Ready, log: &Log) -> Res
         }
         return Err(failure);
     }
-    tracing::info!("{} is mounted on {}", plan.source(), plan.dir.display());
+    let then =
+        plan.config.as_of.map_or(String::new(), |then| format!(" as it was at {}", past::moment(then)));
+    tracing::info!("{}{then} is mounted on {}", plan.source(), plan.dir.display());
     let leaving = signals::Leaving::new(plan, fs.clone(), log.clone());
     runtime.spawn(leaving.watch(signals));
     let ended = mount.join();

@@ -61,7 +61,9 @@ impl S3Client {
         range: Option<Range<u64>>,
         if_match: Option<&str>,
     ) -> R<GetObject> {
-        self.get_object_version(ObjectId::current(key), range, if_match).await
+        let (located, etag) = self.locate_pinned(key, if_match).await?;
+        let got = self.get_object_version(located.id(), range, etag.as_deref()).await?;
+        Ok(GetObject { head: self.told(&located, got.head), ..got })
     }
 
     /// [`S3Client::get_object`] of any version.

@@ -32,6 +32,7 @@ mod get;
 mod list;
 mod multipart;
 mod object;
+mod past;
 mod payload;
 mod presign;
 mod requests;
@@ -42,6 +43,7 @@ pub mod xml;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -60,6 +62,7 @@ pub use checksum::{Checksum, Promise};
 pub use delete::DELETE_KEYS_MAX;
 pub use document::{Acl, Document, Permission};
 pub use get::{GetObject, ObjectBody};
+pub use past::Located;
 pub use presign::{PRESIGN_EXPIRES_MAX, Presigned};
 pub use types::*;
 
@@ -77,6 +80,8 @@ struct Inner {
     payload_signing: PayloadSigning,
     list_page_keys: u32,
     standing: Arc<Standing>,
+    /// Answers as S3 would have then; none: as it does now.
+    as_of: Option<SystemTime>,
     /// The server refused a checksum header and took the same request without.
     checksums_refused: AtomicBool,
     /// The server does not know DeleteObjects.
@@ -148,6 +153,7 @@ impl S3Client {
                 payload_signing: config.payload_signing,
                 list_page_keys: config.list_page_keys,
                 standing: Arc::new(standing),
+                as_of: None,
                 checksums_refused: AtomicBool::new(false),
                 batches_refused: AtomicBool::new(false),
             }),
@@ -163,10 +169,15 @@ impl S3Client {
         let call = call("connect", Method::GET, None);
         let endpoint = self.wire().endpoint().for_bucket(bucket);
         let endpoint = endpoint.map_err(|e| self.refused(&call, e.to_string()))?;
+        Ok(self.with(self.inner.wire.beside(endpoint), self.inner.as_of))
+    }
+
+    fn with(&self, wire: Wire, as_of: Option<SystemTime>) -> S3Client {
         let inner = &self.inner;
-        Ok(S3Client {
+        S3Client {
             inner: Arc::new(Inner {
-                wire: inner.wire.beside(endpoint),
+                wire,
+                as_of,
                 sign_requests: inner.sign_requests,
                 payload_signing: inner.payload_signing,
                 list_page_keys: inner.list_page_keys,
@@ -174,7 +185,7 @@ impl S3Client {
                 checksums_refused: AtomicBool::new(inner.checksums_refused.load(Ordering::Relaxed)),
                 batches_refused: AtomicBool::new(inner.batches_refused.load(Ordering::Relaxed)),
             }),
-        })
+        }
     }
 
     pub fn bucket(&self) -> &str {

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::multipart::CHECKSUM_ALGORITHM_HEADER;
+use super::past::object_of;
 use super::{
     CopySource, ObjectDetails, ObjectHead, ObjectHeaders, ObjectId, Payload, Precondition, R, S3Client,
     Written, call, call_on, header_value, payload, xml,
@@ -31,7 +32,12 @@ impl S3Client {
     /// # Errors
     /// `NoSuchKey` also where the bucket is gone: an answer to HEAD does not tell the two apart.
     pub async fn head_object(&self, key: &str) -> R<ObjectHead> {
-        self.head_object_if(ObjectId::current(key), None).await
+        if let Some(deleted) = self.head_deleted(key).await? {
+            return Ok(deleted);
+        }
+        let located = self.locate(key).await?;
+        let head = self.head_object_if(located.id(), None).await?;
+        Ok(self.told(&located, head))
     }
 
     /// HeadObject of any version, with its checksums.
@@ -207,13 +213,14 @@ impl S3Client {
     pub(super) fn set_copy_source(&self, call: &mut Call<'_>, source: &CopySource) -> R<()> {
         // Servers that keep objects as files resolve `..` in this header, too.
         check_key(&source.key).map_err(|e| self.refused(call, e.to_string()))?;
-        let CopySource { bucket, key, .. } = source;
+        let from = object_of(&source.key).ok_or_else(|| self.refused(call, "no object to copy from"))?;
+        let (bucket, key) = (&source.bucket, &from.key);
         let path = match arn::access_point(bucket) {
             Ok(Some(point)) => format!("{}/object/{key}", arn::of_copy_source(point, bucket)),
             _ => format!("{bucket}/{key}"),
         };
         let mut path = encode_path(&path).into_owned();
-        if let Some(version_id) = &source.version_id {
+        if let Some(version_id) = from.version_id.as_ref().or(source.version_id.as_ref()) {
             path.push_str("?versionId=");
             path.push_str(&encode_query(version_id));
         }

@@ -323,8 +323,9 @@ impl Restore {
             Restore::Set(SetRestore { object: args, days, tier }) => {
                 let place = args.place()?;
                 let object = args.object(&place);
-                args.common
-                    .act(&place, async |client| client.restore_object(object, *days, tier.as_deref()).await)
+                args.common.act(&place, async |client| {
+                    client.restore_object(object, Some(*days), tier.as_deref()).await
+                })
             }
         }
     }
@@ -337,7 +338,7 @@ pub(in crate::cli) enum StorageClass {
     Get(Head),
     /// Change it: S3 copies the object onto itself
     ///
-    /// Metadata, headers and tags stay; an ACL does not: S3 gives a copy the default one.
+    /// Metadata, headers and tags stay, and the ACL, if it can be read.
     Set(SetStorageClass),
 }
 
@@ -386,19 +387,21 @@ async fn set_storage_class(uploads: &UploadsWith, key: &str, class: &str) -> Res
         storage_class: Some(class.to_string()),
         ..CopySource::default()
     };
+    let object = ObjectId::current(key);
+    let acl = client.acl_to_keep(object).await?;
     let size = head.size;
     let headers = ObjectHeaders { storage_class: Some(class.to_string()), ..ObjectHeaders::from(head) };
     if size <= COPY_BYTES_MAX {
         client.copy_object(&source, key, None, &Precondition::None).await?;
-        return Ok(());
+        return Ok(client.put_acl_again(object, acl).await?);
     }
     // A copy in parts is a new object, which has no tags of its source's.
-    let tags = client.get_tags(Some(ObjectId::current(key))).await?;
+    let tags = client.get_tags(Some(object)).await?;
     copy_large(uploads, &source, size, key, &headers, &Precondition::None).await?;
     if !tags.is_empty() {
-        client.put_tags(&tags, Some(ObjectId::current(key))).await?;
+        client.put_tags(&tags, Some(object)).await?;
     }
-    Ok(())
+    Ok(client.put_acl_again(object, acl).await?)
 }
 
 /// A URL with which anybody may read, write or delete an object for a while

@@ -18,6 +18,7 @@ use crate::cli::resolve;
 use crate::config::{Addressing, AwsHosts, PayloadSigning, S3Config};
 use crate::failure::Failure;
 use crate::fs::S3;
+use crate::key::past;
 use crate::mountpoint::{self, FS_TYPE, Mount};
 use crate::s3::ObjectId;
 
@@ -100,6 +101,7 @@ impl Place {
         change(&mut config, common)?;
         let key = key_of(&absolute, &mount)
             .ok_or_else(|| Failure::new(format_args!("{shown} has no key: its name is not UTF-8")))?;
+        refuse_version(&absolute, &config.bucket, &key)?;
         Ok(Place { config, key })
     }
 }
@@ -169,6 +171,21 @@ fn config_of(mount: &Mount) -> Result<S3Config, Failure> {
             "the mount on {point} does not tell where its bucket is ({e}): mount it anew"
         ))
     })
+}
+
+/// A version on a mount is of another object than its path says.
+fn refuse_version(path: &Path, bucket: &str, key: &str) -> Result<(), Failure> {
+    if !key.split('/').any(|segment| segment == past::DIR_NAME) {
+        return Ok(());
+    }
+    let told = |name| xattr::get(path, name).ok().flatten().and_then(|value| String::from_utf8(value).ok());
+    match (told("s3.key"), told("s3.version-id")) {
+        (Some(of), Some(version_id)) if of != key => Err(Failure::new(format_args!(
+            "{} is a version: name it as s3://{bucket}/{of} with --version-id {version_id}",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The source is `s3://bucket/prefix`. None: not UTF-8.

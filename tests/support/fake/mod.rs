@@ -241,6 +241,17 @@ impl FakeS3 {
         self.own(|b| keys.into_iter().for_each(|k| b.put(k.as_ref(), object.clone())));
     }
 
+    /// The restore of an archived object that was asked for has come to its end.
+    pub fn finish_restore(&self, key: &str) {
+        let restored = "ongoing-request=\"false\", expiry-date=\"Fri, 21 Dec 2040 00:00:00 GMT\"";
+        self.own(|b| b.change(key.as_bytes(), "x-amz-restore", restored));
+    }
+
+    /// Sets the ACL of an object.
+    pub fn grant(&self, key: &str, grants: &str) {
+        self.own(|b| b.get_mut(key.as_bytes()).expect("the object").grants = Some(grants.to_string()));
+    }
+
     pub fn delete(&self, key: impl AsRef<[u8]>) -> bool {
         self.own(|b| b.remove(key.as_ref()))
     }
@@ -394,6 +405,9 @@ impl State {
             "HeadObject" | "GetObject" => objects::get_object(self, call, incoming),
             "PutObject" => objects::put_object(self, call, incoming),
             "CopyObject" => objects::copy_object(self, call, incoming),
+            "GetObjectAcl" => objects::get_object_acl(self, call),
+            "PutObjectAcl" => objects::put_object_acl(self, call, incoming),
+            "RestoreObject" => objects::restore_object(self, call),
             "DeleteObject" => objects::delete_object(self, call, incoming),
             "DeleteObjects" => objects::delete_objects(self, call, incoming),
             "CreateMultipartUpload" => multipart::create(self, call, incoming),
