@@ -181,10 +181,20 @@ fn bad(setting: &'static str, problem: impl Into<String>) -> Result<(), BadSetti
 }
 
 impl Config {
+    /// `s3://bucket/prefix`; `s3://`: all of the account's buckets.
+    pub fn source(&self) -> String {
+        match self.s3.bucket.as_str() {
+            "" => "s3://".to_owned(),
+            bucket => format!("s3://{bucket}/{}", self.prefix),
+        }
+    }
+
     /// Every limit that one value alone, or two together, must keep.
     pub fn check(&self) -> Result<(), BadSetting> {
-        check_bucket(&self.s3.bucket)?;
         self.s3.check()?;
+        if self.s3.bucket.is_empty() && !self.prefix.is_empty() {
+            return bad("prefix", "is of a bucket, and all buckets are to be mounted");
+        }
         if !self.prefix.is_empty() && !self.prefix.ends_with('/') {
             return bad("prefix", "must end in /");
         }
@@ -279,8 +289,9 @@ pub fn is_region(region: &str) -> bool {
     !region.is_empty() && region.len() <= 64 && region.bytes().all(allowed)
 }
 
+/// Whether a bucket may be called so:
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html>.
-fn check_bucket(name: &str) -> Result<(), BadSetting> {
+pub fn check_bucket(name: &str) -> Result<(), BadSetting> {
     let expected = |what: &str| {
         let shown = name.escape_debug();
         bad("BUCKET", format!("`{shown}` is not a bucket name: expected {what}"))
@@ -374,6 +385,12 @@ mod tests {
         assert_eq!(refused(|c| c.metadata_bytes_max = 1000), "--metadata-memory");
         assert_eq!(refused(|c| c.dir_mode = 0o1777), "--file-mode, --dir-mode");
         assert_eq!(refused(|c| c.prefix = "a/b".into()), "prefix");
+        assert_eq!(refused(|c| c.s3.bucket.clear()), "nothing", "all buckets");
+        let below_none = |c: &mut Config| {
+            c.s3.bucket.clear();
+            c.prefix = "a/".into();
+        };
+        assert_eq!(refused(below_none), "prefix");
         assert_eq!(refused(|c| c.prefix = "a/".repeat(600)), "prefix");
         assert_eq!(refused(|c| c.s3.request_timeout = Duration::ZERO), "--request-timeout");
         assert_eq!(refused(|c| c.s3.list_page_keys = 0), "list page");

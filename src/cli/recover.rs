@@ -69,6 +69,9 @@ pub(super) struct RecoverArgs {
 pub(super) fn run(args: &RecoverArgs) -> Result<(), Failure> {
     let env = Env::real();
     let (bucket, prefix) = resolve::bucket(&args.bucket)?;
+    if bucket.is_empty() {
+        return Err(Failure::new("name one bucket: what is kept is kept for each by itself"));
+    }
     if !prefix.is_empty() {
         return Err(Failure::new("name the bucket alone: what is kept is kept for all of it, by whole keys"));
     }

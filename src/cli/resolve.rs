@@ -83,13 +83,19 @@ fn staging(args: &StagingArgs, env: &Env) -> Result<StagingConfig, Failure> {
     Ok(StagingConfig { dir, bytes_max: args.staging_size.unwrap_or(STAGING_BYTES) })
 }
 
-/// `name`, `s3://name`, `s3://name/prefix` (which gets its last slash).
+/// `name`, `s3://name`, `s3://name/prefix` (which gets its last slash). An empty name: `s3://`, all buckets.
 pub(super) fn bucket(source: &str) -> Result<(String, String), Failure> {
     let (name, prefix) = match source.strip_prefix("s3://") {
-        Some(rest) => rest.split_once('/').unwrap_or((rest, "")),
-        None if source.contains(['/', ':']) => {
+        Some(rest) if rest.len() > 1 && rest.starts_with('/') => {
             return Err(Failure::new(format_args!(
-                "`{}` is not a bucket: expected `name`, `s3://name` or `s3://name/prefix/`",
+                "`{}` names no bucket: expected `s3://name/prefix/`, or `s3://` for all buckets, without a prefix",
+                source.escape_debug()
+            )));
+        }
+        Some(rest) => rest.split_once('/').unwrap_or((rest, "")),
+        None if source.is_empty() || source.contains(['/', ':']) => {
+            return Err(Failure::new(format_args!(
+                "`{}` is not a bucket: expected `name`, `s3://name` or `s3://name/prefix/`; or `s3://` for all buckets",
                 source.escape_debug()
             )));
         }

@@ -6,6 +6,7 @@
 
 mod ahead;
 mod backing;
+mod buckets;
 mod copies;
 mod descriptors;
 mod dir;
@@ -25,10 +26,11 @@ mod xattr;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
+use tokio::sync::OnceCell;
 
 use crate::attr::Attributes;
 use crate::cache::disk::DiskCache;
@@ -36,8 +38,8 @@ use crate::cache::{Budget, PartCache};
 use crate::config::{AttributesConfig, Config};
 use crate::error::Error;
 use crate::journal::{Journal, JournalError};
-use crate::key;
-use crate::namespace::{Entry, Kind, Namespace, Node};
+use crate::key::{self, Numbers};
+use crate::namespace::{Entry, Kind, Namespace, Node, Room};
 use crate::read::Reads;
 use crate::s3::{ListObjectsV2, S3Client};
 use crate::write::deletes::Deletes;
@@ -48,6 +50,7 @@ use crate::write::{Writes, leftovers};
 use ahead::Ahead;
 pub use backing::Backing;
 use backing::Backings;
+use buckets::Buckets;
 use copies::Copies;
 pub use dir::{DirItem, OpenedDir};
 pub use file::Opened;
@@ -58,6 +61,7 @@ use keep::Keeping;
 pub use keep::Maker;
 pub use meta::{SetAttr, SetTime};
 use orphans::Orphans;
+use refresh::Caches;
 pub use refresh::{Kernel, REFRESH};
 use unlink::Failed;
 pub use xattr::{CACHED, S3};
@@ -84,8 +88,12 @@ pub struct Attr {
     pub ttl: Duration,
 }
 
+/// The files of one bucket; or an account, whose root holds buckets: then each of these has a `Filesystem` of its own
+/// below it, which [`Filesystem::of`] finds.
 pub struct Filesystem {
     config: Config,
+    /// None: it is one bucket.
+    buckets: Option<Buckets>,
     client: S3Client,
     namespace: Arc<Namespace>,
     cache: Arc<PartCache>,
@@ -103,13 +111,27 @@ pub struct Filesystem {
     keeping: Keeping,
     copies: Copies,
     journal: Arc<Journal>,
-    /// Directories have no time in S3; they show the mount's.
-    mounted: SystemTime,
-    kernel: OnceLock<Arc<dyn Kernel>>,
+    /// What mounts that died had begun is finished or undone.
+    taken_over: OnceCell<()>,
+    /// Directories have no time in S3; they show the mount's, on a mount of an account their bucket's.
+    since: SystemTime,
+    kernel: Caches,
     runtime: Handle,
 }
 
+/// What all buckets of a mount have together.
+struct Shared {
+    cache: Arc<PartCache>,
+    room: Arc<Room>,
+    staging: Staging,
+    failed_removals: Failed,
+    versions: Versions,
+    copies: Copies,
+    kernel: Caches,
+}
+
 impl Filesystem {
+    /// With a client of no bucket: an account.
     pub fn new(
         config: Config,
         client: S3Client,
@@ -117,35 +139,56 @@ impl Filesystem {
         journal: Arc<Journal>,
         runtime: Handle,
     ) -> Arc<Filesystem> {
-        let cache = Arc::new(PartCache::new(Budget::new(config.memory_bytes_max), config.s3.request_timeout));
+        let shared = Shared::new(&config, journal.clone());
+        let bucket = client.bucket();
+        let (numbers, buckets) = match bucket.is_empty() {
+            true => (Numbers::of_buckets(), Some(Buckets::new(shared.room.clone()))),
+            false => (Numbers::of_one(bucket), None),
+        };
+        let fs = Filesystem::assemble(config, client, numbers, disk, journal, runtime, shared);
+        Arc::new(Filesystem { buckets, ..fs })
+    }
+
+    fn assemble(
+        config: Config,
+        client: S3Client,
+        numbers: Numbers,
+        disk: Option<Arc<DiskCache>>,
+        journal: Arc<Journal>,
+        runtime: Handle,
+        shared: Shared,
+    ) -> Filesystem {
+        let Shared { cache, room, staging, failed_removals, versions, copies, kernel } = shared;
         let uploads = Uploads { client: client.clone(), runtime: runtime.clone(), journal: journal.clone() };
-        let staging = Staging::new(journal.clone(), config.staging.bytes_max, config.s3.request_timeout);
         let writes = Writes::new(uploads, cache.clone(), staging, config.part_bytes);
-        let (ttl, metadata_bytes) = (config.metadata_ttl, config.metadata_bytes_max);
-        let keeps = config.attributes == AttributesConfig::Metadata;
-        Arc::new(Filesystem {
-            namespace: Arc::new(Namespace::new(client.clone(), &config.prefix, ttl, metadata_bytes, keeps)),
+        let (ttl, prefix) = (config.metadata_ttl, &config.prefix);
+        // Of an account's root nothing can be kept.
+        let keeps = config.attributes == AttributesConfig::Metadata && !client.bucket().is_empty();
+        Filesystem {
+            buckets: None,
+            namespace: Arc::new(Namespace::new(client.clone(), numbers, prefix, ttl, room, keeps)),
             reads: Reads::new(client.clone(), cache.clone(), disk.clone(), runtime.clone()),
             writes: Arc::new(writes),
             deletes: Deletes::new(client.clone(), runtime.clone()),
-            failed_removals: Failed::new(),
+            failed_removals,
             orphans: Orphans::default(),
             cache,
             disk,
             handles: Handles::default(),
             backings: Backings::default(),
             ahead: Ahead::default(),
-            versions: Versions::new(),
+            versions,
             gate: Gate::default(),
             keeping: Keeping::default(),
-            copies: Copies::new(),
+            copies,
             journal,
-            mounted: SystemTime::now(),
-            kernel: OnceLock::new(),
+            taken_over: OnceCell::new_with(Some(())),
+            since: SystemTime::now(),
+            kernel,
             runtime,
             client,
             config,
-        })
+        }
     }
 
     pub fn config(&self) -> &Config {
@@ -154,13 +197,15 @@ impl Filesystem {
 
     /// How the kernel is told to forget. Set once, by the door.
     pub fn on_invalidate(&self, kernel: Arc<dyn Kernel>) {
-        if self.kernel.set(kernel).is_err() {
-            tracing::error!("the kernel's notifier was set twice");
-        }
+        self.kernel.set(kernel);
     }
 
-    /// Proves that the mount can work: the bucket is there and may be listed.
+    /// Proves that the mount can work: the bucket is there and may be listed; or the buckets may be, or the keys are
+    /// at least known where listing them is not granted.
     pub async fn probe(&self) -> Result<(), Error> {
+        if self.buckets.is_some() {
+            return self.probe_account().await;
+        }
         self.client.head_bucket().await?;
         let query =
             ListObjectsV2 { prefix: self.config.prefix.clone(), max_keys: Some(1), ..Default::default() };
@@ -182,6 +227,14 @@ impl Filesystem {
 
     /// Waits for commits and removals under way; names the files that are still open and not published.
     pub async fn flush_all(&self) -> Vec<String> {
+        let mut open = self.flush_own().await;
+        for bucket in self.open_buckets() {
+            open.extend(bucket.flush_own().await);
+        }
+        open
+    }
+
+    async fn flush_own(&self) -> Vec<String> {
         self.deletes.settle_all().await;
         self.files_to_publish().await
     }
@@ -191,7 +244,8 @@ impl Filesystem {
         let mut open = Vec::new();
         for (ino, writer) in self.handles.writers() {
             if writer.is_dirty().await {
-                open.push(self.namespace.key(ino).unwrap_or_else(|_| format!("inode {ino}")));
+                let key = self.namespace.key(ino).unwrap_or_else(|_| format!("inode {ino}"));
+                open.push(format!("{}{key}", self.shown()));
             }
         }
         open.sort();
@@ -200,6 +254,13 @@ impl Filesystem {
 
     /// Gives up what is being written: nothing of it is published, no upload is left over. It is kept for recovery.
     pub async fn abandon_all(&self) {
+        self.abandon_own().await;
+        for bucket in self.open_buckets() {
+            bucket.abandon_own().await;
+        }
+    }
+
+    async fn abandon_own(&self) {
         let ended = Error::Io("the mount ended while it was open for writing".into());
         for (ino, writer) in self.handles.writers() {
             self.keep_for_recovery(ino, &writer, &ended).await;
@@ -214,9 +275,10 @@ impl Filesystem {
         self.cache.budget().bytes_peak()
     }
 
-    /// Inodes, names without inodes, handles, object bytes and removals held now.
+    /// Inodes, names without inodes, handles, object bytes and removals held now: of an account, in all that is open.
     pub fn held(&self) -> Held {
-        Held {
+        let mut held = Held {
+            buckets: 0,
             inodes: self.namespace.inodes(),
             names: self.namespace.names_heard(),
             handles: self.handles.len(),
@@ -224,7 +286,17 @@ impl Filesystem {
             object_bytes: self.cache.budget().bytes_held(),
             staged_bytes: self.writes.staging.bytes_held(),
             removals: self.deletes.pending(),
+        };
+        for bucket in self.open_buckets() {
+            let its = bucket.held();
+            held.buckets += 1;
+            held.inodes += its.inodes;
+            held.names += its.names;
+            held.handles += its.handles;
+            held.metadata_bytes += its.metadata_bytes;
+            held.removals += its.removals;
         }
+        held
     }
 
     fn attr(&self, entry: &Entry) -> Attr {
@@ -232,7 +304,7 @@ impl Filesystem {
         let kept = entry.attributes.as_ref().map_or(&none, |kept| &kept.attributes);
         let (size, modified, perm) = match &entry.node {
             Node::File(info) => (info.size, info.mtime, self.config.file_mode),
-            Node::Directory => (0, self.mounted, self.config.dir_mode),
+            Node::Directory => (0, self.since, self.config.dir_mode),
         };
         let mtime = kept.mtime.unwrap_or(modified);
         Attr {
@@ -256,9 +328,26 @@ impl Filesystem {
     }
 }
 
+impl Shared {
+    fn new(config: &Config, journal: Arc<Journal>) -> Shared {
+        let timeout = config.s3.request_timeout;
+        Shared {
+            cache: Arc::new(PartCache::new(Budget::new(config.memory_bytes_max), timeout)),
+            room: Room::new(config.metadata_bytes_max),
+            staging: Staging::new(journal, config.staging.bytes_max, timeout),
+            failed_removals: Failed::new(),
+            versions: Versions::new(),
+            copies: Copies::new(),
+            kernel: Caches::default(),
+        }
+    }
+}
+
 /// What the mount holds in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
+    /// Of an account, whose files were used.
+    pub buckets: usize,
     pub inodes: usize,
     pub names: usize,
     pub handles: usize,

@@ -13,7 +13,7 @@ use lru::LruCache;
 use super::orphans::Orphan;
 use super::{Filesystem, old_name};
 use crate::error::Error;
-use crate::key::{self, ROOT_INO};
+use crate::key;
 use crate::namespace::{FileInfo, Node};
 use crate::write::deletes::Doomed;
 use crate::write::{Committed, Start};
@@ -87,6 +87,9 @@ impl Filesystem {
         self.check_writable()?;
         let name = old_name(name)?;
         let _pass = self.pass_names(&[(parent, name)]).await?;
+        if self.buckets.is_some() {
+            return self.remove_bucket(name).await;
+        }
         match self.namespace.find(parent, name).await? {
             Some(Node::Directory) => {}
             Some(Node::File(_)) => return Err(Error::NotDirectory),
@@ -144,7 +147,7 @@ impl Filesystem {
         Ok(Doomed {
             objects: vec![key],
             dir: self.namespace.dir_key(parent)?,
-            keep: parent != ROOT_INO && !self.namespace.has_marker(parent),
+            keep: parent != self.namespace.root() && !self.namespace.has_marker(parent),
             done: Box::new(move |outcome| {
                 if outcome.marker {
                     namespace.set_marker(parent);

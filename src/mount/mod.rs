@@ -48,9 +48,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// `s3://bucket/prefix`.
+    /// [`Config::source`].
     pub fn source(&self) -> String {
-        format!("s3://{}/{}", self.config.s3.bucket, self.config.prefix)
+        self.config.source()
     }
 
     fn log_target(&self) -> Target {

@@ -10,23 +10,26 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::buckets::Strangers;
 use super::dir::{Dir, Span};
 use super::known::{Known, Source, When};
 use super::leaving::Leaving;
-use super::memory::Memory;
+use super::memory::{Memory, Room};
 use super::{Entry, FileInfo, Kind, Listed, Node};
-use crate::key::{self, ROOT_INO};
+use crate::key::{self, Numbers, ROOT_INO};
 
 /// The longest the kernel is told to believe anything: its clock has an end.
 pub(super) const TTL_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 pub(super) struct Table {
-    bucket: String,
+    pub(super) numbers: Numbers,
     /// The root's key.
     pub(super) prefix: String,
     pub(super) ttl: Duration,
     /// Whether attributes are kept in objects' metadata.
     pub(super) attributes: bool,
+    /// Where the names are buckets'.
+    pub(super) strangers: Option<Strangers>,
     pub(super) inodes: HashMap<u64, Inode>,
     /// By key: those that any name is known in, or any range. In key order, which is the order of a
     /// walk in depth.
@@ -54,21 +57,26 @@ pub(super) struct Inode {
 }
 
 impl Table {
-    pub(super) fn new(bucket: &str, prefix: &str, ttl: Duration, bytes_max: u64) -> Table {
+    pub(super) fn new(numbers: Numbers, prefix: &str, ttl: Duration, room: Arc<Room>) -> Table {
         let root = Inode { dir: "".into(), name: "".into(), lookups: 1, pins: 0, unlinked: None };
         Table {
-            bucket: bucket.into(),
             prefix: prefix.into(),
             ttl,
             attributes: false,
-            inodes: HashMap::from([(ROOT_INO, root)]),
+            strangers: None,
+            inodes: HashMap::from([(numbers.root(), root)]),
             dirs: BTreeMap::new(),
             local: HashSet::new(),
             leaving: Leaving::default(),
             listed: HashMap::new(),
             refreshed: None,
-            memory: Memory::new(bytes_max),
+            memory: Memory::new(room),
+            numbers,
         }
+    }
+
+    pub(super) fn is_root(&self, ino: u64) -> bool {
+        ino == self.numbers.root()
     }
 
     pub(super) fn inodes(&self) -> usize {
@@ -98,7 +106,7 @@ impl Table {
 
     /// Where an inode's name is, while the name leads to it.
     fn place(&self, ino: u64) -> Option<(Arc<str>, Arc<str>)> {
-        let inode = self.inodes.get(&ino).filter(|inode| ino != ROOT_INO && inode.unlinked.is_none())?;
+        let inode = self.inodes.get(&ino).filter(|inode| !self.is_root(ino) && inode.unlinked.is_none())?;
         Some((inode.dir.clone(), inode.name.clone()))
     }
 
@@ -115,7 +123,7 @@ impl Table {
 
     /// The inode's key. None for an inode whose name is gone.
     pub(super) fn key(&self, ino: u64) -> Option<String> {
-        if ino == ROOT_INO {
+        if self.is_root(ino) {
             return Some(self.prefix.clone());
         }
         let (dir, name) = self.place(ino)?;
@@ -124,23 +132,23 @@ impl Table {
     }
 
     pub(super) fn kind(&self, ino: u64) -> Option<Kind> {
-        if ino == ROOT_INO { Some(Kind::Directory) } else { self.state(ino)?.0.kind() }
+        if self.is_root(ino) { Some(Kind::Directory) } else { self.state(ino)?.0.kind() }
     }
 
-    /// The directory that holds the inode's name.
+    /// The directory that holds the inode's name; the mount's root for a bucket's own.
     pub(super) fn parent(&self, ino: u64) -> Option<u64> {
         let dir = &self.inodes.get(&ino)?.dir;
-        Some(if ino == ROOT_INO { ROOT_INO } else { self.ino_of_dir(dir) })
+        Some(if self.is_root(ino) { ROOT_INO } else { self.ino_of_dir(dir) })
     }
 
     /// The number a directory has, or would get.
     pub(super) fn ino_of_dir(&self, dir: &str) -> u64 {
         if dir == self.prefix {
-            return ROOT_INO;
+            return self.numbers.root();
         }
         let (above, name) = key::split_dir(dir);
         let known = self.dirs.get(above).and_then(|dir| dir.get(name)).map_or(0, |slot| slot.ino);
-        if known == 0 { key::inode_number(&self.bucket, dir) } else { known }
+        if known == 0 { self.numbers.of(dir) } else { known }
     }
 
     /// Key of the directory and name, while the name leads to the inode.
@@ -158,7 +166,7 @@ impl Table {
 
     /// What is known of the inode, however old.
     pub(super) fn entry(&self, ino: u64) -> Option<Entry> {
-        if ino == ROOT_INO {
+        if self.is_root(ino) {
             let ttl = self.ttl.min(TTL_MAX);
             let entry = Entry { ino, node: Node::Directory, attributes: None, linked: true, ttl };
             return Some(self.with_directorys(entry));
@@ -177,7 +185,7 @@ impl Table {
     /// What is known of the inode, if it is fresh.
     pub(super) fn fresh_entry(&self, ino: u64) -> Option<Entry> {
         let inode = self.inodes.get(&ino)?;
-        let fresh = ino == ROOT_INO || self.is_local(ino) || self.is_fresh(&inode.dir, self.state(ino)?.1);
+        let fresh = self.is_root(ino) || self.is_local(ino) || self.is_fresh(&inode.dir, self.state(ino)?.1);
         if fresh { self.entry(ino) } else { None }
     }
 
@@ -205,6 +213,8 @@ impl Table {
         match known.get(name) {
             Some(slot) if self.is_local(slot.ino) || self.is_fresh(dir, slot.when) => Some(slot.known.node()),
             Some(_) => None,
+            // What others have, no listing tells.
+            None if self.strangers.is_some() => None,
             None => known.absent_since(name).is_some_and(|asked| self.is_young(asked)).then_some(None),
         }
     }
@@ -257,7 +267,8 @@ impl Table {
         let oldest = self.memory.oldest_question(dir);
         let gone = self.dirs.get(dir).map(|known| known.not_in(&span, begun, oldest)).unwrap_or_default();
         for name in gone {
-            if !self.child_in(dir, &name).is_some_and(|ino| self.is_local(ino)) {
+            let is_local = self.child_in(dir, &name).is_some_and(|ino| self.is_local(ino));
+            if !is_local && !self.is_stranger(&name) {
                 self.detach(dir, &name);
                 self.edit(dir, |dir| dir.remove(&name));
             }
@@ -311,7 +322,17 @@ impl Table {
     ) -> Option<Vec<(String, Listed)>> {
         let known = self.dirs.get(dir)?;
         known.whole_since()?;
-        Some(known.entries_after(after, count))
+        let mut entries = known.entries_after(after, count);
+        while self.strangers.is_some() {
+            let Some((last, _)) = entries.last() else { break };
+            let last = last.clone();
+            entries.retain(|(_, listed)| !self.is_stranger(&listed.name));
+            if !entries.is_empty() {
+                break;
+            }
+            entries = known.entries_after(&last, count);
+        }
+        Some(entries)
     }
 
     /// The inode of a name that was found to be `node`, made if there is none. What was learnt of the name
@@ -353,14 +374,14 @@ impl Table {
     /// The number that follows from the key.
     pub(super) fn number(&self, dir: &str, name: &str, kind: Kind) -> u64 {
         let slash = if kind == Kind::Directory { "/" } else { "" };
-        key::inode_number(&self.bucket, &format!("{dir}{name}{slash}"))
+        self.numbers.of(&format!("{dir}{name}{slash}"))
     }
 
     /// The key's number, or the next one that no living inode has.
     fn free_number(&self, dir: &str, name: &str, kind: Kind) -> u64 {
         let mut ino = self.number(dir, name, kind);
-        while self.inodes.contains_key(&ino) || ino <= ROOT_INO {
-            ino = ino.wrapping_add(1);
+        while self.inodes.contains_key(&ino) {
+            ino = self.numbers.after(ino);
         }
         ino
     }
@@ -558,7 +579,7 @@ impl Table {
 
     fn drop_if_unused(&mut self, ino: u64) {
         let unused = |i: &Inode| i.lookups == 0 && i.pins == 0;
-        if ino == ROOT_INO || !self.inodes.get(&ino).is_some_and(unused) || self.is_local(ino) {
+        if self.is_root(ino) || !self.inodes.get(&ino).is_some_and(unused) || self.is_local(ino) {
             return;
         }
         let Some(inode) = self.inodes.remove(&ino) else { return };

@@ -56,10 +56,14 @@ impl S3Client {
         self.wire().send(&call, effort).await.map(|_| ())
     }
 
-    /// The buckets of whoever asks, by name. `continuation_token`: of the page before.
-    pub async fn list_buckets(&self, continuation_token: Option<&str>) -> R<ListBucketsPage> {
+    /// The buckets of whoever asks, by name. `prefix`: those whose names begin so, where the server knows to choose.
+    /// `continuation_token`: of the page before.
+    pub async fn list_buckets(&self, prefix: &str, continuation_token: Option<&str>) -> R<ListBucketsPage> {
         let service = self.beside("")?;
         let mut call = call("ListBuckets", Method::GET, None);
+        if !prefix.is_empty() {
+            call.query.push(("prefix", prefix.into()));
+        }
         if let Some(token) = continuation_token {
             call.query.push(("continuation-token", token.into()));
         }
