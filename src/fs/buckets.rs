@@ -255,7 +255,8 @@ impl Filesystem {
             _ => return Err(Error::NotFound),
         }
         let ino = self.namespace.ino_of(ROOT_INO, name);
-        if let Some(bucket) = ino.and_then(|ino| self.bucket_of(ino)) {
+        let bucket = ino.and_then(|ino| self.bucket_of(ino));
+        if let Some(bucket) = &bucket {
             bucket.vacate().await?;
         }
         match self.client.beside(name)?.delete_bucket().await {
@@ -267,6 +268,9 @@ impl Filesystem {
             }
         }
         self.namespace.removed(ROOT_INO, name);
+        if let Some((buckets, bucket)) = self.buckets.as_ref().zip(bucket) {
+            self.close_if_idle(buckets, &bucket);
+        }
         Ok(())
     }
 
