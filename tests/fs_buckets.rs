@@ -274,14 +274,8 @@ async fn buckets_that_nobody_uses_are_closed_and_others_asked_back() {
         files.push(file.ino);
     }
     assert_eq!(house.fs.held().buckets, 300, "the kernel knows a file in each");
-    for _ in 0..1000 {
-        tokio::task::yield_now().await;
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        if told.0.lock().unwrap().contains(&names[0]) {
-            break;
-        }
-    }
-    assert!(told.0.lock().unwrap().contains(&names[0]), "the least recently used first");
+    let asked_back = || told.0.lock().unwrap().contains(&names[0]);
+    until("the kernel is asked to forget the one that was used least recently", asked_back).await;
     files.iter().for_each(|ino| house.fs.forget(*ino, 1));
     let last = house.bucket(&names[299]).await.unwrap();
     assert_eq!(last.cat("file").await.unwrap(), b"x");
@@ -312,29 +306,62 @@ async fn a_refresh_of_the_root_reaches_into_every_bucket() {
 }
 
 #[tokio::test]
-async fn what_a_dead_mount_left_in_a_bucket_is_undone_when_that_is_first_used() {
+async fn what_a_dead_mount_left_in_a_bucket_is_undone_before_that_is_used() {
     let staging = tempfile::tempdir().unwrap();
     let first = account_on(FakeS3::new(), |config| config.staging.dir = staging.path().into());
-    first.fake.create_bucket("one", "us-east-1");
-    let one = first.bucket("one").await.unwrap();
-    let fh = one.create("large", libc::O_WRONLY).await.unwrap();
-    one.write(fh, 0, &pattern(1, 12 << 20)).await.unwrap();
-    assert_eq!(one.fake.uploads().len(), 1);
-    assert_eq!(first.fs.flush_all().await, ["one/large"], "it is told of which bucket it is");
+    let uploads = |house: &House, name: &str| house.fake.within(name).uploads().len();
+    for name in ["one", "two"] {
+        first.fake.create_bucket(name, "us-east-1");
+        let bucket = first.bucket(name).await.unwrap();
+        let fh = bucket.create("large", libc::O_WRONLY).await.unwrap();
+        bucket.write(fh, 0, &pattern(1, 12 << 20)).await.unwrap();
+        assert_eq!(uploads(&first, name), 1);
+    }
+    assert_eq!(first.fs.flush_all().await, ["one/large", "two/large"], "it is told of which bucket they are");
     let fake = first.fake.clone();
-    drop((one, first));
+    drop(first);
     let next = House::on(fake, |config| {
         config.s3.bucket.clear();
         config.staging.dir = staging.path().into();
     });
-    assert_eq!(next.names("").await, ["one"]);
-    assert_eq!(next.fake.within("one").uploads().len(), 1, "nobody has used it yet");
+    assert_eq!(next.names("").await, ["one", "two"]);
+    assert_eq!((uploads(&next, "one"), uploads(&next, "two")), (1, 1));
     let one = next.bucket("one").await.unwrap();
+    until("the upload is gone from the bucket that is used", || uploads(&one, "one") == 0).await;
+    assert_eq!(uploads(&next, "two"), 1);
+    next.fs.take_over().await.unwrap();
+    until("it is gone from the one that nobody used", || uploads(&next, "two") == 0).await;
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..2000 {
-        if one.fake.uploads().is_empty() {
+        if holds() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    panic!("the upload is there still");
+    panic!("waited in vain until {what}");
+}
+
+#[tokio::test]
+async fn what_is_acknowledged_in_any_bucket_is_sent_with_the_root() {
+    let fake = FakeS3::new();
+    let house = account_on(fake.clone(), |config| config.write_back = true);
+    for name in ["one", "two"] {
+        fake.create_bucket(name, "us-east-1");
+    }
+    let lift =
+        house.faults.plan(On::op("PutObject"), Fault::Error { status: 503, code: "ServiceUnavailable" });
+    for name in ["one", "two"] {
+        house.bucket(name).await.unwrap().make("file", b"x").await.unwrap();
+    }
+    assert_eq!(house.fs.acknowledged(), 2);
+    assert_eq!(errno(house.rmdir("one").await), libc::ENOTEMPTY);
+    lift.lift();
+    house.fs.fsyncdir(ROOT_INO).await.unwrap();
+    assert_eq!(
+        (fake.within("one").keys(), fake.within("two").keys()),
+        (vec!["file".into()], vec!["file".into()])
+    );
+    assert_eq!(house.fs.acknowledged(), 0);
 }

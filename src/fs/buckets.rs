@@ -86,19 +86,28 @@ impl Filesystem {
     }
 
     async fn take_over_bucket(&self) {
-        let bucket = self.client.bucket();
-        if let Err(e) = self.take_over().await {
+        if let Err(e) = self.take_over_own().await {
+            let bucket = self.client.bucket();
             tracing::error!(bucket, "what an earlier mount had begun is not looked after: {e}");
         }
-        let journal = self.journal.clone();
-        match self.runtime.spawn_blocking(move || journal.kept()).await {
-            Ok(Ok(kept)) if kept.is_empty() => {}
-            Ok(Ok(kept)) => {
-                let files = kept.len();
-                tracing::warn!(files, "files that could not be sent are kept: see `pailfs recover {bucket}`");
+    }
+
+    /// Goes through the buckets in which a mount that died left anything.
+    pub(super) async fn take_over_buckets(self: Arc<Self>) {
+        let (staging, endpoint) = (self.config.staging.dir.clone(), self.config.s3.endpoint_url.clone());
+        let left = move || Journal::buckets(&staging, endpoint.as_deref());
+        let left = self.runtime.spawn_blocking(left).await.expect("looking does not panic");
+        let left = left.inspect_err(|e| tracing::error!("what an earlier mount had begun is not seen: {e}"));
+        for bucket in left.unwrap_or_default() {
+            match self.namespace.lookup(ROOT_INO, &bucket).await {
+                Ok(entry) => {
+                    self.of(entry.ino).ready().await;
+                    self.forget(entry.ino, 1);
+                }
+                Err(e) => {
+                    tracing::warn!(bucket, "what an earlier mount left of it stays on the local disk: {e}")
+                }
             }
-            Ok(Err(e)) => tracing::warn!(bucket, "cannot see what is kept for `pailfs recover`: {e}"),
-            Err(e) => tracing::error!(bucket, "{e}"),
         }
     }
 
@@ -139,12 +148,12 @@ impl Filesystem {
         let bucket = open.by_root.entry(root).or_insert_with(|| {
             // No other bucket gets this number meanwhile.
             self.namespace.pin(root);
-            Bucket { fs: Arc::new(made), used: now }
+            Bucket { fs: made, used: now }
         });
         Some(bucket.fs.clone())
     }
 
-    fn bucket(&self, buckets: &Buckets, name: &str, root: u64) -> Result<Filesystem, S3Error> {
+    fn bucket(&self, buckets: &Buckets, name: &str, root: u64) -> Result<Arc<Filesystem>, S3Error> {
         let client = self.client.beside(name)?;
         let mut config = self.config.clone();
         config.s3.bucket = name.to_owned();
@@ -163,7 +172,7 @@ impl Filesystem {
         let taken_over = if config.read_only { OnceCell::new_with(Some(())) } else { OnceCell::new() };
         let since = self.namespace.created(name).unwrap_or(self.since);
         let fs = Filesystem::assemble(config, client, numbers, disk, journal, runtime, shared);
-        Ok(Filesystem { taken_over, since, ..fs })
+        Ok(Arc::new_cyclic(|me| Filesystem { taken_over, since, me: me.clone(), ..fs }))
     }
 
     /// Closes buckets nobody uses where too many are open, the least recently used first; if there are none, asks the
@@ -199,7 +208,8 @@ impl Filesystem {
     }
 
     fn is_idle(&self) -> bool {
-        self.namespace.inodes() == 1 && self.handles.len() == 0 && self.deletes.pending() == 0
+        let held = self.held();
+        (held.inodes, held.handles, held.removals, held.acknowledged) == (1, 0, 0, 0)
     }
 
     /// Where one bucket's names had to make room, those of the buckets that were not used for longer make room first.
@@ -281,6 +291,7 @@ impl Filesystem {
         if self.namespace.has_local_names("") {
             return Err(Error::NotEmpty);
         }
+        self.sent("").await?;
         self.bury_below("").await;
         self.deletes.settle_all().await;
         Ok(())

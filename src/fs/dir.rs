@@ -264,7 +264,9 @@ impl Filesystem {
         let attributes = self.made_by(parent, Kind::Directory, maker);
         let mut headers = markers::headers();
         attributes.write(Kind::Directory, &mut headers.metadata);
-        markers::put(&self.client, &key, &headers).await?;
+        if !self.send_directory(parent, &key, &headers) {
+            markers::put(&self.client, &key, &headers).await?;
+        }
         let entry = self.namespace.made_directory(parent, name)?;
         self.namespace.changed_attributes(entry.ino, attributes);
         Ok(self.attr(&self.namespace.entry(entry.ino)?))

@@ -22,11 +22,12 @@ mod rename;
 mod s3_xattr;
 mod special;
 mod unlink;
+mod write_back;
 mod xattr;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
@@ -62,8 +63,9 @@ pub use keep::Maker;
 pub use meta::{SetAttr, SetTime};
 use orphans::Orphans;
 use refresh::Caches;
-pub use refresh::{Kernel, REFRESH};
+pub use refresh::{FLUSH, Kernel, REFRESH};
 use unlink::Failed;
+use write_back::WriteBack;
 pub use xattr::{CACHED, S3};
 
 /// What `stat` shows.
@@ -117,6 +119,9 @@ pub struct Filesystem {
     since: SystemTime,
     kernel: Caches,
     runtime: Handle,
+    write_back: WriteBack,
+    /// For what goes on when its caller was answered.
+    me: Weak<Filesystem>,
 }
 
 /// What all buckets of a mount have together.
@@ -146,7 +151,7 @@ impl Filesystem {
             false => (Numbers::of_one(bucket), None),
         };
         let fs = Filesystem::assemble(config, client, numbers, disk, journal, runtime, shared);
-        Arc::new(Filesystem { buckets, ..fs })
+        Arc::new_cyclic(|me| Filesystem { buckets, me: me.clone(), ..fs })
     }
 
     fn assemble(
@@ -166,6 +171,8 @@ impl Filesystem {
         let keeps = config.attributes == AttributesConfig::Metadata && !client.bucket().is_empty();
         Filesystem {
             buckets: None,
+            write_back: WriteBack::new(config.write_back),
+            me: Weak::new(),
             namespace: Arc::new(Namespace::new(client.clone(), numbers, prefix, ttl, room, keeps)),
             reads: Reads::new(client.clone(), cache.clone(), disk.clone(), runtime.clone()),
             writes: Arc::new(writes),
@@ -213,19 +220,32 @@ impl Filesystem {
         Ok(())
     }
 
-    /// Finishes or undoes what mounts of the bucket that died had begun. What S3 refuses is left to the next mount.
+    /// Finishes or undoes what mounts of the bucket that died had begun, and sends what they had acknowledged. What S3
+    /// cannot take now is left to the next mount.
     ///
     /// Errors: the local disk cannot be used.
     pub async fn take_over(&self) -> Result<(), JournalError> {
+        self.take_over_own().await?;
+        if let Some(account) = self.me.upgrade().filter(|_| self.buckets.is_some()) {
+            self.runtime.spawn(account.take_over_buckets());
+        }
+        Ok(())
+    }
+
+    async fn take_over_own(&self) -> Result<(), JournalError> {
         let journal = self.journal.clone();
-        let adopted = self.runtime.spawn_blocking(move || journal.adopt()).await;
-        let left = adopted.expect("adopting does not panic")?;
+        let adopted = self.runtime.spawn_blocking(move || {
+            let left = journal.adopt()?;
+            Ok::<_, JournalError>((left, journal.adopt_acknowledged()?))
+        });
+        let (left, items) = adopted.await.expect("adopting does not panic")?;
         leftovers::settle_renames(&self.client, &self.journal, &left).await;
+        leftovers::carry_out(&self.writes.uploads, &left, items).await;
         self.runtime.spawn(leftovers::abort_uploads(self.client.clone(), self.journal.clone(), left));
         Ok(())
     }
 
-    /// Waits for commits and removals under way; names the files that are still open and not published.
+    /// Waits for all that is under way to S3; names the files that are still open, and neither published nor acknowledged.
     pub async fn flush_all(&self) -> Vec<String> {
         let mut open = self.flush_own().await;
         for bucket in self.open_buckets() {
@@ -235,15 +255,18 @@ impl Filesystem {
     }
 
     async fn flush_own(&self) -> Vec<String> {
+        if let Err(e) = self.sent("").await {
+            tracing::error!("what was acknowledged waits on the local disk: {e}");
+        }
         self.deletes.settle_all().await;
         self.files_to_publish().await
     }
 
-    /// Waits for commits under way; names the files that are still open and not published.
+    /// Waits for commits under way; names the files that are still open, and neither published nor acknowledged.
     async fn files_to_publish(&self) -> Vec<String> {
         let mut open = Vec::new();
         for (ino, writer) in self.handles.writers() {
-            if writer.is_dirty().await {
+            if writer.is_dirty().await && !writer.is_acknowledged().await {
                 let key = self.namespace.key(ino).unwrap_or_else(|_| format!("inode {ino}"));
                 open.push(format!("{}{key}", self.shown()));
             }
@@ -286,6 +309,7 @@ impl Filesystem {
             object_bytes: self.cache.budget().bytes_held(),
             staged_bytes: self.writes.staging.bytes_held(),
             removals: self.deletes.pending(),
+            acknowledged: self.write_back.pending(),
         };
         for bucket in self.open_buckets() {
             let its = bucket.held();
@@ -295,6 +319,7 @@ impl Filesystem {
             held.handles += its.handles;
             held.metadata_bytes += its.metadata_bytes;
             held.removals += its.removals;
+            held.acknowledged += its.acknowledged;
         }
         held
     }
@@ -358,6 +383,8 @@ pub struct Held {
     pub staged_bytes: u64,
     /// Keys acknowledged as removed that S3 may still have.
     pub removals: usize,
+    /// Files and directories acknowledged that S3 does not have yet.
+    pub acknowledged: usize,
 }
 
 /// A name that is to be made: what no key holds is an error.

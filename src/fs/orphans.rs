@@ -21,6 +21,8 @@ pub(super) struct Orphan {
     pub ino: u64,
     pub name: String,
     pub doomed: Doomed,
+    /// In the journal, so that the next mount removes it if this one dies.
+    pub noted: Option<u64>,
 }
 
 impl Orphans {
@@ -66,7 +68,8 @@ impl Filesystem {
 
     /// Before an object is made at `key`: what had this name must not take the new one along when it goes.
     pub(super) async fn settle_name(&self, key: &str) {
-        if let Some(Orphan { name, doomed, .. }) = self.orphans.take(key) {
+        if let Some(Orphan { name, doomed, noted, .. }) = self.orphans.take(key) {
+            noted.into_iter().for_each(|noted| self.journal.end(noted));
             self.namespace.left(&doomed.dir, &name);
         }
         self.deletes.settled(key).await;

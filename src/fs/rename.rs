@@ -53,7 +53,8 @@ impl Filesystem {
     }
 
     async fn rename_file(&self, from: Name<'_>, to: Name<'_>, replace: bool) -> Result<(), Error> {
-        let _pass = self.pass_names(&[from, to]).await?;
+        let (_pass, source, target) =
+            self.pass_rename(from, to, |dir, name| key::file_key(dir, name.as_bytes())).await?;
         let mut info = self.file_at(from.0, from.1).await?;
         let replaced = match self.namespace.find_anew(to.0, to.1).await? {
             Some(Node::Directory) => return Err(Error::IsDirectory),
@@ -62,12 +63,10 @@ impl Filesystem {
             Some(Node::File(replaced)) => replaced.etag,
             None => String::new(),
         };
-        let source = key::file_key(&self.namespace.dir_key(from.0)?, from.1.as_bytes())?;
-        let target = key::file_key(&self.namespace.dir_key(to.0)?, to.1.as_bytes())?;
         let ino = self.namespace.ino_of(from.0, from.1);
         let writer = self.writer_at(from.0, from.1);
         if let (Some(ino), Some(writer)) = (ino, &writer)
-            && writer.has_sent().await
+            && (writer.has_sent().await || !info.etag.is_empty() && writer.is_acknowledged().await)
         {
             self.commit_with_pass(ino, writer).await?;
             info = self.file_at(from.0, from.1).await?;
@@ -95,11 +94,11 @@ impl Filesystem {
             moved_etag = Some(info.etag.clone());
             self.deletes.remove(self.doomed(from.0, source)?).await?;
         }
+        if let Some(writer) = &writer {
+            writer.renamed(target, moved_etag.as_deref()).await?;
+        }
         if let Some(replaced) = self.writer_at(to.0, to.1) {
             replaced.unlink().await;
-        }
-        if let Some(writer) = &writer {
-            writer.renamed(target, moved_etag.as_deref()).await;
         }
         if let (Some(ino), Some(now)) = (ino, &moved_etag) {
             self.versions.made(ino, Some(&source_etag), now);
@@ -121,7 +120,12 @@ impl Filesystem {
     }
 
     async fn rename_dir(&self, from: Name<'_>, to: Name<'_>, replace: bool) -> Result<(), Error> {
-        let (pass, source, target) = self.pass_dirs(from, to).await?;
+        let dir_key = |dir: &str, name: &str| key::dir_key(dir, name.as_bytes());
+        // What was acknowledged below is in S3 before it is copied.
+        for (dir, name) in [from, to] {
+            self.sent(&dir_key(&self.namespace.dir_key(dir)?, name)?).await?;
+        }
+        let (pass, source, target) = self.pass_rename(from, to, dir_key).await?;
         let there = self.namespace.find_anew(to.0, to.1).await?;
         match there {
             Some(_) if !replace => return Err(Error::Exists),
@@ -144,7 +148,7 @@ impl Filesystem {
             over = contents.marker;
         }
         for (ino, writer) in self.writers_below(&source) {
-            if writer.has_sent().await {
+            if writer.has_sent().await || writer.is_acknowledged().await {
                 self.commit_with_pass(ino, &writer).await?;
             }
         }
@@ -228,7 +232,9 @@ impl Filesystem {
             let Ok(key) = self.namespace.key(ino) else { continue };
             if let Some(name) = key.strip_prefix(target) {
                 let etag = etags.get(name).copied();
-                writer.renamed(key.clone(), etag).await;
+                if let Err(e) = writer.renamed(key.clone(), etag).await {
+                    tracing::error!(key, "the local disk has it under its old name: {e}");
+                }
             }
         }
     }
@@ -267,12 +273,17 @@ impl Filesystem {
         }
     }
 
-    /// The right to rename a directory, and its key before and after.
-    async fn pass_dirs(&self, from: Name<'_>, to: Name<'_>) -> Result<(Pass, String, String), Error> {
-        let key = |(dir, name): Name<'_>| key::dir_key(&self.namespace.dir_key(dir)?, name.as_bytes());
+    /// The right to rename something, and its key before and after, as `key` makes it of a directory's key and a name.
+    async fn pass_rename(
+        &self,
+        from: Name<'_>,
+        to: Name<'_>,
+        key: impl Fn(&str, &str) -> Result<String, Error>,
+    ) -> Result<(Pass, String, String), Error> {
+        let key = |(dir, name): Name<'_>| key(&self.namespace.dir_key(dir)?, name);
         loop {
             let (source, target) = (key(from)?, key(to)?);
-            let pass = self.gate.move_dir(&source, &target).await;
+            let pass = self.gate.rename(&source, &target).await;
             if (key(from)?, key(to)?) == (source.clone(), target.clone()) {
                 return Ok((pass, source, target));
             }

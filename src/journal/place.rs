@@ -48,6 +48,28 @@ impl Place {
         Place { dir: staging.join(format!("{bucket}-{number:016x}")) }
     }
 
+    /// The buckets of a server that mounts are at work on, or have left something of.
+    pub fn buckets(staging: &Path, endpoint: Option<&str>) -> io::Result<Vec<String>> {
+        let entries = match std::fs::read_dir(staging) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut buckets = Vec::new();
+        for entry in entries {
+            let name = entry?.file_name();
+            let Some((bucket, _)) = name.to_str().and_then(|name| name.rsplit_once('-')) else { continue };
+            let place = Place::new(staging, endpoint, bucket);
+            let holds_any =
+                |dir: PathBuf| std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+            let is_one = !bucket.is_empty() && place.dir.file_name() == Some(&name);
+            if is_one && (holds_any(place.live()) || holds_any(place.kept())) {
+                buckets.push(bucket.to_owned());
+            }
+        }
+        buckets.sort();
+        Ok(buckets)
+    }
+
     pub fn disk_error(&self, source: io::Error) -> JournalError {
         JournalError::Disk { path: self.dir.clone(), source }
     }
@@ -106,6 +128,26 @@ impl Place {
         enter().map_err(|e| self.disk_error(e))
     }
 
+    /// Items kept now; 0 where they cannot be counted: then none can be made either.
+    pub fn count_kept(&self) -> usize {
+        std::fs::read_dir(self.kept()).map_or(0, Iterator::count)
+    }
+
+    /// Whether the mount of this name lives: in this process or another.
+    pub fn is_alive(&self, name: &str) -> Result<bool, JournalError> {
+        let lock = self.live().join(name).join(LOCK);
+        let tried = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(lock) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(self.disk_error(e)),
+            Ok(lock) => lock.try_lock(),
+        };
+        match tried {
+            Ok(()) => Ok(false),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(true),
+            Err(std::fs::TryLockError::Error(e)) => Err(self.disk_error(e)),
+        }
+    }
+
     /// Those whose process is gone, each locked by us from now on, the oldest first.
     pub fn dead(&self) -> Result<Vec<Owner>, JournalError> {
         if !self.live().exists() {
@@ -134,6 +176,10 @@ impl Place {
 impl Owner {
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    pub fn name(&self) -> &str {
+        self.dir.file_name().and_then(|name| name.to_str()).unwrap_or_default()
     }
 
     pub fn journal(&self) -> PathBuf {

@@ -1,0 +1,348 @@
+//! `--write-back`: files and directories that are acknowledged when the local disk has them, and go to S3 after that.
+//!
+//! Owns: [`WriteBack`] (what is on its way), and when what was acknowledged is sent, again and again until S3 has
+//! it or refuses it.
+//! Invariants: what was acknowledged is in S3, on its way there, or kept where `pailfs recover` lists it; of one file or
+//! directory one change is under way at a time, and the last one wins; at most [`IN_FLIGHT_MAX`] are sent side by
+//! side. Bounded by what the staging directory takes: then a close publishes as without `--write-back`.
+//! Must never know: what an item on the local disk looks like.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore};
+
+use super::Filesystem;
+use crate::error::Error;
+use crate::journal::Intent;
+use crate::key::ROOT_INO;
+use crate::s3::ObjectHeaders;
+use crate::write::{Acknowledgement, Writer, markers};
+
+/// Files and markers sent side by side: as many as GETs.
+const IN_FLIGHT_MAX: usize = 64;
+/// How long to wait before S3, which was not to be reached, is tried again; longer each time.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+pub(super) struct WriteBack {
+    pub on: bool,
+    turns: Semaphore,
+    /// Held for an instant only; the namespace's table is locked under it.
+    state: Mutex<State>,
+    /// Something was sent, or failed.
+    changed: Notify,
+    /// Those that wait to try again do so now.
+    hurry: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    under_way: HashMap<Work, Progress>,
+    /// The mount ends: what S3 is not to be reached for stays to the next one.
+    leaving: bool,
+}
+
+/// What is to be sent.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Work {
+    /// By inode.
+    File(u64),
+    /// By key.
+    Directory(String),
+}
+
+#[derive(Default)]
+struct Progress {
+    /// It was acknowledged once more.
+    again: bool,
+    failures: u64,
+    error: Option<Error>,
+}
+
+impl WriteBack {
+    pub fn new(on: bool) -> WriteBack {
+        let turns = Semaphore::new(IN_FLIGHT_MAX);
+        WriteBack { on, turns, state: Mutex::default(), changed: Notify::new(), hurry: Notify::new() }
+    }
+
+    /// What is acknowledged and not in S3.
+    pub fn pending(&self) -> usize {
+        self.lock().under_way.len()
+    }
+
+    /// Whether somebody must begin to send it.
+    fn add(&self, work: Work) -> bool {
+        match self.lock().under_way.entry(work) {
+            Entry::Occupied(mut progress) => {
+                progress.get_mut().again = true;
+                false
+            }
+            Entry::Vacant(place) => {
+                place.insert(Progress::default());
+                true
+            }
+        }
+    }
+
+    /// Whether that was all.
+    fn done(&self, work: &Work) -> bool {
+        let mut state = self.lock();
+        let all = match state.under_way.get_mut(work) {
+            Some(progress) if progress.again => {
+                progress.again = false;
+                false
+            }
+            _ => {
+                state.under_way.remove(work);
+                true
+            }
+        };
+        drop(state);
+        self.changed.notify_waiters();
+        all
+    }
+
+    /// S3 was not to be reached. Whether it is to be tried again.
+    fn failed(&self, work: &Work, e: &Error) -> bool {
+        let mut state = self.lock();
+        if let Some(progress) = state.under_way.get_mut(work) {
+            progress.failures += 1;
+            progress.error = Some(e.clone());
+        }
+        let again = !state.leaving;
+        drop(state);
+        self.changed.notify_waiters();
+        again
+    }
+
+    /// The mount is about to end, and S3 was not to be reached for something: the rest need not try.
+    fn gives_up(&self) -> Option<Error> {
+        let state = self.lock();
+        let failed = || state.under_way.values().find_map(|progress| progress.error.clone());
+        if state.leaving { failed() } else { None }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Filesystem {
+    /// What closing a file, or fsync (`sync`), does when it was changed: with `--write-back` the local disk takes it, else
+    /// S3.
+    pub(super) async fn close(&self, ino: u64, writer: &Arc<Writer>, sync: bool) -> Result<(), Error> {
+        let _pass = self.pass_file(ino).await;
+        match self.write_back.on && writer.is_dirty().await {
+            true => {
+                self.stamp(ino, writer).await?;
+                self.acknowledge(ino, writer, sync).await
+            }
+            false => self.commit_with_pass(ino, writer).await,
+        }
+    }
+
+    /// The local disk takes what was written; S3 does where it cannot. With a pass.
+    pub(super) async fn acknowledge(&self, ino: u64, writer: &Arc<Writer>, sync: bool) -> Result<(), Error> {
+        match writer.acknowledge(sync).await? {
+            Acknowledgement::Nothing => Ok(()),
+            Acknowledgement::OnDisk => {
+                self.send_file(ino, writer);
+                Ok(())
+            }
+            Acknowledgement::MustPublish => self.commit_with_pass(ino, writer).await,
+        }
+    }
+
+    /// Whether the file was acknowledged, and is on its way.
+    pub(super) fn is_being_sent(&self, ino: u64) -> bool {
+        self.write_back.lock().under_way.contains_key(&Work::File(ino))
+    }
+
+    fn send_file(&self, ino: u64, writer: &Arc<Writer>) {
+        let work = Work::File(ino);
+        if self.write_back.add(work.clone()) {
+            self.namespace.pin(ino);
+            self.send(work, Sending::File(ino, writer.clone()));
+        }
+    }
+
+    /// Takes note of a directory that is to have a marker; the caller makes it known. False where it must be put at once.
+    pub(super) fn send_directory(&self, parent: u64, key: &str, headers: &ObjectHeaders) -> bool {
+        if !self.write_back.on {
+            return false;
+        }
+        let intent = Intent::Directory { key: key.into(), metadata: headers.metadata.clone() };
+        match self.journal.begin(intent) {
+            Ok(noted) => {
+                let work = Work::Directory(key.into());
+                if self.write_back.add(work.clone()) {
+                    let (key, headers) = (key.into(), headers.clone());
+                    self.send(work, Sending::Directory { parent, key, headers, noted });
+                }
+                true
+            }
+            Err(e) => {
+                tracing::warn!(key, "made at once, for the local disk does not take it: {e}");
+                false
+            }
+        }
+    }
+
+    fn send(&self, work: Work, what: Sending) {
+        if let Some(fs) = self.me.upgrade() {
+            self.runtime.spawn(fs.send_until_it_is_there(work, what));
+        }
+    }
+
+    async fn send_until_it_is_there(self: Arc<Self>, work: Work, what: Sending) {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let sent = match self.write_back.gives_up() {
+                Some(e) => Err(e),
+                None => {
+                    let _turn = self.write_back.turns.acquire().await;
+                    self.send_once(&what).await
+                }
+            };
+            if let Err(e) = &sent
+                && e.is_passing()
+            {
+                let hurry = self.write_back.hurry.notified();
+                if !self.write_back.failed(&work, e) {
+                    return; // the next mount sends it
+                }
+                tracing::warn!(what = %what.describe(&self), "acknowledged, and tried again in {pause:?}: {e}");
+                _ = tokio::time::timeout(pause, hurry).await;
+                pause = (2 * pause).min(PAUSE_MAX);
+                continue;
+            }
+            if let Err(e) = sent {
+                self.was_refused(&what, &e).await;
+            }
+            if self.write_back.done(&work) {
+                break;
+            }
+        }
+        if let Sending::File(ino, writer) = what {
+            if self.handles.remove_writer(ino) {
+                self.part_with(ino, &writer, Ok(())).await;
+            }
+            self.namespace.unpin(ino);
+        }
+    }
+
+    async fn send_once(&self, what: &Sending) -> Result<(), Error> {
+        match what {
+            Sending::File(ino, writer) => {
+                let _pass = self.pass_file(*ino).await;
+                if let Ok(key) = self.namespace.key(*ino) {
+                    self.settle_name(&key).await;
+                }
+                match writer.publish_acknowledged().await? {
+                    Some(published) => self.published(*ino, writer, published).await,
+                    None => Ok(()),
+                }
+            }
+            Sending::Directory { key, headers, noted, .. } => {
+                markers::put(&self.client, key, headers).await?;
+                self.journal.end(*noted);
+                Ok(())
+            }
+        }
+    }
+
+    /// It will not be in S3 by itself: the next fsync of its directory, of its bucket's root, and of the mount's says so.
+    async fn was_refused(&self, what: &Sending, e: &Error) {
+        let parent = match what {
+            Sending::File(ino, writer) => {
+                self.keep_for_recovery(*ino, writer, e).await;
+                writer.fail(e).await;
+                self.namespace.parent(*ino)
+            }
+            Sending::Directory { parent, key, noted, .. } => {
+                tracing::error!(key, "a directory that was acknowledged cannot be made: {e}");
+                self.journal.end(*noted);
+                *parent
+            }
+        };
+        for dir in [parent, self.namespace.root(), ROOT_INO] {
+            self.failed_removals.note(dir, e);
+        }
+    }
+
+    /// Waits until S3 has what was acknowledged at `key` (of a directory: and below it), or was not to be reached for it.
+    ///
+    /// Errors: the first of those failures.
+    pub(super) async fn sent(&self, key: &str) -> Result<(), Error> {
+        let write_back = &self.write_back;
+        let within = |at: &str| at == key || (key.is_empty() || key.ends_with('/')) && at.starts_with(key);
+        let concerned = |work: &Work| match work {
+            Work::File(ino) => self.namespace.key(*ino).is_ok_and(|at| within(&at)),
+            Work::Directory(at) => within(at),
+        };
+        let before: HashMap<Work, u64> = {
+            let state = write_back.lock();
+            let concerned = state.under_way.iter().filter(|(work, _)| concerned(work));
+            concerned.map(|(work, progress)| (work.clone(), progress.failures)).collect()
+        };
+        write_back.hurry.notify_waiters();
+        loop {
+            let changed = write_back.changed.notified();
+            {
+                let state = write_back.lock();
+                let left = before.iter().filter_map(|(work, before)| {
+                    let progress = state.under_way.get(work)?;
+                    Some((progress, progress.failures > *before))
+                });
+                let (failed, waits): (Vec<_>, Vec<_>) = left.partition(|(_, failed)| *failed);
+                if waits.is_empty() {
+                    let error = failed.into_iter().find_map(|(progress, _)| progress.error.clone());
+                    return error.map_or(Ok(()), Err);
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// A lost machine loses nothing that was acknowledged in this directory.
+    pub(super) async fn sync_acknowledged(&self, dir: &str) -> Result<(), Error> {
+        for (ino, writer) in self.handles.writers() {
+            let key = self.namespace.key(ino).unwrap_or_default();
+            let in_dir = key.strip_prefix(dir).is_some_and(|name| !name.contains('/'));
+            if in_dir && writer.is_acknowledged().await {
+                writer.acknowledge(true).await?;
+            }
+        }
+        self.journal.sync().await.map_err(|e| Error::Io(e.to_string()))
+    }
+
+    /// What is acknowledged and not in S3.
+    pub fn acknowledged(&self) -> usize {
+        self.held().acknowledged
+    }
+
+    /// The mount ends: what S3 is not to be reached for stays on the local disk, and the next mount sends it.
+    pub fn leave(&self) {
+        self.open_buckets().iter().for_each(|bucket| bucket.leave());
+        self.write_back.lock().leaving = true;
+        self.write_back.hurry.notify_waiters();
+    }
+}
+
+/// What is needed to send it.
+enum Sending {
+    File(u64, Arc<Writer>),
+    Directory { parent: u64, key: String, headers: ObjectHeaders, noted: u64 },
+}
+
+impl Sending {
+    fn describe(&self, fs: &Filesystem) -> String {
+        match self {
+            Sending::File(ino, _) => fs.describe(*ino, None),
+            Sending::Directory { key, .. } => key.escape_debug().to_string(),
+        }
+    }
+}
