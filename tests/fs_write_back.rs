@@ -19,6 +19,7 @@ fn house_in(staging: &Path, fake: &FakeS3) -> House {
     House::on(fake.clone(), |config| {
         config.staging.dir = staging.into();
         config.write_back = true;
+        config.s3.request_timeout = Duration::from_secs(1);
     })
 }
 

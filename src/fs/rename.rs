@@ -90,9 +90,23 @@ impl Filesystem {
                 last_modified: head.last_modified,
                 storage_class: head.storage_class,
             };
-            info.etag = moves::copy(&self.writes.uploads, &object, &target).await?;
+            let doomed = self.doomed(from.0, source.clone())?;
+            let noted = self.journal.begin(Intent::RenameFile {
+                from: source,
+                to: target.clone(),
+                etag: object.etag.clone(),
+                replaced: Some(replaced).filter(|etag| !etag.is_empty()),
+                keep: doomed.keep,
+            });
+            let noted = noted.inspect_err(|e| tracing::warn!("a crash would leave half a rename: {e}")).ok();
+            let moved = moves::copy(&self.writes.uploads, &object, &target).await;
+            let moved = match moved {
+                Ok(etag) => self.deletes.remove(doomed).await.map(|()| etag),
+                Err(e) => Err(e),
+            };
+            noted.into_iter().for_each(|noted| self.journal.end(noted));
+            info.etag = moved?;
             moved_etag = Some(info.etag.clone());
-            self.deletes.remove(self.doomed(from.0, source)?).await?;
         }
         if let Some(writer) = &writer {
             writer.renamed(target, moved_etag.as_deref()).await?;

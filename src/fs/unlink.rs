@@ -63,7 +63,9 @@ impl Filesystem {
         let acknowledged = || self.writer_at(parent, name);
         if let Some(writer) = open.as_ref().map(|(_, writer)| writer.clone()).or_else(acknowledged) {
             let in_s3 = writer.unlink().await;
-            info = self.file_at(parent, name).await?; // it may have been published just before
+            if in_s3 {
+                info = self.file_at(parent, name).await?; // it may have been published just before
+            }
             if let Some((ino, _)) = open.filter(|_| in_s3) {
                 let (doomed, noted) = self.hide(parent, name, Node::File(info), key.clone())?;
                 self.orphans.add(key, Orphan { ino, name: name.to_owned(), doomed, noted });

@@ -40,6 +40,9 @@ pub enum Intent {
     /// The objects below `from` are copied below `to` (both end in `/`); once that is committed, those below `from` go.
     /// `over`: the marker `to` was there before.
     Rename { from: String, to: String, over: bool },
+    /// An object is copied from `from` to `to`, then the original goes. `etag`: the original's; `replaced`: of what was at
+    /// `to`, if anything was. There is no commit: whether the copy was made can be seen.
+    RenameFile { from: String, to: String, etag: String, replaced: Option<String>, keep: bool },
     /// An object, or a directory's marker, whose removal was acknowledged: it goes. `etag`: of the version that was
     /// removed, where it is known; `keep`: the directory it is in may have no marker, and stays.
     Remove { key: String, etag: Option<String>, keep: bool },

@@ -15,18 +15,26 @@ use super::recover;
 use super::upload::{Uploads, abort};
 use crate::error::{Error, S3Error, S3ErrorKind};
 use crate::journal::{Intent, Journal, Kept, KeptItem, Open};
-use crate::s3::{ObjectHeaders, S3Client};
+use crate::s3::{ObjectHead, ObjectHeaders, S3Client};
 
 /// Requests side by side.
 const IN_FLIGHT_MAX: usize = 16;
 
-/// Finishes or undoes the renames of directories among `left`, one after the other.
+/// Finishes or undoes the renames among `left`, one after the other.
 pub async fn settle_renames(client: &S3Client, journal: &Journal, left: &[Open]) {
     for open in left {
-        let Intent::Rename { from, to, over } = &open.intent else { continue };
-        let (settled, what) = match open.committed {
-            true => (moves::finish(client, from, to).await, "finished"),
-            false => (moves::undo(client, from, to, *over).await, "undone"),
+        let (from, to, settled, what) = match &open.intent {
+            Intent::Rename { from, to, .. } if open.committed => {
+                (from, to, moves::finish(client, from, to).await, "finished")
+            }
+            Intent::Rename { from, to, over } => {
+                (from, to, moves::undo(client, from, to, *over).await, "undone")
+            }
+            Intent::RenameFile { from, to, etag, replaced, keep } => {
+                let settled = finish_file(client, (from, etag), (to, replaced.as_deref()), *keep).await;
+                (from, to, settled.map_err(Error::from), "finished, or had not begun")
+            }
+            _ => continue,
         };
         match settled {
             Ok(()) => {
@@ -37,6 +45,31 @@ pub async fn settle_renames(client: &S3Client, journal: &Journal, left: &[Open])
                 tracing::error!(from, to, "a rename that a mount left when it died cannot be {what}: {e}")
             }
         }
+    }
+}
+
+/// The original goes if its copy is there. It is not the only one left then, whoever wrote what is at `to`.
+async fn finish_file(
+    client: &S3Client,
+    (from, etag): (&str, &str),
+    (to, replaced): (&str, Option<&str>),
+    keep: bool,
+) -> Result<(), S3Error> {
+    let (Some(original), Some(copy)) = (head(client, from).await?, head(client, to).await?) else {
+        return Ok(());
+    };
+    let same = copy.etag == original.etag
+        || replaced != Some(copy.etag.as_str()) && copy.last_modified >= original.last_modified;
+    match original.etag == etag && copy.size == original.size && same {
+        true => remove(client, from, keep).await,
+        false => Ok(()),
+    }
+}
+
+async fn head(client: &S3Client, key: &str) -> Result<Option<ObjectHead>, S3Error> {
+    match client.head_object(key).await {
+        Err(e) if e.kind == S3ErrorKind::NoSuchKey => Ok(None),
+        found => found.map(Some),
     }
 }
 
@@ -116,11 +149,9 @@ async fn remove_all(uploads: &Uploads, left: &[Open]) {
 }
 
 async fn remove_file(client: &S3Client, key: &str, etag: Option<&str>, keep: bool) -> Result<(), S3Error> {
-    match client.head_object(key).await {
-        Ok(head) if etag.is_none_or(|etag| etag == head.etag) => remove(client, key, keep).await,
-        Ok(_) => Ok(()), // another one, made since
-        Err(e) if e.kind == S3ErrorKind::NoSuchKey => Ok(()),
-        Err(e) => Err(e),
+    match head(client, key).await? {
+        Some(head) if etag.is_none_or(|etag| etag == head.etag) => remove(client, key, keep).await,
+        _ => Ok(()), // gone, or another one, made since
     }
 }
 
@@ -142,12 +173,12 @@ async fn remove(client: &S3Client, key: &str, keep: bool) -> Result<(), S3Error>
 }
 
 async fn make_directory(client: &S3Client, key: &str, metadata: &[(String, String)]) -> Result<(), S3Error> {
-    match client.head_object(key).await {
-        Err(e) if e.kind == S3ErrorKind::NoSuchKey => {
+    match head(client, key).await? {
+        Some(_) => Ok(()),
+        None => {
             let headers = ObjectHeaders { metadata: metadata.to_vec(), ..markers::headers() };
             markers::put(client, key, &headers).await
         }
-        found => found.map(|_| ()),
     }
 }
 
