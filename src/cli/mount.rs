@@ -20,14 +20,18 @@ use super::Ending;
 use super::options::{self, Expanded, Unknown};
 use super::resolve;
 
-/// Mount a bucket on a directory
+/// Mount a bucket, or all of them, on a directory
 ///
 /// Returns once the file system answers; a daemon serves it until it is unmounted. A mount that cannot
 /// work (no bucket, wrong region, bad credentials, no such directory) fails at once and says why.
 #[derive(Debug, Args)]
 #[command(args_override_self = true, after_help = EXAMPLES)]
 pub(super) struct MountArgs {
-    /// The bucket: `name`, `s3://name`, or `s3://name/prefix/` for the keys under a prefix
+    /// The bucket: `name`, `s3://name`, or `s3://name/prefix/` for the keys under a prefix; `s3://`: all buckets
+    ///
+    /// All buckets of the account are directories then: mkdir makes one, in the mount's region, and rmdir deletes an
+    /// empty one; so `rm -r` of such a directory deletes the bucket with all that is in it. Others' buckets are not
+    /// listed, and are there by their names. --memory and the like hold for all buckets together.
     pub bucket: String,
     /// The directory to mount on
     pub dir: PathBuf,
@@ -275,7 +279,8 @@ pub(super) struct ProcessArgs {
     /// File to append the log to, made with mode 0600
     ///
     /// A daemon's default, for the bucket `data` on /mnt/x: /var/log/pailfs/data-mnt-x.log for root, else
-    /// $XDG_STATE_HOME/pailfs/data-mnt-x.log ($XDG_STATE_HOME is ~/.local/state if not set). After a
+    /// $XDG_STATE_HOME/pailfs/data-mnt-x.log ($XDG_STATE_HOME is ~/.local/state if not set); for all buckets `s3` in
+    /// place of `data`. After a
     /// rotation, SIGHUP makes the daemon open it anew.
     #[arg(long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
@@ -328,6 +333,7 @@ Examples:
   pailfs mount data /mnt/data --endpoint-url http://127.0.0.1:8333 --region us-east-1
   pailfs mount public-data /mnt/public --no-sign-request --region us-west-2
   pailfs mount data /srv/data --allow-other --uid 1000 --gid 1000 --umask 0027
+  pailfs mount s3:// /mnt/s3
   pailfs mount data /mnt/data --cache /var/cache/pailfs --cache-size 100GiB
 
 In /etc/fstab:
