@@ -138,7 +138,7 @@ fn some_op(rng: &mut StdRng, tree: &Tree) -> Op {
         let file = format!("{above}f{}", rng.random_range(0..NAMES));
         let dir = format!("{above}d{}", rng.random_range(0..NAMES / 2));
         let there = pick(rng, tree.files.keys()).cloned();
-        let mut bytes = {
+        let bytes = {
             let seed = rng.random();
             move |len| Data(pattern(seed, len))
         };
@@ -238,34 +238,41 @@ fn killed_at_random_moments(name: &str, args: &[&str]) {
     for round in 0..rounds {
         let victim = mount();
         let lives = Duration::from_millis(rng.random_range(20..1500));
-        let (before, interrupted) = std::thread::scope(|scope| {
+        let (before, interrupted, history) = std::thread::scope(|scope| {
             let (root, rng, mut tree) = (victim.dir.clone(), &mut rng, tree.clone());
             let worker = scope.spawn(move || {
-                let mut count = 0;
+                let mut history = Vec::new();
                 loop {
                     let op = some_op(rng, &tree);
                     match carry_out(&root, &op) {
                         Ok(()) => tree = tree.after(&op),
-                        Err(e) if is_killed(&e) => return (tree, op, count),
-                        Err(e) => panic!("{op:?}: {e}"),
+                        Err(e) if is_killed(&e) => return (tree, op, history),
+                        Err(e) => panic!("{op:?}: {e}; before: {history:#?}"),
                     }
-                    count += 1;
+                    history.push(op);
                 }
             });
             std::thread::sleep(lives);
             victim.kill_daemon();
-            let (tree, op, count) = worker.join().expect("it does what can be done");
-            done += count;
-            (tree, op)
+            worker.join().expect("it does what can be done")
         });
+        done += history.len();
+        let victims_log = victim.log_text();
         drop(victim);
+        let journals: Vec<_> = std::process::Command::new("sh")
+            .arg("-c")
+            .arg(format!("cat {}/*/live/*/journal", staging.path().display()))
+            .output()
+            .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
+            .into_iter()
+            .collect();
         let next = mount();
         let found = Tree::read(&next.dir).expect("the next mount shows all");
         let after = before.after(&interrupted);
         let what = format!("{interrupted:?} in round {round} of seed {seed}");
         assert!(
             found == before || found == after,
-            "{what}: neither before nor after; found {:?} where there was {:?}, and would be {:?}; its log: {}",
+            "{what}: neither before nor after; found {:?} where there was {:?}, and would be {:?}; before: {history:#?}; journals {journals:#?} victim: {victims_log} its log: {}",
             found.but(&before),
             before.but(&found),
             after.but(&found),

@@ -40,18 +40,10 @@ pub(super) struct WriteBack {
 
 #[derive(Default)]
 struct State {
-    under_way: HashMap<Work, Progress>,
+    /// By inode.
+    under_way: HashMap<u64, Progress>,
     /// The mount ends: what S3 is not to be reached for stays to the next one.
     leaving: bool,
-}
-
-/// What is to be sent.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Work {
-    /// By inode.
-    File(u64),
-    /// By key.
-    Directory(String),
 }
 
 #[derive(Default)]
@@ -74,8 +66,8 @@ impl WriteBack {
     }
 
     /// Whether somebody must begin to send it.
-    fn add(&self, work: Work) -> bool {
-        match self.lock().under_way.entry(work) {
+    fn add(&self, ino: u64) -> bool {
+        match self.lock().under_way.entry(ino) {
             Entry::Occupied(mut progress) => {
                 progress.get_mut().again = true;
                 false
@@ -88,15 +80,15 @@ impl WriteBack {
     }
 
     /// Whether that was all.
-    fn done(&self, work: &Work) -> bool {
+    fn done(&self, ino: u64) -> bool {
         let mut state = self.lock();
-        let all = match state.under_way.get_mut(work) {
+        let all = match state.under_way.get_mut(&ino) {
             Some(progress) if progress.again => {
                 progress.again = false;
                 false
             }
             _ => {
-                state.under_way.remove(work);
+                state.under_way.remove(&ino);
                 true
             }
         };
@@ -106,9 +98,9 @@ impl WriteBack {
     }
 
     /// S3 was not to be reached. Whether it is to be tried again.
-    fn failed(&self, work: &Work, e: &Error) -> bool {
+    fn failed(&self, ino: u64, e: &Error) -> bool {
         let mut state = self.lock();
-        if let Some(progress) = state.under_way.get_mut(work) {
+        if let Some(progress) = state.under_way.get_mut(&ino) {
             progress.failures += 1;
             progress.error = Some(e.clone());
         }
@@ -158,75 +150,74 @@ impl Filesystem {
 
     /// Whether the file was acknowledged, and is on its way.
     pub(super) fn is_being_sent(&self, ino: u64) -> bool {
-        self.write_back.lock().under_way.contains_key(&Work::File(ino))
+        self.write_back.lock().under_way.contains_key(&ino)
     }
 
     fn send_file(&self, ino: u64, writer: &Arc<Writer>) {
-        let work = Work::File(ino);
-        if self.write_back.add(work.clone()) {
+        if self.write_back.add(ino) {
             self.namespace.pin(ino);
-            self.send(work, Sending::File(ino, writer.clone()));
+            self.send(ino, Sending::File(writer.clone()));
         }
     }
 
-    /// Takes note of a directory that is to have a marker; the caller makes it known. False where it must be put at once.
-    pub(super) fn send_directory(&self, parent: u64, key: &str, headers: &ObjectHeaders) -> bool {
+    /// The journal knows of a directory that is to have a marker; none where that must be put at once.
+    pub(super) fn note_directory(&self, key: &str, headers: &ObjectHeaders) -> Option<u64> {
         if !self.write_back.on {
-            return false;
+            return None;
         }
         let intent = Intent::Directory { key: key.into(), metadata: headers.metadata.clone() };
-        match self.journal.begin(intent) {
-            Ok(noted) => {
-                let work = Work::Directory(key.into());
-                if self.write_back.add(work.clone()) {
-                    let (key, headers) = (key.into(), headers.clone());
-                    self.send(work, Sending::Directory { parent, key, headers, noted });
-                }
-                true
-            }
-            Err(e) => {
-                tracing::warn!(key, "made at once, for the local disk does not take it: {e}");
-                false
-            }
-        }
+        let noted = self.journal.begin(intent);
+        noted
+            .inspect_err(|e| tracing::warn!(key, "made at once, for the local disk does not take it: {e}"))
+            .ok()
     }
 
-    fn send(&self, work: Work, what: Sending) {
+    /// Sends the marker of a directory that was noted, and is known here.
+    pub(super) fn send_directory(&self, ino: u64, key: String, headers: ObjectHeaders, noted: u64) {
+        self.namespace.set_directory_local(ino);
+        self.write_back.add(ino);
+        self.send(ino, Sending::Directory { key, headers, noted });
+    }
+
+    fn send(&self, ino: u64, what: Sending) {
         if let Some(fs) = self.me.upgrade() {
-            self.runtime.spawn(fs.send_until_it_is_there(work, what));
+            self.runtime.spawn(fs.send_until_it_is_there(ino, what));
         }
     }
 
-    async fn send_until_it_is_there(self: Arc<Self>, work: Work, what: Sending) {
+    async fn send_until_it_is_there(self: Arc<Self>, ino: u64, what: Sending) {
         let mut pause = PAUSE_MIN;
         loop {
             let sent = match self.write_back.gives_up() {
                 Some(e) => Err(e),
                 None => {
                     let _turn = self.write_back.turns.acquire().await;
-                    self.send_once(&what).await
+                    self.send_once(ino, &what).await
                 }
             };
             if let Err(e) = &sent
                 && e.is_passing()
             {
                 let hurry = self.write_back.hurry.notified();
-                if !self.write_back.failed(&work, e) {
+                if !self.write_back.failed(ino, e) {
                     return; // the next mount sends it
                 }
-                tracing::warn!(what = %what.describe(&self), "acknowledged, and tried again in {pause:?}: {e}");
+                tracing::warn!(
+                    path = self.describe(ino, None),
+                    "acknowledged, and tried again in {pause:?}: {e}"
+                );
                 _ = tokio::time::timeout(pause, hurry).await;
                 pause = (2 * pause).min(PAUSE_MAX);
                 continue;
             }
             if let Err(e) = sent {
-                self.was_refused(&what, &e).await;
+                self.was_refused(ino, &what, &e).await;
             }
-            if self.write_back.done(&work) {
+            if self.write_back.done(ino) {
                 break;
             }
         }
-        if let Sending::File(ino, writer) = what {
+        if let Sending::File(writer) = what {
             if self.handles.remove_writer(ino) {
                 self.part_with(ino, &writer, Ok(())).await;
             }
@@ -234,20 +225,21 @@ impl Filesystem {
         }
     }
 
-    async fn send_once(&self, what: &Sending) -> Result<(), Error> {
+    async fn send_once(&self, ino: u64, what: &Sending) -> Result<(), Error> {
         match what {
-            Sending::File(ino, writer) => {
-                let _pass = self.pass_file(*ino).await;
-                if let Ok(key) = self.namespace.key(*ino) {
+            Sending::File(writer) => {
+                let _pass = self.pass_file(ino).await;
+                if let Ok(key) = self.namespace.key(ino) {
                     self.settle_name(&key).await;
                 }
                 match writer.publish_acknowledged().await? {
-                    Some(published) => self.published(*ino, writer, published).await,
+                    Some(published) => self.published(ino, writer, published).await,
                     None => Ok(()),
                 }
             }
-            Sending::Directory { key, headers, noted, .. } => {
+            Sending::Directory { key, headers, noted } => {
                 markers::put(&self.client, key, headers).await?;
+                self.namespace.directory_was_sent(ino);
                 self.journal.end(*noted);
                 Ok(())
             }
@@ -255,20 +247,19 @@ impl Filesystem {
     }
 
     /// It will not be in S3 by itself: the next fsync of its directory, of its bucket's root, and of the mount's says so.
-    async fn was_refused(&self, what: &Sending, e: &Error) {
-        let parent = match what {
-            Sending::File(ino, writer) => {
-                self.keep_for_recovery(*ino, writer, e).await;
+    async fn was_refused(&self, ino: u64, what: &Sending, e: &Error) {
+        match what {
+            Sending::File(writer) => {
+                self.keep_for_recovery(ino, writer, e).await;
                 writer.fail(e).await;
-                self.namespace.parent(*ino)
             }
-            Sending::Directory { parent, key, noted, .. } => {
+            Sending::Directory { key, noted, .. } => {
                 tracing::error!(key, "a directory that was acknowledged cannot be made: {e}");
+                self.namespace.give_up(ino);
                 self.journal.end(*noted);
-                *parent
             }
-        };
-        for dir in [parent, self.namespace.root(), ROOT_INO] {
+        }
+        for dir in [self.namespace.parent(ino), self.namespace.root(), ROOT_INO] {
             self.failed_removals.note(dir, e);
         }
     }
@@ -279,22 +270,19 @@ impl Filesystem {
     pub(super) async fn sent(&self, key: &str) -> Result<(), Error> {
         let write_back = &self.write_back;
         let within = |at: &str| at == key || (key.is_empty() || key.ends_with('/')) && at.starts_with(key);
-        let concerned = |work: &Work| match work {
-            Work::File(ino) => self.namespace.key(*ino).is_ok_and(|at| within(&at)),
-            Work::Directory(at) => within(at),
-        };
-        let before: HashMap<Work, u64> = {
+        let before: HashMap<u64, u64> = {
             let state = write_back.lock();
-            let concerned = state.under_way.iter().filter(|(work, _)| concerned(work));
-            concerned.map(|(work, progress)| (work.clone(), progress.failures)).collect()
+            let concerned = |ino: &u64| self.namespace.key(*ino).is_ok_and(|at| within(&at));
+            let concerned = state.under_way.iter().filter(|(ino, _)| concerned(ino));
+            concerned.map(|(ino, progress)| (*ino, progress.failures)).collect()
         };
         write_back.hurry.notify_waiters();
         loop {
             let changed = write_back.changed.notified();
             {
                 let state = write_back.lock();
-                let left = before.iter().filter_map(|(work, before)| {
-                    let progress = state.under_way.get(work)?;
+                let left = before.iter().filter_map(|(ino, before)| {
+                    let progress = state.under_way.get(ino)?;
                     Some((progress, progress.failures > *before))
                 });
                 let (failed, waits): (Vec<_>, Vec<_>) = left.partition(|(_, failed)| *failed);
@@ -334,15 +322,6 @@ impl Filesystem {
 
 /// What is needed to send it.
 enum Sending {
-    File(u64, Arc<Writer>),
-    Directory { parent: u64, key: String, headers: ObjectHeaders, noted: u64 },
-}
-
-impl Sending {
-    fn describe(&self, fs: &Filesystem) -> String {
-        match self {
-            Sending::File(ino, _) => fs.describe(*ino, None),
-            Sending::Directory { key, .. } => key.escape_debug().to_string(),
-        }
-    }
+    File(Arc<Writer>),
+    Directory { key: String, headers: ObjectHeaders, noted: u64 },
 }

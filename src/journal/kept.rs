@@ -81,11 +81,17 @@ pub struct KeptHeaders {
 /// Where the bytes are that are to be kept.
 #[derive(Debug, Clone, Copy)]
 pub enum Staged<'a> {
-    /// At their offsets. Linked where the file is in the same file system, else copied.
+    /// At their offsets. Linked where the file is in the same file system and still may be, else copied.
     File(&'a File),
+    /// At their offsets. Copied.
+    Ranges(&'a File),
     /// End to end, from the first range's start.
     Memory(&'a [Bytes]),
 }
+
+/// Whether an item's bytes are the very file that was staged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Linked(pub bool);
 
 /// A file that is kept.
 #[derive(Debug, Clone)]
@@ -159,7 +165,7 @@ pub(super) fn put(
     kept: &Kept,
     staged: Staged<'_>,
     sync: bool,
-) -> io::Result<KeptItem> {
+) -> io::Result<(KeptItem, Linked)> {
     let since = kept.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     // By time, and by a number that no other has: the scratch directory is this mount's alone.
     let (half, name) = (0..)
@@ -172,14 +178,14 @@ pub(super) fn put(
         .expect("numbers do not end")?;
     let mut record = new_file(&half.join(RECORD))?;
     record.write_all(record::line(kept).as_bytes())?;
-    put_bytes(&half.join(BYTES), &kept.ranges, staged)?;
+    let linked = put_bytes(&half.join(BYTES), &kept.ranges, staged)?;
     let dir = to.join(name);
     std::fs::rename(half, &dir)?;
     let item = KeptItem { kept: kept.clone(), dir };
     if sync {
         item.sync()?;
     }
-    Ok(item)
+    Ok((item, linked))
 }
 
 /// CRC-32C of a file's ranges, one after the other; an error where the file ends before them.
@@ -203,15 +209,16 @@ pub(super) fn sum_of(file: &File, ranges: &[Range<u64>]) -> io::Result<u64> {
     Ok(digest.finalize())
 }
 
-fn put_bytes(path: &Path, ranges: &[Range<u64>], staged: Staged<'_>) -> io::Result<()> {
+fn put_bytes(path: &Path, ranges: &[Range<u64>], staged: Staged<'_>) -> io::Result<Linked> {
+    if let Staged::File(file) = staged {
+        let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
+        if linkat(CWD, itself, CWD, path, AtFlags::SYMLINK_FOLLOW).is_ok() {
+            return Ok(Linked(true));
+        }
+    }
+    let mut to = new_file(path)?;
     match staged {
-        Staged::File(file) => {
-            let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
-            if linkat(CWD, itself, CWD, path, AtFlags::SYMLINK_FOLLOW).is_ok() {
-                return Ok(());
-            }
-            // Of another file system, or without a name for ever.
-            let (mut from, mut to) = (file, new_file(path)?);
+        Staged::File(mut from) | Staged::Ranges(mut from) => {
             for range in ranges {
                 from.seek(SeekFrom::Start(range.start))?;
                 to.seek(SeekFrom::Start(range.start))?;
@@ -220,14 +227,13 @@ fn put_bytes(path: &Path, ranges: &[Range<u64>], staged: Staged<'_>) -> io::Resu
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
             }
-            Ok(())
         }
         Staged::Memory(chunks) => {
-            let mut to = new_file(path)?;
             to.seek(SeekFrom::Start(ranges.first().map_or(0, |range| range.start)))?;
-            chunks.iter().try_for_each(|chunk| to.write_all(chunk))
+            chunks.iter().try_for_each(|chunk| to.write_all(chunk))?;
         }
     }
+    Ok(Linked(false))
 }
 
 fn new_file(path: &Path) -> io::Result<File> {

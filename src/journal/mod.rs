@@ -20,10 +20,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-pub use kept::{Base, Kept, KeptHeaders, KeptItem, Staged};
+pub use kept::{Base, Kept, KeptHeaders, KeptItem, Linked, Staged};
 use log::Log;
 use place::{Owner, Place};
 use record::Record;
@@ -35,6 +36,8 @@ pub const OPEN_MAX: usize = 40_000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Intent {
+    /// A multipart upload that is being begun here, and whose id is not known yet: to be looked for, and aborted.
+    CreateUpload { key: String, at: SystemTime },
     /// A multipart upload that was begun here: to be aborted.
     Upload { key: String, upload_id: String },
     /// The objects below `from` are copied below `to` (both end in `/`); once that is committed, those below `from` go.
@@ -237,18 +240,23 @@ impl Journal {
     /// Keeps bytes that could not be sent for `pailfs recover`. When this answers, the disk has them; `staged` must not
     /// change any more. Blocks as long as the disk takes.
     pub fn keep(&self, kept: &Kept, staged: Staged<'_>) -> Result<KeptItem, JournalError> {
-        self.put(kept, staged, true)
+        self.put(kept, staged, true).map(|(item, _)| item)
     }
 
-    /// Takes note of bytes that this mount is to send: `file` must not change as long as the item is there. Killing the
-    /// process does not lose them; what else may is told by [`KeptItem::sync`].
-    pub fn acknowledge(&self, mut kept: Kept, file: &File) -> Result<KeptItem, JournalError> {
+    /// Takes note of bytes that this mount is to send. A file that is linked must not change as long as the item is there.
+    /// Killing the process does not lose them; [`KeptItem::sync`] makes them outlive the machine.
+    pub fn acknowledge(
+        &self,
+        mut kept: Kept,
+        file: &File,
+        link: bool,
+    ) -> Result<(KeptItem, Linked), JournalError> {
         kept.owner = Some(self.name()?);
         kept.sum = Some(kept::sum_of(file, &kept.ranges).map_err(|e| self.place.disk_error(e))?);
-        self.put(&kept, Staged::File(file), false)
+        self.put(&kept, if link { Staged::File(file) } else { Staged::Ranges(file) }, false)
     }
 
-    fn put(&self, kept: &Kept, staged: Staged<'_>, sync: bool) -> Result<KeptItem, JournalError> {
+    fn put(&self, kept: &Kept, staged: Staged<'_>, sync: bool) -> Result<(KeptItem, Linked), JournalError> {
         let scratch = self.scratch()?;
         let counted = *self.kept_before.get_or_init(|| self.place.count_kept());
         let one_more = |made: usize| (counted.saturating_add(made) < kept::KEPT_MAX).then_some(made + 1);

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use futures_util::{StreamExt, stream};
 
@@ -17,6 +18,10 @@ use crate::error::{Error, S3Error, S3ErrorKind};
 use crate::journal::{Intent, Journal, Kept, KeptItem, Open};
 use crate::s3::{ObjectHead, ObjectHeaders, S3Client};
 
+/// How far the server's clock may be from ours, with how long a request may take.
+const CLOCK_SLACK: Duration = Duration::from_secs(300);
+/// How long an upload of which only the key is known must have no parts to be taken for a dead mount's.
+const NAMELESS_PAUSE: Duration = Duration::from_secs(10);
 /// Requests side by side.
 const IN_FLIGHT_MAX: usize = 16;
 
@@ -76,25 +81,67 @@ async fn head(client: &S3Client, key: &str) -> Result<Option<ObjectHead>, S3Erro
 /// Aborts the uploads among `left`: their parts are in nobody's way, but cost room. Nobody else's are touched, for an
 /// upload id is S3's word for one upload alone.
 pub async fn abort_uploads(client: S3Client, journal: Arc<Journal>, left: Vec<Open>) {
-    let uploads = left.into_iter().filter_map(|open| match open.intent {
-        Intent::Upload { key, upload_id } => Some((open.id, key, upload_id)),
-        _ => None,
-    });
-    let abort_one = |(id, key, upload_id): (u64, String, String)| {
-        let (client, journal) = (&client, &journal);
-        async move {
-            match abort(client, &key, &upload_id).await {
+    let (client, journal) = (&client, &journal);
+    stream::iter(left)
+        .for_each_concurrent(IN_FLIGHT_MAX, |open| async move {
+            let (key, aborted) = match open.intent {
+                Intent::Upload { key, upload_id } => {
+                    let aborted = abort(client, &key, &upload_id).await;
+                    (key, aborted)
+                }
+                Intent::CreateUpload { key, at } => {
+                    let aborted = abort_nameless(client, &key, at).await;
+                    (key, aborted)
+                }
+                _ => return,
+            };
+            match aborted {
                 Ok(()) => {
-                    tracing::info!(key, upload_id, "an upload that a mount left when it died is gone");
-                    journal.end(id);
+                    tracing::info!(key, "an upload that a mount left when it died is gone");
+                    journal.end(open.id);
                 }
-                Err(e) => {
-                    tracing::warn!(key, upload_id, "an upload that a mount left when it died stays: {e}")
-                }
+                Err(e) => tracing::warn!(key, "an upload that a mount left when it died stays: {e}"),
+            }
+        })
+        .await;
+}
+
+/// Ours, if it was begun at all, is of that time and has no parts, since we never heard its id. So that it is not
+/// another host's, which was begun in the same minutes for the same key, it has none for a while either.
+async fn abort_nameless(client: &S3Client, key: &str, at: SystemTime) -> Result<(), S3Error> {
+    let first = without_parts(client, key, at).await?;
+    if first.is_empty() {
+        return Ok(());
+    }
+    tokio::time::sleep(NAMELESS_PAUSE).await;
+    for upload_id in without_parts(client, key, at).await? {
+        if first.contains(&upload_id) {
+            abort(client, key, &upload_id).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn without_parts(client: &S3Client, key: &str, at: SystemTime) -> Result<Vec<String>, S3Error> {
+    let around = (at - CLOCK_SLACK)..(at + CLOCK_SLACK);
+    let mut found = Vec::new();
+    let mut after: Option<(String, String)> = None;
+    loop {
+        let marker = after.as_ref().map(|(key, upload_id)| (key.as_str(), upload_id.as_str()));
+        let page = client.list_multipart_uploads(key, marker).await?;
+        for upload in page.uploads {
+            if upload.key == key
+                && around.contains(&upload.initiated)
+                && client.list_parts(key, &upload.upload_id, None).await?.parts.is_empty()
+            {
+                found.push(upload.upload_id);
             }
         }
-    };
-    stream::iter(uploads).for_each_concurrent(IN_FLIGHT_MAX, abort_one).await;
+        after = page.next;
+        if after.is_none() {
+            return Ok(found);
+        }
+    }
 }
 
 /// Carries out what was acknowledged and is not in S3: removals, then directories, then files (`items`, the oldest first).

@@ -14,10 +14,10 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::task::spawn_blocking;
 
-use super::upload::{Uploads, abort};
+use super::upload::{self, Uploads, abort};
 use crate::config::{COPY_BYTES_MAX, OBJECT_BYTES_MAX, PART_BYTES_MIN, PARTS_MAX};
 use crate::error::{Error, S3ErrorKind};
-use crate::journal::{Intent, Kept, KeptItem};
+use crate::journal::{Kept, KeptItem};
 use crate::s3::{CopySource, ObjectHeaders, Precondition, S3Client, UploadedPart, Written};
 
 /// Read and handed on at a time, in bytes.
@@ -287,9 +287,7 @@ async fn send_in_parts(
         return Err(Error::TooLarge);
     }
     let part_bytes = PART_BYTES.max(size.div_ceil(PARTS_MAX));
-    let upload_id = client.create_multipart_upload(key, headers).await?;
-    let noted = journal.begin(Intent::Upload { key: key.clone(), upload_id: upload_id.clone() });
-    let noted = noted.inspect_err(|e| tracing::warn!(key, "a crash would leave this upload behind: {e}"));
+    let (upload_id, noted) = upload::create(uploads, key, headers).await?;
     let send = |number: u32| {
         let start = u64::from(number - 1) * part_bytes;
         let range = start..size.min(start + part_bytes);
@@ -309,7 +307,7 @@ async fn send_in_parts(
         Err(e) => Err(e),
     };
     let over = sent.is_ok() || abort(client, key, &upload_id).await.is_ok();
-    if let (Ok(noted), true) = (noted, over) {
+    if let (Some(noted), true) = (noted, over) {
         journal.end(noted);
     }
     sent

@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 
 use crate::error::Error;
-use crate::journal::{Journal, Kept, KeptItem, Staged};
+use crate::journal::{Journal, Kept, KeptItem, Linked, Staged};
 use crate::ranges::RangeSet;
 
 /// What a file system gives out at a time: how bytes are counted.
@@ -267,16 +267,33 @@ impl StagedFile {
         .await
     }
 
-    /// Puts what is staged where the next mount finds it if this one dies.
+    /// Puts what is staged where the next mount finds it if this one dies: the file itself, or a copy where most of it is
+    /// not in `kept`.
     pub async fn acknowledge(&mut self, kept: Kept) -> Result<Acknowledged, Error> {
+        let bytes = kept.ranges.iter().map(|range| range.end - range.start).sum::<u64>();
+        let link = 2 * bytes >= self.held.bytes();
         let (file, journal) = (self.own().await?, self.staging.journal.clone());
+        let copy = if link { None } else { Some(self.staging.hold(bytes).await?) };
         let acknowledged = blocking(move || {
             file.set_len(kept.size)?;
-            journal.acknowledge(kept, &file).map_err(io::Error::other)
+            journal.acknowledge(kept, &file, link).map_err(io::Error::other)
         });
-        let item = acknowledged.await?;
-        self.at = At::Acknowledged(item.bytes());
-        Ok(Acknowledged { item, _held: self.held.clone() })
+        let (item, Linked(linked)) = acknowledged.await?;
+        let held = match copy {
+            Some(copy) => Arc::new(copy),
+            None if linked => {
+                self.at = At::Acknowledged(item.bytes());
+                self.held.clone()
+            }
+            None => match self.staging.hold(bytes).await {
+                Ok(held) => Arc::new(held),
+                Err(e) => {
+                    self.staging.discard(item);
+                    return Err(e);
+                }
+            },
+        };
+        Ok(Acknowledged { item, _held: held })
     }
 
     /// What was acknowledged is about to go: its bytes are this file's alone from now on.
