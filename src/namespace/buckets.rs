@@ -1,6 +1,7 @@
 //! An account's buckets as the directories of its root.
 //!
-//! Owns: how S3 is asked for them: ListBuckets told as a listing, HeadBucket as a lookup; which of them are others'.
+//! Owns: how S3 is asked for them: ListBuckets told as a listing, HeadBucket as a lookup; which of them are others', and
+//! so what a known listing shows.
 //! Invariants: a bucket that no listing shows is there for who names it, and is in no listing; no listing makes one
 //! disappear.
 //! Must never know: what is in a bucket.
@@ -13,7 +14,7 @@ use lru::LruCache;
 
 use super::inode::Table;
 use super::known::Source;
-use super::{Namespace, Node, lock};
+use super::{Listed, Namespace, Node, lock};
 use crate::attr::Attributes;
 use crate::config::check_bucket;
 use crate::error::{Error, S3Error, S3ErrorKind};
@@ -120,6 +121,29 @@ pub(super) async fn list(
 }
 
 impl Table {
+    /// The next entries of a directory whose whole listing is known, after the item `after`. None: it is
+    /// known no longer.
+    pub(super) fn entries_after(
+        &self,
+        dir: &str,
+        after: &str,
+        count: usize,
+    ) -> Option<Vec<(String, Listed)>> {
+        let known = self.dirs.get(dir)?;
+        known.whole_since()?;
+        let mut entries = known.entries_after(after, count);
+        while self.strangers.is_some() {
+            let Some((last, _)) = entries.last() else { break };
+            let last = last.clone();
+            entries.retain(|(_, listed)| !self.is_stranger(&listed.name));
+            if !entries.is_empty() {
+                break;
+            }
+            entries = known.entries_after(&last, count);
+        }
+        Some(entries)
+    }
+
     /// Whether no listing shows the bucket.
     pub(super) fn is_stranger(&self, name: &str) -> bool {
         self.strangers.as_ref().is_some_and(|strangers| strangers.has(name))

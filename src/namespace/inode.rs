@@ -15,7 +15,7 @@ use super::dir::{Dir, Span};
 use super::known::{Known, Source, When};
 use super::leaving::Leaving;
 use super::memory::{Memory, Room};
-use super::{Entry, FileInfo, Kind, Listed, Node};
+use super::{Entry, FileInfo, Kind, Node};
 use crate::key::{self, Numbers, ROOT_INO};
 
 /// The longest the kernel is told to believe anything: its clock has an end.
@@ -310,29 +310,6 @@ impl Table {
         if slot.is_none_or(|slot| slot.when.gives_way_to(asked)) {
             self.edit(dir, |dir| dir.marker = true);
         }
-    }
-
-    /// The next entries of a directory whose whole listing is known, after the item `after`. None: it is
-    /// known no longer.
-    pub(super) fn entries_after(
-        &self,
-        dir: &str,
-        after: &str,
-        count: usize,
-    ) -> Option<Vec<(String, Listed)>> {
-        let known = self.dirs.get(dir)?;
-        known.whole_since()?;
-        let mut entries = known.entries_after(after, count);
-        while self.strangers.is_some() {
-            let Some((last, _)) = entries.last() else { break };
-            let last = last.clone();
-            entries.retain(|(_, listed)| !self.is_stranger(&listed.name));
-            if !entries.is_empty() {
-                break;
-            }
-            entries = known.entries_after(&last, count);
-        }
-        Some(entries)
     }
 
     /// The inode of a name that was found to be `node`, made if there is none. What was learnt of the name
