@@ -230,10 +230,20 @@ fn bad(setting: &'static str, problem: impl Into<String>) -> Result<(), BadSetti
 }
 
 impl Config {
+    /// `s3://bucket/prefix`; `s3://`: all of the account's buckets.
+    pub fn source(&self) -> String {
+        match self.s3.bucket.as_str() {
+            "" => "s3://".to_owned(),
+            bucket => format!("s3://{bucket}/{}", self.prefix),
+        }
+    }
+
     /// Every limit that one value alone, or two together, must keep.
     pub fn check(&self) -> Result<(), BadSetting> {
-        check_bucket(&self.s3.bucket)?;
         self.s3.check()?;
+        if self.s3.bucket.is_empty() && !self.prefix.is_empty() {
+            return bad("prefix", "is of a bucket, and all buckets are to be mounted");
+        }
         if !self.prefix.is_empty() && !self.prefix.ends_with('/') {
             return bad("prefix", "must end in /");
         }
@@ -242,6 +252,9 @@ impl Config {
         }
         if self.as_of.is_some_and(|moment| moment > SystemTime::now()) {
             return bad("--as-of", "lies in the future");
+        }
+        if self.as_of.is_some() && self.s3.bucket.is_empty() {
+            return bad("--as-of", "takes one bucket: s3:// shows all of them");
         }
         if self.as_of.is_some() && !self.read_only {
             return bad("--as-of", "what was cannot be changed: the mount must be read-only");
@@ -367,14 +380,19 @@ pub fn is_region(region: &str) -> bool {
     !region.is_empty() && region.len() <= 64 && region.bytes().all(allowed)
 }
 
-/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html>.
+/// Whether a bucket may be named so: by its name, or by the ARN of an access point.
 fn check_bucket(name: &str) -> Result<(), BadSetting> {
-    let shown = name.escape_debug();
     match arn::access_point(name) {
-        Ok(Some(_)) => return Ok(()),
-        Ok(None) => {}
-        Err(why) => return bad("BUCKET", format!("`{shown}`: {why}")),
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => check_bucket_name(name),
+        Err(why) => bad("BUCKET", format!("`{}`: {why}", name.escape_debug())),
     }
+}
+
+/// Whether a bucket may be called so:
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html>.
+pub fn check_bucket_name(name: &str) -> Result<(), BadSetting> {
+    let shown = name.escape_debug();
     let expected = |what: &str| bad("BUCKET", format!("`{shown}` is not a bucket name: expected {what}"));
     if !(3..=63).contains(&name.len()) {
         return expected("3 to 63 characters");
@@ -472,6 +490,12 @@ mod tests {
         assert_eq!(refused(|c| c.metadata_bytes_max = 1000), "--metadata-memory");
         assert_eq!(refused(|c| c.dir_mode = 0o1777), "--file-mode, --dir-mode");
         assert_eq!(refused(|c| c.prefix = "a/b".into()), "prefix");
+        assert_eq!(refused(|c| c.s3.bucket.clear()), "nothing", "all buckets");
+        let below_none = |c: &mut Config| {
+            c.s3.bucket.clear();
+            c.prefix = "a/".into();
+        };
+        assert_eq!(refused(below_none), "prefix");
         assert_eq!(refused(|c| c.prefix = "a/".repeat(600)), "prefix");
         assert_eq!(refused(|c| c.s3.request_timeout = Duration::ZERO), "--request-timeout");
         assert_eq!(refused(|c| c.s3.list_page_keys = 0), "list page");

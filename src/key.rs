@@ -85,15 +85,83 @@ pub fn inode_number(bucket: &str, key: &str) -> u64 {
     number.max(ROOT_INO + 1)
 }
 
-/// Identifies one version of one object in caches: a digest of key and ETag.
+/// How the inodes of one bucket, or those of an account's buckets, are numbered.
+///
+/// On a mount of one bucket numbers have all 64 bits of the hash. On a mount of an account the upper [`BUCKET_BITS`] are
+/// those of the bucket's own hash, and the lower ones those of the key's, so that a number tells its bucket and no two
+/// buckets share one. A bucket's root has the lower part 1; the account's is [`ROOT_INO`].
+#[derive(Debug, Clone)]
+pub struct Numbers {
+    /// What is hashed before a key; empty for the account's own.
+    bucket: String,
+    root: u64,
+    /// The bits that a key's hash fills.
+    free: u64,
+}
+
+/// 1,048,576 numbers for buckets, and 17,592,186,044,416 within each.
+const BUCKET_BITS: u32 = 20;
+const KEY_MASK: u64 = u64::MAX >> BUCKET_BITS;
+
+impl Numbers {
+    /// Of the only bucket of a mount.
+    pub fn of_one(bucket: &str) -> Numbers {
+        Numbers { bucket: bucket.into(), root: ROOT_INO, free: u64::MAX }
+    }
+
+    /// Of an account's root, in which every name is a bucket's.
+    pub fn of_buckets() -> Numbers {
+        Numbers { bucket: String::new(), root: ROOT_INO, free: !KEY_MASK }
+    }
+
+    /// Of a bucket, whose root has this number in its account.
+    pub fn within(bucket: &str, root: u64) -> Numbers {
+        Numbers { bucket: bucket.into(), root, free: KEY_MASK }
+    }
+
+    pub fn root(&self) -> u64 {
+        self.root
+    }
+
+    /// Whether it may be one of these.
+    pub fn holds(&self, number: u64) -> bool {
+        number & !self.free == self.fixed()
+    }
+
+    /// Never the root's, 0 or [`ROOT_INO`].
+    pub fn of(&self, key: &str) -> u64 {
+        let number = self.fixed() | inode_number(&self.bucket, key) & self.free;
+        if number > ROOT_INO && number != self.root { number } else { self.after(number) }
+    }
+
+    /// The number after one that is taken already.
+    pub fn after(&self, number: u64) -> u64 {
+        let step = self.free & self.free.wrapping_neg();
+        let next = self.fixed() | number.wrapping_add(step) & self.free;
+        if next > ROOT_INO && next != self.root { next } else { self.after(next) }
+    }
+
+    fn fixed(&self) -> u64 {
+        self.root & !self.free
+    }
+}
+
+/// The number of the root of the bucket that an inode is in, on a mount of an account.
+pub fn bucket_root(ino: u64) -> u64 {
+    ino & !KEY_MASK | ROOT_INO
+}
+
+/// Identifies one version of one object in caches: a digest of bucket, key and ETag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VersionId(u128);
 
 impl VersionId {
-    pub fn new(key: &str, etag: &str) -> VersionId {
+    pub fn new(bucket: &str, key: &str, etag: &str) -> VersionId {
         let mut hash = Sha256::new();
-        hash.update((key.len() as u64).to_be_bytes());
-        hash.update(key.as_bytes());
+        for part in [bucket, key] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
         hash.update(etag.as_bytes());
         let digest = hash.finalize();
         VersionId(digest.iter().take(16).fold(0u128, |n, &b| n << 8 | u128::from(b)))
@@ -148,6 +216,33 @@ mod tests {
         assert_eq!(inode_number("bucket", "a"), inode_number("bucket", "a"));
         assert_ne!(inode_number("bucket", "a"), inode_number("bucket", "a/"));
         assert_eq!(inode_number("bucket", "dir/file"), 0x7f07_a020_244b_ff23);
+    }
+
+    #[test]
+    fn a_number_tells_its_bucket_and_is_never_a_roots() {
+        let account = Numbers::of_buckets();
+        let root = account.of("data/");
+        assert_eq!((root, account.root()), (account.of("data/"), ROOT_INO));
+        assert!(root > ROOT_INO && bucket_root(root) == root);
+        assert_eq!(bucket_root(account.after(root)), account.after(root));
+        assert_ne!(account.after(root), root);
+        let bucket = Numbers::within("data", root);
+        for key in ["a", "a/", "dir/file"] {
+            assert_eq!(bucket_root(bucket.of(key)), root);
+            assert_ne!(bucket.of(key), root);
+        }
+        // At the end of what a bucket has, numbers begin anew, and leave out its root's.
+        let last = root | KEY_MASK;
+        assert_eq!(bucket.after(last), root - 1);
+        assert_eq!(bucket.after(root - 1), root + 1);
+        assert!(bucket.holds(last) && bucket.holds(root) && !bucket.holds(account.after(root)));
+        assert!(!bucket.holds(ROOT_INO) && account.holds(ROOT_INO));
+        let one = Numbers::of_one("data");
+        assert!(one.holds(last) && one.holds(ROOT_INO));
+        assert_eq!((one.of("a"), one.root()), (inode_number("data", "a"), ROOT_INO));
+        assert_eq!(one.after(u64::MAX), 2);
+        // Those of the account wrap as well.
+        assert_eq!(account.after(!KEY_MASK | 1), 1 << 44 | 1);
     }
 
     proptest! {

@@ -36,7 +36,7 @@ impl std::fmt::Display for Target {
 }
 
 /// A daemon's log unless `--log-file` says otherwise: one file a bucket and directory, the same after a
-/// remount. `state_home` is `$XDG_STATE_HOME` or `~/.local/state`; none for root.
+/// remount; all buckets are called `s3`, which no bucket is. `state_home` is `$XDG_STATE_HOME` or `~/.local/state`; none for root.
 pub fn default_path(state_home: Option<&Path>, bucket: &str, dir: &Path) -> PathBuf {
     let folder = match state_home {
         Some(home) => home.join("pailfs"),
@@ -57,6 +57,7 @@ pub fn default_path(state_home: Option<&Path>, bucket: &str, dir: &Path) -> Path
     while !place.is_char_boundary(start) {
         start += 1;
     }
+    let bucket = if bucket.is_empty() { "s3" } else { bucket };
     folder.join(format!("{bucket}-{}.log", &place[start..]))
 }
 

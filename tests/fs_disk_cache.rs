@@ -40,7 +40,7 @@ async fn the_attribute_tells_what_is_cached_of_the_version_that_stands() {
     house.fake.put("dir/file", pattern(1, size));
     assert_eq!(xattr(&house, "dir/file", CACHED).await.unwrap(), format!("0/{size}"));
     let etag = house.fake.object("dir/file").unwrap().etag.clone();
-    let version = VersionId::new("dir/file", &etag);
+    let version = VersionId::new("bucket", "dir/file", &etag);
     let disk = house.disk.clone().unwrap();
     let block = Bytes::from(pattern(1, size)).slice(BLOCK_BYTES as usize..);
     disk.offer(version, size as u64, 1, vec![block]);

@@ -4,6 +4,7 @@
 
 mod support;
 
+use pailfs::key::ROOT_INO;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use support::bytes::{assert_same_bytes, pattern};
@@ -128,8 +129,11 @@ impl Run {
         let (to, _) = self.range(1);
         let from = self.random.random_range(0..SOURCE_BYTES);
         let len = self.random.random_range(0..12 * MIB).min(self.len_max - to.min(self.len_max));
-        let copied =
-            self.house.fs.copy_file_range((self.source_fh, from as u64), (self.fh, to as u64), len as u64);
+        let copied = self.house.fs.copy_file_range(
+            (ROOT_INO, self.source_fh, from as u64),
+            (self.fh, to as u64),
+            len as u64,
+        );
         let copied = copied.await.unwrap() as usize;
         assert_eq!(copied, len.min(SOURCE_BYTES - from));
         if copied > 0 {
@@ -327,9 +331,13 @@ async fn a_copy_within_the_mount_is_made_by_the_server() {
     let (house, data) = stored(20 * MIB).await;
     let from = house.open("file", libc::O_RDONLY).await.unwrap();
     let to = house.create("copy", libc::O_WRONLY).await.unwrap();
-    let copied = house.fs.copy_file_range((from, 0), (to, 0), 1 << 30).await.unwrap();
+    let copied = house.fs.copy_file_range((ROOT_INO, from, 0), (to, 0), 1 << 30).await.unwrap();
     assert_eq!(copied, data.len() as u64);
-    assert_eq!(house.fs.copy_file_range((from, copied), (to, copied), 1 << 30).await.unwrap(), 0, "the end");
+    assert_eq!(
+        house.fs.copy_file_range((ROOT_INO, from, copied), (to, copied), 1 << 30).await.unwrap(),
+        0,
+        "the end"
+    );
     house.close(to).await.unwrap();
     assert_same_bytes(&house.fake.data("copy"), &data, "copy");
     let count = |operation| house.fake.count(operation);
@@ -337,7 +345,7 @@ async fn a_copy_within_the_mount_is_made_by_the_server() {
     assert_eq!(moved, (1, 0, 0, 0));
 
     let to = house.create("stale", libc::O_WRONLY).await.unwrap();
-    house.fs.copy_file_range((from, 0), (to, 0), 1 << 30).await.unwrap();
+    house.fs.copy_file_range((ROOT_INO, from, 0), (to, 0), 1 << 30).await.unwrap();
     house.fake.put("file", "another");
     assert_eq!(errno(house.close(to).await), libc::ESTALE, "what is copied is what was seen");
     house.close(from).await.unwrap();

@@ -26,12 +26,13 @@ fn place(kind: Kind) -> Place {
 }
 
 impl Place {
-    /// `pailfs s3 ARGS`; `s3://` alone stands for the bucket.
+    /// `pailfs s3 ARGS`; `s3://` alone stands for the bucket, `=s3://` for what it says.
     fn s3(&self, args: &[&str]) -> Said {
         let url = format!("s3://{}", self.bucket);
-        let args = args
-            .iter()
-            .map(|arg| arg.strip_prefix("s3://").map_or((*arg).into(), |key| format!("{url}/{key}")));
+        let args = args.iter().map(|arg| match arg.strip_prefix("s3://") {
+            Some(key) => format!("{url}/{key}"),
+            None => arg.strip_prefix('=').unwrap_or(arg).to_string(),
+        });
         let mut command = Command::new(pailfs());
         command.arg("s3").args(args).current_dir(self.home.path());
         clean_environment(&mut command);
@@ -116,6 +117,49 @@ fn trees_go_up_and_down(kind: Kind) {
     place.s3(&["cp", "-r", "s3://odd", "odd"]);
     assert_eq!(std::fs::read(place.home.path().join("odd/fine")).unwrap(), b"fine");
     place.fails(&["cp", "-r", "s3://none", "none"], 1, "there is nothing below");
+}
+
+fn objects_are_copied_where_they_are(kind: Kind) {
+    let mut place = place(kind);
+    let other = place.server.bucket("s3cmd-to");
+    place.file("f.txt", &pattern(1, 9 << 20));
+    place.ok(&["cp", "f.txt", "s3://from/f.txt", "--metadata", "colour=red"]);
+    place.ok(&["cp", "s3://from/f.txt", &format!("=s3://{other}/dir/")]);
+    assert_same_bytes(&place.boto.get(&other, "dir/f.txt"), &pattern(1, 9 << 20), "copied");
+    let head = place.boto.head(&other, "dir/f.txt").unwrap();
+    assert_eq!(head.content_type, "text/plain", "as it was");
+    assert_eq!(head.metadata, [("colour".to_string(), "red".to_string())]);
+    let changed = ["--content-type", "text/x-log", "--metadata", "colour=blue"];
+    place.ok(&[&["cp", "s3://from/f.txt", "s3://from/other"][..], &changed].concat());
+    let head = place.boto.head(&place.bucket, "from/other").unwrap();
+    assert_eq!(head.content_type, "text/x-log");
+    assert_eq!(head.metadata, [("colour".to_string(), "blue".to_string())]);
+
+    (0..30).for_each(|n| drop(place.boto.put(&place.bucket, &format!("tree/a/f{n}"), b"x")));
+    place.boto.put(&place.bucket, "tree/a/b/", b"");
+    let said = place.s3(&["cp", "-r", "s3://tree", &format!("=s3://{other}")]);
+    assert!(said.status.success() && said.stderr.contains("copied 31 files"), "{said:?}");
+    let below = place.boto.keys(&place.bucket, "tree/");
+    let copied: Vec<String> = place.boto.keys(&other, "a/").iter().map(|key| format!("tree/{key}")).collect();
+    assert_eq!(copied, below);
+
+    place.fails(&["cp", "s3://none", "s3://x"], 1, "HeadObject");
+    place.fails(&["cp", "-r", "s3://tree", "s3://tree/a"], 1, "would hold its own copy");
+    place.fails(&["cp", "-r", "s3://none", "s3://tree"], 1, "there is nothing below");
+    place.fails(&["cp", "s3://tree", "=s3://no-such-bucket-at-all/x"], 1, "HeadObject");
+    if kind == Kind::Moto {
+        place.fails(&["cp", "s3://tree/a/f1", "=s3://no-such-bucket-at-all/x"], 1, "NoSuchBucket");
+    }
+}
+
+#[test]
+fn seaweedfs_objects_are_copied_where_they_are() {
+    objects_are_copied_where_they_are(Kind::SeaweedFs);
+}
+
+#[test]
+fn moto_objects_are_copied_where_they_are() {
+    objects_are_copied_where_they_are(Kind::Moto);
 }
 
 fn failures_leave_nothing_and_say_why(kind: Kind) {

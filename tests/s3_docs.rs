@@ -66,6 +66,7 @@ struct Sides {
     theirs: String,
     ours: String,
     mount: Mount,
+    all: Mount,
     home: tempfile::TempDir,
 }
 
@@ -74,6 +75,7 @@ impl Sides {
         let server = shared(kind);
         let (theirs, ours) = (server.bucket("docs-boto"), server.bucket("docs-ours"));
         let mount = Options::new(server, &ours).arg("--metadata-ttl=0s").mount();
+        let all = Options::new(server, "s3://").arg("--metadata-ttl=0s").mount();
         let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join("file"), vec![7; 100_000]).unwrap();
         let mut boto = server.boto();
@@ -82,7 +84,7 @@ impl Sides {
             let about = serde_json::json!({"Bucket": bucket, "Key": "lost"});
             boto.call("create_multipart_upload", &about);
         }
-        Sides { server, boto, theirs, ours, mount, home }
+        Sides { server, boto, theirs, ours, mount, all, home }
     }
 
     fn left(&mut self, line: &str) -> Value {
@@ -98,6 +100,9 @@ impl Sides {
     #[track_caller]
     fn right(&self, line: &str) -> String {
         let dir = self.mount.dir.display().to_string();
+        let all = self.all.dir.display();
+        let line = line.replace("/mnt/s3/data", &format!("{all}/{}", self.ours));
+        let line = line.replace("/mnt/s3", &all.to_string());
         let line = line.replace("/mnt/data", &dir).replace("s3://data", &format!("s3://{}", self.ours));
         let line = line.replace("^data-", &format!("^{}-", self.ours));
         let line = line.replace(":::data/", &format!(":::{}/", self.ours));

@@ -79,7 +79,7 @@ fn kind<T>(result: Result<T, S3Error>) -> S3ErrorKind {
 
 async fn buckets_are_made_listed_and_deleted(mut place: Place) {
     let (client, bucket) = (place.client.clone(), place.bucket.clone());
-    let page = client.list_buckets(None).await.unwrap();
+    let page = client.list_buckets("", None).await.unwrap();
     let ours = page.buckets.iter().find(|b| b.name == bucket).expect("it is listed");
     let age = SystemTime::now().duration_since(ours.created).unwrap_or_default();
     assert!(age < Duration::from_secs(3600), "made {age:?} ago");

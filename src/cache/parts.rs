@@ -269,7 +269,7 @@ mod tests {
     const KIB: u64 = 1024;
 
     fn cache(bytes: u64) -> (PartCache, VersionId) {
-        (PartCache::new(Budget::new(bytes), Duration::from_secs(1)), VersionId::new("key", "etag"))
+        (PartCache::new(Budget::new(bytes), Duration::from_secs(1)), VersionId::new("bucket", "key", "etag"))
     }
 
     fn filled(cache: &PartCache, version: VersionId, range: Range<u64>) {
@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(gaps(&cache, v, 0..50), "0..10 20..30 40..50");
         assert_eq!(gaps(&cache, v, 15..35), "20..30");
         assert_eq!(gaps(&cache, v, 12..18), "");
-        assert_eq!(gaps(&cache, VersionId::new("key", "other"), 0..5), "0..5");
+        assert_eq!(gaps(&cache, VersionId::new("bucket", "key", "other"), 0..5), "0..5");
         assert_eq!(cache.gap_at_start(v, 20..50), Some(20..30));
         assert_eq!(cache.gap_at_start(v, 10..50), None, "another was faster: what follows is no answer");
     }

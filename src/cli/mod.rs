@@ -11,6 +11,7 @@ mod options;
 mod recover;
 mod resolve;
 mod s3;
+mod s3_args;
 mod tell;
 mod umount;
 mod warm;

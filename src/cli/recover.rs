@@ -11,8 +11,9 @@ use clap::{ArgGroup, Args};
 use crate::failure::Failure;
 use crate::recover::{self, Action, Recover};
 
-use super::mount::{S3Args, time};
+use super::mount::time;
 use super::resolve;
+use super::s3_args::S3Args;
 
 /// See, send, export or discard bytes that a mount could not send
 ///
@@ -69,6 +70,9 @@ pub(super) struct RecoverArgs {
 pub(super) fn run(args: &RecoverArgs) -> Result<(), Failure> {
     let env = Env::real();
     let (bucket, prefix) = resolve::bucket(&args.bucket)?;
+    if bucket.is_empty() {
+        return Err(Failure::new("name one bucket: what is kept is kept for each by itself"));
+    }
     if !prefix.is_empty() {
         return Err(Failure::new("name the bucket alone: what is kept is kept for all of it, by whole keys"));
     }

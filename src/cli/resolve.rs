@@ -20,7 +20,8 @@ use crate::config::{
 };
 use crate::failure::Failure;
 
-use super::mount::{CacheArgs, MountArgs, NewObjectArgs, RequestArgs, S3Args, Sse, StagingArgs};
+use super::mount::{CacheArgs, MountArgs, StagingArgs};
+use super::s3_args::{NewObjectArgs, RequestArgs, S3Args, Sse};
 
 const METADATA_TTL: Duration = Duration::from_secs(1);
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -90,14 +91,21 @@ fn staging(args: &StagingArgs, env: &Env) -> Result<StagingConfig, Failure> {
     Ok(StagingConfig { dir, bytes_max: args.staging_size.unwrap_or(STAGING_BYTES) })
 }
 
-/// `name`, `s3://name`, `s3://name/prefix` (which gets its last slash); for a name the ARN of an access point, too.
+/// `name`, `s3://name`, `s3://name/prefix` (which gets its last slash); for a name the ARN of an access point, too. An
+/// empty name: `s3://`, all buckets.
 pub(super) fn bucket(source: &str) -> Result<(String, String), Failure> {
     let (name, prefix) = match source.strip_prefix("s3://") {
+        Some(rest) if rest.len() > 1 && rest.starts_with('/') => {
+            return Err(Failure::new(format_args!(
+                "`{}` names no bucket: expected `s3://name/prefix/`, or `s3://` for all buckets, without a prefix",
+                source.escape_debug()
+            )));
+        }
         Some(place) => arn::split(place),
         None if source.starts_with("arn:") => arn::split(source),
-        None if source.contains(['/', ':']) => {
+        None if source.is_empty() || source.contains(['/', ':']) => {
             return Err(Failure::new(format_args!(
-                "`{}` is not a bucket: expected `name`, `s3://name` or `s3://name/prefix/`",
+                "`{}` is not a bucket: expected `name`, `s3://name` or `s3://name/prefix/`; or `s3://` for all buckets",
                 source.escape_debug()
             )));
         }

@@ -216,6 +216,8 @@ fn forms_of_a_bucket() {
         ("name", "name", ""),
         ("s3://name", "name", ""),
         ("s3://name/", "name", ""),
+        ("s3://", "", ""),
+        ("s3:///", "", ""),
         ("s3://name/a/b", "name", "a/b/"),
         ("s3://name/a/b/", "name", "a/b/"),
         ("s3://name/späß 1", "name", "späß 1/"),
@@ -226,7 +228,7 @@ fn forms_of_a_bucket() {
         let expected = (name.to_owned(), prefix.to_owned());
         assert_eq!(bucket(source), Ok(expected), "{source}");
     }
-    for wrong in ["name/prefix", "name:/prefix", "http://name", "/dir"] {
+    for wrong in ["", "name/prefix", "name:/prefix", "http://name", "/dir", "s3:///prefix", "s3:///prefix/"] {
         let e = bucket(wrong).unwrap_err().to_string();
         assert!(e.contains("s3://name/prefix/"), "{wrong}: {e}");
     }

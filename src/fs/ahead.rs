@@ -34,6 +34,6 @@ impl Filesystem {
         let Near { key, info, ino } = near;
         let in_kernel = ino.is_some_and(|ino| self.versions.is_cached(ino, &info.etag));
         let bytes = if in_kernel { 0 } else { Reads::worth_ahead(info.size) };
-        Next { place: Version::new(key, info.etag, info.size), bytes }
+        Next { place: Version::new(self.client.bucket(), key, info.etag, info.size), bytes }
     }
 }

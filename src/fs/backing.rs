@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     fn whole(etag: &str) -> Option<(VersionId, File)> {
-        Some((VersionId::new("key", etag), File::open("/dev/null").unwrap()))
+        Some((VersionId::new("bucket", "key", etag), File::open("/dev/null").unwrap()))
     }
 
     #[test]

@@ -252,6 +252,9 @@ impl Filesystem {
         self.check_writable(parent)?;
         let name = new_name(name)?;
         let _pass = self.pass_names(&[(parent, name)]).await?;
+        if self.buckets.is_some() {
+            return self.make_bucket(parent, name).await;
+        }
         let key = key::dir_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
         if self.namespace.find(parent, name).await?.is_some() {
             return Err(Error::Exists);

@@ -73,13 +73,19 @@ impl Filesystem {
         done
     }
 
-    /// `copy_file_range(2)`. Answers how many bytes were copied: none at the source's end.
+    /// `copy_file_range(2)`, from an inode's handle and offset. Answers how many bytes were copied: none at the source's
+    /// end.
+    ///
+    /// Errors: [`Error::CrossDevice`] from another bucket: the kernel copies by itself.
     pub async fn copy_file_range(
         &self,
-        (fh, offset): (u64, u64),
+        (ino, fh, offset): (u64, u64, u64),
         (to_fh, to_offset): (u64, u64),
         len: u64,
     ) -> Result<u64, Error> {
+        if !self.namespace.holds(ino) {
+            return Err(Error::CrossDevice("from another bucket"));
+        }
         let from = self.handles.file(fh)?;
         let to = self.writable_handle(to_fh)?;
         let writer = self.writer_to_go_on(&to).await?;

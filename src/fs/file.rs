@@ -45,9 +45,10 @@ pub struct Opened {
 }
 
 /// By inode: the ETag the kernel's pages are of, and the last one this mount made.
+#[derive(Clone)]
 pub(super) struct Versions {
     /// Held for an instant only; no other lock is taken under it.
-    by_ino: Mutex<LruCache<u64, Seen>>,
+    by_ino: Arc<Mutex<LruCache<u64, Seen>>>,
 }
 
 #[derive(Default)]
@@ -60,7 +61,7 @@ struct Seen {
 
 impl Versions {
     pub fn new() -> Versions {
-        Versions { by_ino: Mutex::new(LruCache::new(VERSIONS_MAX)) }
+        Versions { by_ino: Arc::new(Mutex::new(LruCache::new(VERSIONS_MAX))) }
     }
 
     /// Whether the kernel's pages of the file are of this ETag.
@@ -156,7 +157,7 @@ impl Filesystem {
             return Ok(Opened { fh, keep_cache: false, direct_io: true, backing: None });
         }
         if let Ok(key) = self.namespace.key(ino) {
-            self.fetch_what_follows(&Version::new(key, info.etag.clone(), info.size));
+            self.fetch_what_follows(&Version::new(self.client.bucket(), key, info.etag.clone(), info.size));
         }
         let keep_cache = self.versions.opened(ino, &info.etag);
         // The program may read pages of this version before the first read comes here: those that are kept, and
@@ -173,7 +174,7 @@ impl Filesystem {
     /// The file on the local disk that holds this version whole, where the kernel may read it by itself.
     async fn whole_on_disk(&self, ino: u64, info: &FileInfo) -> Option<(VersionId, File)> {
         let disk = self.disk.as_ref().filter(|_| info.size > 0 && self.backings.are_possible())?;
-        let version = VersionId::new(&self.namespace.key(ino).ok()?, &info.etag);
+        let version = VersionId::new(self.client.bucket(), &self.namespace.key(ino).ok()?, &info.etag);
         Some((version, disk.open_whole(version, info.size).await?))
     }
 
@@ -212,6 +213,7 @@ impl Filesystem {
         maker: Maker,
     ) -> Result<(Attr, Opened), Error> {
         self.check_writable(parent)?;
+        self.check_holds_files()?;
         let name = new_name(name)?;
         key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?; // no longer than a key may be
         let attributes = Attributes { mtime: None, ctime: None, ..self.made_by(parent, Kind::File, maker) };
@@ -323,7 +325,8 @@ impl Filesystem {
         {
             return Err(Error::Stale);
         }
-        let version = Version::new(key.ok_or(Error::NotFound)?, info.etag.clone(), info.size);
+        let version =
+            Version::new(self.client.bucket(), key.ok_or(Error::NotFound)?, info.etag.clone(), info.size);
         if paged {
             self.versions.opened(handle.ino, &version.etag); // from now on the kernel's pages are of this one
         }
@@ -393,7 +396,12 @@ impl Filesystem {
             match own.as_ref().filter(here) {
                 Some(reader) => reader.clone(),
                 None => {
-                    let version = Version::new(object.key.clone(), object.etag.clone(), object.size);
+                    let version = Version::new(
+                        self.client.bucket(),
+                        object.key.clone(),
+                        object.etag.clone(),
+                        object.size,
+                    );
                     let reader = Arc::new(self.reads.reader(version));
                     // What the kernel has pages of is fixed.
                     if !handle.paged.load(Ordering::Acquire) {

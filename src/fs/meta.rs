@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use super::{Attr, Filesystem, old_name};
 use crate::attr::PERMISSIONS;
 use crate::error::Error;
-use crate::key::{self, ROOT_INO};
+use crate::key;
 use crate::namespace::{Entry, Node};
 
 /// What S3's `Last-Modified` tells apart is a second; setting a time to now is done if it is now already, as
@@ -53,14 +53,18 @@ impl Filesystem {
     /// root: a refresh makes the kernel forget what is in a directory by forgetting the directory's own name.
     pub fn absent_for(&self, parent: u64, name: &OsStr) -> Duration {
         match old_name(name) {
-            Ok(name) if parent != ROOT_INO => self.namespace.absent_for(parent, name),
+            Ok(name) if parent != self.namespace.root() => self.namespace.absent_for(parent, name),
             _ => Duration::ZERO,
         }
     }
 
     /// The kernel dropped `count` references.
     pub fn forget(&self, ino: u64, count: u64) {
-        self.namespace.forget(ino, count);
+        match self.bucket_of(ino) {
+            // Where a bucket is looked up, there its references are counted.
+            Some(bucket) if bucket.namespace.root() != ino => bucket.namespace.forget(ino, count),
+            _ => self.namespace.forget(ino, count),
+        }
     }
 
     pub async fn getattr(&self, ino: u64) -> Result<Attr, Error> {
@@ -112,7 +116,8 @@ impl Filesystem {
 
     /// How the log names an inode: its key.
     pub fn describe(&self, ino: u64, name: Option<&OsStr>) -> String {
-        let mut key = self.namespace.key(ino).unwrap_or_else(|_| format!("inode {ino}"));
+        let mut key = self.shown();
+        key.push_str(&self.namespace.key(ino).unwrap_or_else(|_| format!("inode {ino}")));
         if let Some(name) = name {
             key.push_str(&name.to_string_lossy());
         }

@@ -6,6 +6,7 @@
 
 mod ahead;
 mod backing;
+mod buckets;
 mod copies;
 mod descriptors;
 mod dir;
@@ -29,10 +30,11 @@ mod xattr;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
+use tokio::sync::OnceCell;
 
 use crate::attr::Attributes;
 use crate::cache::disk::DiskCache;
@@ -40,8 +42,8 @@ use crate::cache::{Budget, PartCache};
 use crate::config::{AttributesConfig, Config};
 use crate::error::Error;
 use crate::journal::{Journal, JournalError};
-use crate::key;
-use crate::namespace::{Entry, Kind, Namespace, Node};
+use crate::key::{self, Numbers};
+use crate::namespace::{Entry, Kind, Namespace, Node, Room};
 use crate::read::Reads;
 use crate::s3::{ListObjectsV2, S3Client};
 use crate::write::deletes::Deletes;
@@ -52,6 +54,7 @@ use crate::write::{Writes, leftovers};
 use ahead::Ahead;
 pub use backing::Backing;
 use backing::Backings;
+use buckets::Buckets;
 use copies::Copies;
 pub use dir::{DirItem, OpenedDir};
 pub use file::Opened;
@@ -63,6 +66,7 @@ pub use keep::Maker;
 pub use meta::{SetAttr, SetTime};
 use orphans::Orphans;
 use past::KeepsVersions;
+use refresh::Caches;
 pub use refresh::{FLUSH, Kernel, REFRESH};
 use thaw::Waiting;
 use unlink::Failed;
@@ -91,8 +95,12 @@ pub struct Attr {
     pub ttl: Duration,
 }
 
+/// The files of one bucket; or an account, whose root holds buckets: then each of these has a `Filesystem` of its own
+/// below it, which [`Filesystem::of`] finds.
 pub struct Filesystem {
     config: Config,
+    /// None: it is one bucket.
+    buckets: Option<Buckets>,
     client: S3Client,
     namespace: Arc<Namespace>,
     cache: Arc<PartCache>,
@@ -114,16 +122,30 @@ pub struct Filesystem {
     copies: Copies,
     keeps_versions: KeepsVersions,
     journal: Arc<Journal>,
-    /// Directories have no time in S3; they show the mount's.
-    mounted: SystemTime,
-    kernel: OnceLock<Arc<dyn Kernel>>,
+    /// What mounts that died had begun is finished or undone.
+    taken_over: OnceCell<()>,
+    /// Directories have no time in S3; they show the mount's, on a mount of an account their bucket's.
+    since: SystemTime,
+    kernel: Caches,
     runtime: Handle,
     write_back: WriteBack,
     /// For what goes on when its caller was answered.
     me: Weak<Filesystem>,
 }
 
+/// What all buckets of a mount have together.
+struct Shared {
+    cache: Arc<PartCache>,
+    room: Arc<Room>,
+    staging: Staging,
+    failed_removals: Failed,
+    versions: Versions,
+    copies: Copies,
+    kernel: Caches,
+}
+
 impl Filesystem {
+    /// With a client of no bucket: an account.
     pub fn new(
         config: Config,
         client: S3Client,
@@ -131,41 +153,62 @@ impl Filesystem {
         journal: Arc<Journal>,
         runtime: Handle,
     ) -> Arc<Filesystem> {
+        let shared = Shared::new(&config, journal.clone());
+        let bucket = client.bucket();
+        let (numbers, buckets) = match bucket.is_empty() {
+            true => (Numbers::of_buckets(), Some(Buckets::new(shared.room.clone()))),
+            false => (Numbers::of_one(bucket), None),
+        };
+        let fs = Filesystem::assemble(config, client, numbers, disk, journal, runtime, shared);
+        Arc::new_cyclic(|me| Filesystem { buckets, me: me.clone(), ..fs })
+    }
+
+    fn assemble(
+        config: Config,
+        client: S3Client,
+        numbers: Numbers,
+        disk: Option<Arc<DiskCache>>,
+        journal: Arc<Journal>,
+        runtime: Handle,
+        shared: Shared,
+    ) -> Filesystem {
         let client = config.as_of.map_or(client.clone(), |moment| client.as_of(moment));
-        let cache = Arc::new(PartCache::new(Budget::new(config.memory_bytes_max), config.s3.request_timeout));
+        let Shared { cache, room, staging, failed_removals, versions, copies, kernel } = shared;
         let uploads = Uploads { client: client.clone(), runtime: runtime.clone(), journal: journal.clone() };
-        let staging = Staging::new(journal.clone(), config.staging.bytes_max, config.s3.request_timeout);
         let writes = Writes::new(uploads, cache.clone(), staging, config.part_bytes);
-        let (ttl, metadata_bytes) = (config.metadata_ttl, config.metadata_bytes_max);
-        let keeps = config.attributes == AttributesConfig::Metadata;
-        Arc::new_cyclic(|me| Filesystem {
+        let (ttl, prefix) = (config.metadata_ttl, &config.prefix);
+        // Of an account's root nothing can be kept.
+        let keeps = config.attributes == AttributesConfig::Metadata && !client.bucket().is_empty();
+        Filesystem {
+            buckets: None,
             write_back: WriteBack::new(config.write_back),
-            me: me.clone(),
-            namespace: Arc::new(Namespace::new(client.clone(), &config.prefix, ttl, metadata_bytes, keeps)),
+            me: Weak::new(),
+            namespace: Arc::new(Namespace::new(client.clone(), numbers, prefix, ttl, room, keeps)),
             reads: Reads::new(client.clone(), cache.clone(), disk.clone(), runtime.clone()),
             writes: Arc::new(writes),
             deletes: Deletes::new(client.clone(), runtime.clone()),
-            failed_removals: Failed::new(),
+            failed_removals,
             orphans: Orphans::default(),
             cache,
             disk,
             handles: Handles::default(),
             backings: Backings::default(),
             ahead: Ahead::default(),
-            versions: Versions::new(),
+            versions,
             gate: Gate::default(),
             keeping: Keeping::default(),
             thawing: Keeping::default(),
             waiting: Waiting::new(),
-            copies: Copies::new(),
+            copies,
             keeps_versions: KeepsVersions::default(),
             journal,
-            mounted: SystemTime::now(),
-            kernel: OnceLock::new(),
+            taken_over: OnceCell::new_with(Some(())),
+            since: SystemTime::now(),
+            kernel,
             runtime,
             client,
             config,
-        })
+        }
     }
 
     pub fn config(&self) -> &Config {
@@ -174,13 +217,15 @@ impl Filesystem {
 
     /// How the kernel is told to forget. Set once, by the door.
     pub fn on_invalidate(&self, kernel: Arc<dyn Kernel>) {
-        if self.kernel.set(kernel).is_err() {
-            tracing::error!("the kernel's notifier was set twice");
-        }
+        self.kernel.set(kernel);
     }
 
-    /// Proves that the mount can work: the bucket is there and may be listed.
+    /// Proves that the mount can work: the bucket is there and may be listed; or the buckets may be, or the keys are
+    /// at least known where listing them is not granted.
     pub async fn probe(&self) -> Result<(), Error> {
+        if self.buckets.is_some() {
+            return self.probe_account().await;
+        }
         self.client.head_bucket().await?;
         if self.config.as_of.is_some() && !self.client.keeps_versions().await? {
             return Err(Error::NotSupported("--as-of, for this bucket keeps no versions, and never did"));
@@ -196,6 +241,14 @@ impl Filesystem {
     ///
     /// Errors: the local disk cannot be used.
     pub async fn take_over(&self) -> Result<(), JournalError> {
+        self.take_over_own().await?;
+        if let Some(account) = self.me.upgrade().filter(|_| self.buckets.is_some()) {
+            self.runtime.spawn(account.take_over_buckets());
+        }
+        Ok(())
+    }
+
+    async fn take_over_own(&self) -> Result<(), JournalError> {
         let journal = self.journal.clone();
         let adopted = self.runtime.spawn_blocking(move || {
             let left = journal.adopt()?;
@@ -210,6 +263,14 @@ impl Filesystem {
 
     /// Waits for all that is under way to S3; names the files that are still open, and neither published nor acknowledged.
     pub async fn flush_all(&self) -> Vec<String> {
+        let mut open = self.flush_own().await;
+        for bucket in self.open_buckets() {
+            open.extend(bucket.flush_own().await);
+        }
+        open
+    }
+
+    async fn flush_own(&self) -> Vec<String> {
         if let Err(e) = self.sent("").await {
             tracing::error!("what was acknowledged waits on the local disk: {e}");
         }
@@ -222,7 +283,8 @@ impl Filesystem {
         let mut open = Vec::new();
         for (ino, writer) in self.handles.writers() {
             if writer.is_dirty().await && !writer.is_acknowledged().await {
-                open.push(self.namespace.key(ino).unwrap_or_else(|_| format!("inode {ino}")));
+                let key = self.namespace.key(ino).unwrap_or_else(|_| format!("inode {ino}"));
+                open.push(format!("{}{key}", self.shown()));
             }
         }
         open.sort();
@@ -231,6 +293,13 @@ impl Filesystem {
 
     /// Gives up what is being written: nothing of it is published, no upload is left over. It is kept for recovery.
     pub async fn abandon_all(&self) {
+        self.abandon_own().await;
+        for bucket in self.open_buckets() {
+            bucket.abandon_own().await;
+        }
+    }
+
+    async fn abandon_own(&self) {
         let ended = Error::Io("the mount ended while it was open for writing".into());
         for (ino, writer) in self.handles.writers() {
             self.keep_for_recovery(ino, &writer, &ended).await;
@@ -245,9 +314,10 @@ impl Filesystem {
         self.cache.budget().bytes_peak()
     }
 
-    /// Inodes, names without inodes, handles, object bytes and removals held now.
+    /// Inodes, names without inodes, handles, object bytes and removals held now: of an account, in all that is open.
     pub fn held(&self) -> Held {
-        Held {
+        let mut held = Held {
+            buckets: 0,
             inodes: self.namespace.inodes(),
             names: self.namespace.names_heard(),
             handles: self.handles.len(),
@@ -256,7 +326,18 @@ impl Filesystem {
             staged_bytes: self.writes.staging.bytes_held(),
             removals: self.deletes.pending(),
             acknowledged: self.write_back.pending(),
+        };
+        for bucket in self.open_buckets() {
+            let its = bucket.held();
+            held.buckets += 1;
+            held.inodes += its.inodes;
+            held.names += its.names;
+            held.handles += its.handles;
+            held.metadata_bytes += its.metadata_bytes;
+            held.removals += its.removals;
+            held.acknowledged += its.acknowledged;
         }
+        held
     }
 
     fn attr(&self, entry: &Entry) -> Attr {
@@ -264,7 +345,7 @@ impl Filesystem {
         let kept = entry.attributes.as_ref().map_or(&none, |kept| &kept.attributes);
         let (size, modified, perm) = match &entry.node {
             Node::File(info) => (info.size, info.mtime, self.config.file_mode),
-            Node::Directory => (0, self.mounted, self.config.dir_mode),
+            Node::Directory => (0, self.since, self.config.dir_mode),
         };
         let perm = kept.perm.and_then(|perm| u16::try_from(perm).ok()).unwrap_or(perm);
         let perm = if entry.is_deleted() { 0 } else { perm };
@@ -292,9 +373,26 @@ impl Filesystem {
     }
 }
 
+impl Shared {
+    fn new(config: &Config, journal: Arc<Journal>) -> Shared {
+        let timeout = config.s3.request_timeout;
+        Shared {
+            cache: Arc::new(PartCache::new(Budget::new(config.memory_bytes_max), timeout)),
+            room: Room::new(config.metadata_bytes_max),
+            staging: Staging::new(journal, config.staging.bytes_max, timeout),
+            failed_removals: Failed::new(),
+            versions: Versions::new(),
+            copies: Copies::new(),
+            kernel: Caches::default(),
+        }
+    }
+}
+
 /// What the mount holds in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
+    /// Of an account, whose files were used.
+    pub buckets: usize,
     pub inodes: usize,
     pub names: usize,
     pub handles: usize,

@@ -5,7 +5,7 @@
 //! Invariant: no thread that answers the kernel waits until the kernel has forgotten: it may be waiting for
 //! that very answer.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::Filesystem;
 use crate::error::Error;
@@ -24,11 +24,35 @@ pub trait Kernel: Send + Sync {
     fn forget_name(&self, parent: u64, name: &str);
 }
 
+/// What the kernel keeps of the mount; clones are of the same.
+#[derive(Clone, Default)]
+pub(super) struct Caches(Arc<OnceLock<Arc<dyn Kernel>>>);
+
+impl Caches {
+    pub fn set(&self, kernel: Arc<dyn Kernel>) {
+        if self.0.set(kernel).is_err() {
+            tracing::error!("the kernel's notifier was set twice");
+        }
+    }
+
+    /// None without a mount.
+    pub fn get(&self) -> Option<Arc<dyn Kernel>> {
+        self.0.get().map(Arc::clone)
+    }
+}
+
 impl Filesystem {
-    /// Drops what is known of an inode and of all below it.
+    /// Drops what is known of an inode and of all below it; of an account's root, in all of its buckets.
     pub async fn refresh(&self, ino: u64) -> Result<(), Error> {
+        for bucket in self.open_buckets() {
+            bucket.refresh_own(bucket.namespace.root()).await?;
+        }
+        self.refresh_own(ino).await
+    }
+
+    async fn refresh_own(&self, ino: u64) -> Result<(), Error> {
         let known = self.namespace.refresh_below(ino)?;
-        let Some(kernel) = self.kernel.get().map(Arc::clone) else { return Ok(()) };
+        let Some(kernel) = self.kernel.get() else { return Ok(()) };
         let forgotten = self.runtime.spawn_blocking(move || {
             known.iter().for_each(|(.., ino)| kernel.forget_attributes(*ino));
             known.iter().for_each(|(parent, name, _)| kernel.forget_name(*parent, name));
@@ -49,8 +73,8 @@ impl Filesystem {
         self.forget_names(vec![(parent, name.to_owned())]);
     }
 
-    fn forget_names(&self, names: Vec<(u64, String)>) {
-        if let Some(kernel) = self.kernel.get().filter(|_| !names.is_empty()).map(Arc::clone) {
+    pub(super) fn forget_names(&self, names: Vec<(u64, String)>) {
+        if let Some(kernel) = self.kernel.get().filter(|_| !names.is_empty()) {
             self.runtime.spawn_blocking(move || {
                 names.iter().for_each(|(parent, name)| kernel.forget_name(*parent, name));
             });

@@ -13,7 +13,7 @@ use super::gate::Pass;
 use super::{Filesystem, new_name, old_name};
 use crate::error::Error;
 use crate::journal::{Intent, JournalError};
-use crate::key::{self, ROOT_INO};
+use crate::key;
 use crate::namespace::{FileInfo, Kind, Node};
 use crate::s3::{ListedObject, ObjectHeaders};
 use crate::write::moves::{self, Moved};
@@ -42,6 +42,9 @@ impl Filesystem {
         let (from, to) = ((parent, old_name(name)?), (new_parent, new_name(new)?));
         if flags & !libc::RENAME_NOREPLACE != 0 {
             return Err(Error::Invalid("RENAME_EXCHANGE and RENAME_WHITEOUT"));
+        }
+        if self.buckets.is_some() || !self.namespace.holds(new_parent) {
+            return Err(Error::CrossDevice("a bucket, or to another one"));
         }
         let replace = flags & libc::RENAME_NOREPLACE == 0;
         match self.namespace.find(from.0, from.1).await?.ok_or(Error::NotFound)?.kind() {
@@ -246,7 +249,7 @@ impl Filesystem {
             }
             markers::put(&self.client, target, &markers::headers()).await?;
         }
-        if parent != ROOT_INO && !self.namespace.has_marker(parent) {
+        if parent != self.namespace.root() && !self.namespace.has_marker(parent) {
             markers::keep_beside(&self.client, &self.namespace.dir_key(parent)?, source).await?;
         }
         self.journal.commit(intent).map_err(journal_error)?;

@@ -15,7 +15,6 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 
 use super::Filesystem;
 use crate::error::Error;
-use crate::key::ROOT_INO;
 use crate::s3::{Acl, Document, ObjectDetails, ObjectHeaders, ObjectId, Permission, Presigned};
 
 /// How long a presigned URL lasts.
@@ -56,13 +55,16 @@ fn document(name: &str) -> Option<Document> {
 
 impl Filesystem {
     pub(super) async fn get_s3_xattr(&self, ino: u64, name: &str) -> Result<Vec<u8>, Error> {
+        if self.buckets.is_some() {
+            return Err(Error::NoAttribute); // buckets have them
+        }
         let key = self.namespace.key(ino)?;
         match name {
             "bucket" => return Ok(self.client.bucket().into()),
             "key" if !self.namespace.is_past(ino) => return Ok(key.into_bytes()),
             _ => {}
         }
-        if ino == ROOT_INO {
+        if ino == self.namespace.root() {
             return match document(name) {
                 Some(document) => Ok(self.client.get_document(document, None).await?.into()),
                 None if name == "location" => Ok(self.client.get_bucket_location().await?.into_bytes()),
@@ -97,9 +99,12 @@ impl Filesystem {
 
     /// `value`: none removes it.
     pub(super) async fn set_s3_xattr(&self, ino: u64, name: &str, value: Option<&[u8]>) -> Result<(), Error> {
+        if self.buckets.is_some() {
+            return Err(Error::NotSupported("S3's attributes of an account: buckets have them"));
+        }
         let key = self.namespace.key(ino)?;
         let located = self.client.locate(&key).await?;
-        let of = (ino != ROOT_INO).then(|| located.id());
+        let of = (ino != self.namespace.root()).then(|| located.id());
         match (document(name), value) {
             (Some(Document::Acl), Some(value)) => self.set_acl(of, value).await,
             (Some(Document::Tagging), Some(value)) if of.is_some() && !value.starts_with(b"<") => {

@@ -14,7 +14,7 @@ use super::orphans::Orphan;
 use super::{Filesystem, old_name};
 use crate::error::Error;
 use crate::journal::Intent;
-use crate::key::{self, ROOT_INO};
+use crate::key;
 use crate::namespace::{FileInfo, Kind, Node};
 use crate::write::deletes::Doomed;
 
@@ -92,6 +92,9 @@ impl Filesystem {
         self.check_writable(parent)?;
         let name = old_name(name)?;
         let _pass = self.pass_names(&[(parent, name)]).await?;
+        if self.buckets.is_some() {
+            return self.remove_bucket(name).await;
+        }
         match self.namespace.find(parent, name).await? {
             Some(Node::Directory) => {}
             Some(Node::File(_)) => return Err(Error::NotDirectory),
@@ -164,7 +167,7 @@ impl Filesystem {
         Ok(Doomed {
             objects: vec![key],
             dir: self.namespace.dir_key(parent)?,
-            keep: parent != ROOT_INO && !self.namespace.has_marker(parent),
+            keep: parent != self.namespace.root() && !self.namespace.has_marker(parent),
             done: Box::new(move |outcome| {
                 if outcome.marker {
                     namespace.set_marker(parent);
@@ -179,7 +182,7 @@ impl Filesystem {
     /// Errors: what something failed with that had been acknowledged, once.
     pub async fn fsyncdir(&self, ino: u64) -> Result<(), Error> {
         let dir = self.namespace.dir_key(ino)?;
-        if ino == ROOT_INO {
+        if ino == self.namespace.root() {
             return self.flush_to_s3(ino).await;
         }
         if self.write_back.on {
@@ -194,6 +197,14 @@ impl Filesystem {
     ///
     /// Errors: what of it S3 did not take; it stays on the local disk.
     pub async fn flush_to_s3(&self, ino: u64) -> Result<(), Error> {
+        let mut flushed = Ok(());
+        for bucket in self.open_buckets() {
+            flushed = flushed.and(bucket.flush_own_to_s3(bucket.namespace.root()).await);
+        }
+        flushed.and(self.flush_own_to_s3(ino).await)
+    }
+
+    async fn flush_own_to_s3(&self, ino: u64) -> Result<(), Error> {
         self.sent(&self.namespace.key(ino)?).await?;
         self.files_to_publish().await;
         if self.namespace.kind(ino)? == Kind::Directory {

@@ -246,7 +246,7 @@ impl Filesystem {
         }
     }
 
-    /// It will not be in S3 by itself: the next fsync of its directory, and of the root, says so.
+    /// It will not be in S3 by itself: the next fsync of its directory, of its bucket's root, and of the mount's says so.
     async fn was_refused(&self, ino: u64, what: &Sending, e: &Error) {
         match what {
             Sending::File(writer) => {
@@ -259,8 +259,9 @@ impl Filesystem {
                 self.journal.end(*noted);
             }
         }
-        self.failed_removals.note(self.namespace.parent(ino), e);
-        self.failed_removals.note(ROOT_INO, e);
+        for dir in [self.namespace.parent(ino), self.namespace.root(), ROOT_INO] {
+            self.failed_removals.note(dir, e);
+        }
     }
 
     /// Waits until S3 has what was acknowledged at `key` (of a directory: and below it), or was not to be reached for it.
@@ -308,11 +309,12 @@ impl Filesystem {
 
     /// What is acknowledged and not in S3.
     pub fn acknowledged(&self) -> usize {
-        self.write_back.pending()
+        self.held().acknowledged
     }
 
     /// The mount ends: what S3 is not to be reached for stays on the local disk, and the next mount sends it.
     pub fn leave(&self) {
+        self.open_buckets().iter().for_each(|bucket| bucket.leave());
         self.write_back.lock().leaving = true;
         self.write_back.hurry.notify_waiters();
     }

@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::{Filesystem, s3_xattr};
 use crate::attr::xattr::{self, METADATA_BYTES_MAX};
+use crate::config::AttributesConfig;
 use crate::error::{Error, S3ErrorKind};
 use crate::key::VersionId;
 use crate::namespace::Node;
@@ -32,7 +33,7 @@ impl Filesystem {
 
     /// Whether files have extended attributes that are listed.
     pub fn lists_xattrs(&self) -> bool {
-        self.namespace.keeps_attributes()
+        self.config.attributes == AttributesConfig::Metadata
     }
 
     /// `getxattr(2)`.
@@ -67,7 +68,7 @@ impl Filesystem {
     /// `listxattr(2)`: full names.
     pub async fn listxattr(&self, ino: u64) -> Result<Vec<Vec<u8>>, Error> {
         let node = self.namespace.attributes(ino).await?.node;
-        if !self.lists_xattrs() || !self.has_xattrs(ino, &node) {
+        if !self.namespace.keeps_attributes() || !self.has_xattrs(ino, &node) {
             return Ok(Vec::new());
         }
         let metadata = self.headers_of(ino, &node).await?.metadata;
@@ -189,7 +190,7 @@ impl Filesystem {
             // What was written here is in S3 first, and cached when it is read.
             Node::File(info) if self.namespace.is_local(ino) => (0, info.size),
             Node::File(info) => {
-                let version = VersionId::new(&self.namespace.key(ino)?, &info.etag);
+                let version = VersionId::new(self.client.bucket(), &self.namespace.key(ino)?, &info.etag);
                 (disk.bytes_cached(version, info.size).await, info.size)
             }
         };

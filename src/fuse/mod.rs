@@ -54,9 +54,16 @@ impl Door {
         Door { fs, runtime, passed: Arc::default() }
     }
 
-    /// Polls once here, and where that does not answer moves to the runtime.
-    fn run(&self, operation: impl Future<Output = ()> + Send + 'static) {
-        let mut operation = Box::pin(operation);
+    /// Carries out an operation on an inode. Polls once here, and where that does not answer moves to the runtime.
+    fn run<F>(&self, ino: INodeNo, operation: impl FnOnce(Arc<Filesystem>) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let fs = self.fs.of(ino.0);
+        let mut operation = Box::pin(async move {
+            fs.ready().await;
+            operation(fs).await;
+        });
         let _runtime = self.runtime.enter();
         let mut context = Context::from_waker(Waker::noop());
         // A panic here would end the thread, and with it the mount; as a task's it ends the operation, whose
@@ -65,10 +72,6 @@ impl Door {
             Ok(Poll::Ready(())) | Err(_) => {}
             Ok(Poll::Pending) => drop(self.runtime.spawn(operation)),
         }
-    }
-
-    fn fs(&self) -> Arc<Filesystem> {
-        self.fs.clone()
     }
 }
 
@@ -114,8 +117,8 @@ impl fuser::Filesystem for Door {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (fs, name) = (self.fs(), name.to_owned());
-        self.run(async move {
+        let name = name.to_owned();
+        self.run(parent, move |fs| async move {
             match fs.lookup(parent.0, &name).await {
                 Ok(attr) => reply_entry(reply, Ok(attr)),
                 Err(e) => {
@@ -135,8 +138,7 @@ impl fuser::Filesystem for Door {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let fs = self.fs();
-        self.run(async move {
+        self.run(ino, move |fs| async move {
             let attr = fs.getattr(ino.0).await;
             reply_attr(reply, attr.map_err(|e| refuse(&fs, "getattr", ino, None, &e)));
         });
@@ -162,32 +164,31 @@ impl fuser::Filesystem for Door {
     ) {
         let (atime, mtime) = (atime.map(set_time), mtime.map(set_time));
         let set = SetAttr { mode, uid, gid, size, fh: fh.map(|fh| fh.0), atime, mtime };
-        let fs = self.fs();
-        self.run(async move {
+        self.run(ino, move |fs| async move {
             let attr = fs.setattr(ino.0, set).await;
             reply_attr(reply, attr.map_err(|e| refuse(&fs, "setattr", ino, None, &e)));
         });
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        let (fs, name, maker) = (self.fs(), name.to_owned(), maker(req, mode, umask));
-        self.run(async move {
+        let (name, maker) = (name.to_owned(), maker(req, mode, umask));
+        self.run(parent, move |fs| async move {
             let made = fs.mkdir(parent.0, &name, maker).await;
             reply_entry(reply, made.map_err(|e| refuse(&fs, "mkdir", parent, Some(&name), &e)));
         });
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (fs, name) = (self.fs(), name.to_owned());
-        self.run(async move {
+        let name = name.to_owned();
+        self.run(parent, move |fs| async move {
             let gone = fs.unlink(parent.0, &name).await;
             reply_empty(reply, gone.map_err(|e| refuse(&fs, "unlink", parent, Some(&name), &e)));
         });
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (fs, name) = (self.fs(), name.to_owned());
-        self.run(async move {
+        let name = name.to_owned();
+        self.run(parent, move |fs| async move {
             let gone = fs.rmdir(parent.0, &name).await;
             reply_empty(reply, gone.map_err(|e| refuse(&fs, "rmdir", parent, Some(&name), &e)));
         });
@@ -203,8 +204,8 @@ impl fuser::Filesystem for Door {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let (fs, name, newname) = (self.fs(), name.to_owned(), newname.to_owned());
-        self.run(async move {
+        let (name, newname) = (name.to_owned(), newname.to_owned());
+        self.run(parent, move |fs| async move {
             let moved = fs.rename(parent.0, &name, newparent.0, &newname, flags.bits()).await;
             reply_empty(reply, moved.map_err(|e| refuse(&fs, "rename", parent, Some(&name), &e)));
         });
@@ -220,25 +221,24 @@ impl fuser::Filesystem for Door {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let (fs, name, maker) = (self.fs(), name.to_owned(), maker(req, mode, umask));
-        self.run(async move {
+        let (name, maker) = (name.to_owned(), maker(req, mode, umask));
+        self.run(parent, move |fs| async move {
             let made = fs.mknod(parent.0, &name, mode, rdev, maker).await;
             reply_entry(reply, made.map_err(|e| refuse(&fs, "mknod", parent, Some(&name), &e)));
         });
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let (fs, name, target) = (self.fs(), name.to_owned(), target.to_owned());
+        let (name, target) = (name.to_owned(), target.to_owned());
         let maker = maker(req, 0o777, 0);
-        self.run(async move {
+        self.run(parent, move |fs| async move {
             let made = fs.symlink(parent.0, &name, &target, maker).await;
             reply_entry(reply, made.map_err(|e| refuse(&fs, "symlink", parent, Some(&name), &e)));
         });
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        let fs = self.fs();
-        self.run(async move {
+        self.run(ino, move |fs| async move {
             match fs.readlink(ino.0).await {
                 Ok(target) => reply.data(&target),
                 Err(e) => reply.error(refuse(&fs, "readlink", ino, None, &e)),
@@ -248,12 +248,12 @@ impl fuser::Filesystem for Door {
 
     fn link(&self, _req: &Request, _ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         let never = Error::NotPermitted("hard links");
-        reply.error(refuse(&self.fs, "link", newparent, Some(newname), &never));
+        reply.error(refuse(&self.fs.of(newparent.0), "link", newparent, Some(newname), &never));
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (fs, passed) = (self.fs(), self.passed.clone());
-        self.run(async move {
+        let passed = self.passed.clone();
+        self.run(ino, move |fs| async move {
             match fs.open(ino.0, flags.0).await {
                 Ok(opened) => passed.reply_open(&fs, ino, opened, reply),
                 Err(e) => reply.error(refuse(&fs, "open", ino, None, &e)),
@@ -271,10 +271,13 @@ impl fuser::Filesystem for Door {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        match self.fs.create(parent.0, name, flags, maker(req, mode, umask)) {
-            Ok((attr, opened)) => self.passed.reply_created(&attr, opened, reply),
-            Err(e) => reply.error(refuse(&self.fs, "create", parent, Some(name), &e)),
-        }
+        let (passed, name, maker) = (self.passed.clone(), name.to_owned(), maker(req, mode, umask));
+        self.run(parent, move |fs| async move {
+            match fs.create(parent.0, &name, flags, maker) {
+                Ok((attr, opened)) => passed.reply_created(&attr, opened, reply),
+                Err(e) => reply.error(refuse(&fs, "create", parent, Some(&name), &e)),
+            }
+        });
     }
 
     fn read(
@@ -288,8 +291,8 @@ impl fuser::Filesystem for Door {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let (fs, tid) = (self.fs(), req.pid());
-        self.run(async move {
+        let tid = req.pid();
+        self.run(ino, move |fs| async move {
             match fs.read_by(tid, fh.0, offset, size as usize).await {
                 Ok(frames) => reply_frames(reply, &frames),
                 Err(e) => reply.error(refuse(&fs, "read", ino, None, &e)),
@@ -311,15 +314,16 @@ impl fuser::Filesystem for Door {
     ) {
         // The kernel sends at most REQUEST_BYTES_MAX.
         let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
-        match self.fs.write_now(fh.0, offset, data) {
+        let fs = self.fs.of(ino.0);
+        match fs.write_now(fh.0, offset, data) {
             Ok(true) => return reply.written(size),
-            Err(e) => return reply.error(refuse(&self.fs, "write", ino, None, &e)),
+            Err(e) => return reply.error(refuse(&fs, "write", ino, None, &e)),
             Ok(false) => {}
         }
         // Pages that were mapped have their place.
         let append = flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let (fs, data) = (self.fs(), data.to_vec());
-        self.run(async move {
+        let data = data.to_vec();
+        self.run(ino, move |fs| async move {
             match fs.write(fh.0, offset, &data, append).await {
                 Ok(()) => reply.written(size),
                 Err(e) => reply.error(refuse(&fs, "write", ino, None, &e)),
@@ -337,8 +341,7 @@ impl fuser::Filesystem for Door {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let fs = self.fs();
-        self.run(async move {
+        self.run(ino, move |fs| async move {
             let done = fs.fallocate(fh.0, offset, length, mode).await;
             reply_empty(reply, done.map_err(|e| refuse(&fs, "fallocate", ino, None, &e)));
         });
@@ -347,7 +350,7 @@ impl fuser::Filesystem for Door {
     fn copy_file_range(
         &self,
         _req: &Request,
-        _ino_in: INodeNo,
+        ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
         ino_out: INodeNo,
@@ -357,11 +360,10 @@ impl fuser::Filesystem for Door {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let fs = self.fs();
         // The answer has 32 bits for it.
         let len = len.min(u64::from(u32::MAX - REQUEST_BYTES_MAX));
-        self.run(async move {
-            match fs.copy_file_range((fh_in.0, offset_in), (fh_out.0, offset_out), len).await {
+        self.run(ino_out, move |fs| async move {
+            match fs.copy_file_range((ino_in.0, fh_in.0, offset_in), (fh_out.0, offset_out), len).await {
                 Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
                 Err(e) => reply.error(refuse(&fs, "copy_file_range", ino_out, None, &e)),
             }
@@ -369,16 +371,15 @@ impl fuser::Filesystem for Door {
     }
 
     fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        let (fs, pid) = (self.fs(), req.pid());
-        self.run(async move {
+        let pid = req.pid();
+        self.run(ino, move |fs| async move {
             let done = fs.flush_by(pid, fh.0).await;
             reply_empty(reply, done.map_err(|e| refuse(&fs, "flush", ino, None, &e)));
         });
     }
 
     fn fsync(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        let fs = self.fs();
-        self.run(async move {
+        self.run(ino, move |fs| async move {
             let done = fs.fsync(fh.0).await;
             reply_empty(reply, done.map_err(|e| refuse(&fs, "fsync", ino, None, &e)));
         });
@@ -395,23 +396,23 @@ impl fuser::Filesystem for Door {
         reply: ReplyEmpty,
     ) {
         self.passed.release(ino);
-        let fs = self.fs();
-        self.run(async move {
+        self.run(ino, move |fs| async move {
             fs.release(fh.0).await;
             reply.ok();
         });
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.fs.opendir(ino.0) {
-            Ok(opened) => reply.opened(FileHandle(opened.fh), dir_flags(&opened)),
-            Err(e) => reply.error(refuse(&self.fs, "opendir", ino, None, &e)),
-        }
+        self.run(ino, move |fs| async move {
+            match fs.opendir(ino.0) {
+                Ok(opened) => reply.opened(FileHandle(opened.fh), dir_flags(&opened)),
+                Err(e) => reply.error(refuse(&fs, "opendir", ino, None, &e)),
+            }
+        });
     }
 
     fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let fs = self.fs();
-        self.run(async move {
+        self.run(ino, move |fs| async move {
             let mut take = |item: DirItem<'_>| {
                 reply.add(INodeNo(item.ino), item.cookie, file_type(item.kind), item.name)
             };
@@ -430,8 +431,7 @@ impl fuser::Filesystem for Door {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let fs = self.fs();
-        self.run(async move {
+        self.run(ino, move |fs| async move {
             let mut take = |item: DirItem<'_>| add_plus(&mut reply, &item);
             match fs.readdir(fh.0, offset, true, &mut take).await {
                 Ok(()) => reply.ok(),
@@ -440,21 +440,13 @@ impl fuser::Filesystem for Door {
         });
     }
 
-    fn releasedir(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
-        self.fs.releasedir(fh.0);
+    fn releasedir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.fs.of(ino.0).releasedir(fh.0);
         reply.ok();
     }
 
     fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        let fs = self.fs();
-        self.run(async move {
+        self.run(ino, move |fs| async move {
             let done = fs.fsyncdir(ino.0).await;
             reply_empty(reply, done.map_err(|e| refuse(&fs, "fsyncdir", ino, None, &e)));
         });
@@ -469,8 +461,8 @@ impl fuser::Filesystem for Door {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let (fs, name) = (self.fs(), name.to_owned());
-        self.run(async move {
+        let name = name.to_owned();
+        self.run(ino, move |fs| async move {
             match fs.getxattr(ino.0, &name).await {
                 Ok(value) => reply_xattr(reply, &value, size),
                 Err(e) => reply.error(refuse(&fs, "getxattr", ino, None, &e)),
@@ -482,8 +474,7 @@ impl fuser::Filesystem for Door {
         if !self.fs.lists_xattrs() {
             return reply.error(Errno::ENOSYS); // the kernel asks no more
         }
-        let fs = self.fs();
-        self.run(async move {
+        self.run(ino, move |fs| async move {
             match fs.listxattr(ino.0).await {
                 Ok(names) => {
                     let list: Vec<u8> = names.into_iter().flat_map(|name| [name, vec![0]].concat()).collect();
@@ -504,16 +495,16 @@ impl fuser::Filesystem for Door {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let (fs, name, value) = (self.fs(), name.to_owned(), value.to_vec());
-        self.run(async move {
+        let (name, value) = (name.to_owned(), value.to_vec());
+        self.run(ino, move |fs| async move {
             let set = fs.setxattr(ino.0, &name, &value, flags).await;
             reply_empty(reply, set.map_err(|e| refuse(&fs, "setxattr", ino, Some(&name), &e)));
         });
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (fs, name) = (self.fs(), name.to_owned());
-        self.run(async move {
+        let name = name.to_owned();
+        self.run(ino, move |fs| async move {
             let gone = fs.removexattr(ino.0, &name).await;
             reply_empty(reply, gone.map_err(|e| refuse(&fs, "removexattr", ino, Some(&name), &e)));
         });
@@ -530,8 +521,7 @@ impl fuser::Filesystem for Door {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        let fs = self.fs();
-        self.run(async move {
+        self.run(ino, move |fs| async move {
             let (name, done) = match cmd {
                 REFRESH => ("refresh", fs.refresh(ino.0).await),
                 FLUSH => ("flush", fs.flush_to_s3(ino.0).await),

@@ -37,7 +37,7 @@ impl FuseMount {
         let config = fs.config();
         let mut options = FuseConfig::default();
         options.mount_options = vec![
-            MountOption::FSName(format!("s3://{}/{}", config.s3.bucket, config.prefix)),
+            MountOption::FSName(config.source()),
             // Not `Subtype`: fuser hands that to fusermount3 only, and root's mount would be of type `fuse`.
             MountOption::CUSTOM("subtype=pailfs".into()),
             MountOption::DefaultPermissions,

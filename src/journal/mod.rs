@@ -127,6 +127,12 @@ impl Journal {
         }
     }
 
+    /// The buckets of a server that mounts are at work on, or have left something of, in a staging directory.
+    pub fn buckets(staging: &Path, endpoint: Option<&str>) -> Result<Vec<String>, JournalError> {
+        let failed = |source| JournalError::Disk { path: staging.to_owned(), source };
+        Place::buckets(staging, endpoint).map_err(failed)
+    }
+
     /// Makes the directory and this mount's part of it, so that what stands in the way is found early.
     pub fn prepare(&self) -> Result<(), JournalError> {
         self.home(&mut self.lock()).map(|_| ())

@@ -48,6 +48,28 @@ impl Place {
         Place { dir: staging.join(format!("{bucket}-{number:016x}")) }
     }
 
+    /// The buckets of a server that mounts are at work on, or have left something of.
+    pub fn buckets(staging: &Path, endpoint: Option<&str>) -> io::Result<Vec<String>> {
+        let entries = match std::fs::read_dir(staging) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut buckets = Vec::new();
+        for entry in entries {
+            let name = entry?.file_name();
+            let Some((bucket, _)) = name.to_str().and_then(|name| name.rsplit_once('-')) else { continue };
+            let place = Place::new(staging, endpoint, bucket);
+            let holds_any =
+                |dir: PathBuf| std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+            let is_one = !bucket.is_empty() && place.dir.file_name() == Some(&name);
+            if is_one && (holds_any(place.live()) || holds_any(place.kept())) {
+                buckets.push(bucket.to_owned());
+            }
+        }
+        buckets.sort();
+        Ok(buckets)
+    }
+
     pub fn disk_error(&self, source: io::Error) -> JournalError {
         JournalError::Disk { path: self.dir.clone(), source }
     }

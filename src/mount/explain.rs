@@ -26,7 +26,7 @@ pub fn explain(error: &Error, config: &S3Config) -> Failure {
 }
 
 fn advice(e: &S3Error, config: &S3Config) -> String {
-    let bucket = &config.bucket;
+    let bucket = if config.bucket.is_empty() { "the list of buckets" } else { &config.bucket };
     let place = place(config);
     let region = config.region.as_deref().unwrap_or("not set");
     match e.kind {
@@ -40,7 +40,8 @@ fn advice(e: &S3Error, config: &S3Config) -> String {
         ),
         S3ErrorKind::AccessDenied => format!(
             "{place} refuses access to {bucket}: check the credentials (and --profile), and that they \
-             grant s3:ListBucket on it"
+             grant {} on it",
+            if config.bucket.is_empty() { "s3:ListAllMyBuckets" } else { "s3:ListBucket" }
         ),
         S3ErrorKind::NoCredentials => format!("requests for {bucket} cannot be signed"),
         S3ErrorKind::WrongRegion => {

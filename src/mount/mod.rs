@@ -50,9 +50,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// `s3://bucket/prefix`.
+    /// [`Config::source`].
     pub fn source(&self) -> String {
-        format!("s3://{}/{}", self.config.s3.bucket, self.config.prefix)
+        self.config.source()
     }
 
     fn log_target(&self) -> Target {
@@ -82,10 +82,8 @@ pub fn run(mut plan: Plan) -> Result<(), Failure> {
     if plan.fake {
         return Ok(());
     }
-    let kept = recover::notice(&journal(&plan.config), &plan.config.s3.bucket);
-    if let Some(kept) = &kept {
-        eprintln!("pailfs: {kept}");
-    }
+    let kept = kept(&plan.config);
+    kept.iter().for_each(|kept| eprintln!("pailfs: {kept}"));
     let target = plan.log_target();
     let log = Log::open(&target)?;
     let mut ready = if plan.foreground {
@@ -103,9 +101,7 @@ pub fn run(mut plan: Plan) -> Result<(), Failure> {
         }
     };
     logging::init(&log, plan.log_level);
-    if let Some(kept) = &kept {
-        tracing::warn!("{kept}");
-    }
+    kept.iter().for_each(|kept| tracing::warn!("{kept}"));
     let served = serve(&plan, &mut ready, &log);
     if let Err(failure) = &served {
         if !plan.foreground || plan.log_file.is_some() {
@@ -185,6 +181,17 @@ async fn prepare(plan: &Plan, handle: tokio::runtime::Handle) -> Result<Arc<File
 
 fn journal(config: &Config) -> Journal {
     Journal::new(&config.staging.dir, config.s3.endpoint_url.as_deref(), &config.s3.bucket)
+}
+
+/// What is to be said of files that wait for `pailfs recover`, a line a bucket.
+fn kept(config: &Config) -> Vec<String> {
+    let (staging, endpoint) = (&config.staging.dir, config.s3.endpoint_url.as_deref());
+    let buckets = match config.s3.bucket.as_str() {
+        "" => Journal::buckets(staging, endpoint),
+        bucket => Ok(vec![bucket.to_owned()]),
+    };
+    let notice = |bucket: String| recover::notice(&Journal::new(staging, endpoint, &bucket), &bucket);
+    buckets.map_or_else(|e| vec![e.to_string()], |buckets| buckets.into_iter().filter_map(notice).collect())
 }
 
 fn open_disk_cache(config: &Config) -> Result<Option<Arc<DiskCache>>, Failure> {

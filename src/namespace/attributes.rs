@@ -188,7 +188,7 @@ impl Table {
         self.dirs.get(dir)?.says.as_ref().filter(|says| self.is_young(dir, says.asked))
     }
 
-    fn hear_marker_says(&mut self, dir: &str, attributes: Attributes, asked: Instant) {
+    pub(super) fn hear_marker_says(&mut self, dir: &str, attributes: Attributes, asked: Instant) {
         let older = |says: &MarkerSays| says.asked <= asked;
         if self.dirs.get(dir).and_then(|dir| dir.says.as_ref()).is_none_or(older) {
             let kept = Arc::new(Kept { attributes, current: true });

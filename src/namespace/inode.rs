@@ -10,23 +10,26 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::buckets::Strangers;
 use super::dir::{Dir, Span};
 use super::known::{Known, Source, When};
 use super::leaving::Leaving;
-use super::memory::Memory;
-use super::{Entry, FileInfo, Kind, Listed, Node};
-use crate::key::{self, ROOT_INO};
+use super::memory::{Memory, Room};
+use super::{Entry, FileInfo, Kind, Node};
+use crate::key::{self, Numbers, ROOT_INO};
 
 /// The longest the kernel is told to believe anything: its clock has an end.
 pub(super) const TTL_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 pub(super) struct Table {
-    bucket: String,
+    pub(super) numbers: Numbers,
     /// The root's key.
     pub(super) prefix: String,
     pub(super) ttl: Duration,
     /// Whether attributes are kept in objects' metadata.
     pub(super) attributes: bool,
+    /// Where the names are buckets'.
+    pub(super) strangers: Option<Strangers>,
     pub(super) inodes: HashMap<u64, Inode>,
     /// By key: those that any name is known in, or any range. In key order, which is the order of a
     /// walk in depth.
@@ -50,25 +53,30 @@ pub(super) struct Inode {
     /// Handles.
     pub(super) pins: usize,
     /// What it was when its name still led here; none while it does.
-    unlinked: Option<Box<(Known, When)>>,
+    pub(super) unlinked: Option<Box<(Known, When)>>,
 }
 
 impl Table {
-    pub(super) fn new(bucket: &str, prefix: &str, ttl: Duration, bytes_max: u64) -> Table {
+    pub(super) fn new(numbers: Numbers, prefix: &str, ttl: Duration, room: Arc<Room>) -> Table {
         let root = Inode { dir: "".into(), name: "".into(), lookups: 1, pins: 0, unlinked: None };
         Table {
-            bucket: bucket.into(),
             prefix: prefix.into(),
             ttl,
             attributes: false,
-            inodes: HashMap::from([(ROOT_INO, root)]),
+            strangers: None,
+            inodes: HashMap::from([(numbers.root(), root)]),
             dirs: BTreeMap::new(),
             local: HashSet::new(),
             leaving: Leaving::default(),
             listed: HashMap::new(),
             refreshed: None,
-            memory: Memory::new(bytes_max),
+            memory: Memory::new(room),
+            numbers,
         }
+    }
+
+    pub(super) fn is_root(&self, ino: u64) -> bool {
+        ino == self.numbers.root()
     }
 
     pub(super) fn inodes(&self) -> usize {
@@ -97,12 +105,12 @@ impl Table {
     }
 
     /// Where an inode's name is, while the name leads to it.
-    fn place(&self, ino: u64) -> Option<(Arc<str>, Arc<str>)> {
-        let inode = self.inodes.get(&ino).filter(|inode| ino != ROOT_INO && inode.unlinked.is_none())?;
+    pub(super) fn place(&self, ino: u64) -> Option<(Arc<str>, Arc<str>)> {
+        let inode = self.inodes.get(&ino).filter(|inode| !self.is_root(ino) && inode.unlinked.is_none())?;
         Some((inode.dir.clone(), inode.name.clone()))
     }
 
-    fn state(&self, ino: u64) -> Option<(&Known, When)> {
+    pub(super) fn state(&self, ino: u64) -> Option<(&Known, When)> {
         let inode = self.inodes.get(&ino)?;
         match &inode.unlinked {
             Some(was) => Some((&was.0, was.1)),
@@ -115,7 +123,7 @@ impl Table {
 
     /// The inode's key. None for an inode whose name is gone.
     pub(super) fn key(&self, ino: u64) -> Option<String> {
-        if ino == ROOT_INO {
+        if self.is_root(ino) {
             return Some(self.prefix.clone());
         }
         let (dir, name) = self.place(ino)?;
@@ -124,27 +132,27 @@ impl Table {
     }
 
     pub(super) fn kind(&self, ino: u64) -> Option<Kind> {
-        if ino == ROOT_INO { Some(Kind::Directory) } else { self.state(ino)?.0.kind() }
+        if self.is_root(ino) { Some(Kind::Directory) } else { self.state(ino)?.0.kind() }
     }
 
     pub(super) fn is_past(&self, ino: u64) -> bool {
         self.inodes.get(&ino).is_some_and(|inode| key::past::holds_past(&inode.dir))
     }
 
-    /// The directory that holds the inode's name.
+    /// The directory that holds the inode's name; the mount's root for a bucket's own.
     pub(super) fn parent(&self, ino: u64) -> Option<u64> {
         let dir = &self.inodes.get(&ino)?.dir;
-        Some(if ino == ROOT_INO { ROOT_INO } else { self.ino_of_dir(dir) })
+        Some(if self.is_root(ino) { ROOT_INO } else { self.ino_of_dir(dir) })
     }
 
     /// The number a directory has, or would get.
     pub(super) fn ino_of_dir(&self, dir: &str) -> u64 {
         if dir == self.prefix {
-            return ROOT_INO;
+            return self.numbers.root();
         }
         let (above, name) = key::split_dir(dir);
         let known = self.dirs.get(above).and_then(|dir| dir.get(name)).map_or(0, |slot| slot.ino);
-        if known == 0 { key::inode_number(&self.bucket, dir) } else { known }
+        if known == 0 { self.numbers.of(dir) } else { known }
     }
 
     /// Key of the directory and name, while the name leads to the inode.
@@ -162,7 +170,7 @@ impl Table {
 
     /// What is known of the inode, however old.
     pub(super) fn entry(&self, ino: u64) -> Option<Entry> {
-        if ino == ROOT_INO {
+        if self.is_root(ino) {
             let ttl = self.ttl.min(TTL_MAX);
             let entry =
                 Entry { ino, node: Node::Directory, attributes: None, linked: true, past: false, ttl };
@@ -183,7 +191,7 @@ impl Table {
     /// What is known of the inode, if it is fresh.
     pub(super) fn fresh_entry(&self, ino: u64) -> Option<Entry> {
         let inode = self.inodes.get(&ino)?;
-        let fresh = ino == ROOT_INO || self.is_local(ino) || self.is_fresh(&inode.dir, self.state(ino)?.1);
+        let fresh = self.is_root(ino) || self.is_local(ino) || self.is_fresh(&inode.dir, self.state(ino)?.1);
         if fresh { self.entry(ino) } else { None }
     }
 
@@ -211,6 +219,8 @@ impl Table {
         match known.get(name) {
             Some(slot) if self.is_local(slot.ino) || self.is_fresh(dir, slot.when) => Some(slot.known.node()),
             Some(_) => None,
+            // What others have, no listing tells.
+            None if self.strangers.is_some() => None,
             None => known.absent_since(name).is_some_and(|asked| self.is_young(dir, asked)).then_some(None),
         }
     }
@@ -264,7 +274,8 @@ impl Table {
         let oldest = self.memory.oldest_question(dir);
         let gone = self.dirs.get(dir).map(|known| known.not_in(&span, begun, oldest)).unwrap_or_default();
         for name in gone {
-            if !self.child_in(dir, &name).is_some_and(|ino| self.is_local(ino)) {
+            let is_local = self.child_in(dir, &name).is_some_and(|ino| self.is_local(ino));
+            if !is_local && !self.is_stranger(&name) {
                 self.detach(dir, &name);
                 self.edit(dir, |dir| dir.remove(&name));
             }
@@ -308,19 +319,6 @@ impl Table {
         }
     }
 
-    /// The next entries of a directory whose whole listing is known, after the item `after`. None: it is
-    /// known no longer.
-    pub(super) fn entries_after(
-        &self,
-        dir: &str,
-        after: &str,
-        count: usize,
-    ) -> Option<Vec<(String, Listed)>> {
-        let known = self.dirs.get(dir)?;
-        known.whole_since()?;
-        Some(known.entries_after(after, count))
-    }
-
     /// The inode of a name that was found to be `node`, made if there is none. What was learnt of the name
     /// since then counts more: none where that is that it is gone.
     pub(super) fn enter(&mut self, dir: &str, name: &str, node: &Node) -> Option<Entry> {
@@ -360,14 +358,14 @@ impl Table {
     /// The number that follows from the key.
     pub(super) fn number(&self, dir: &str, name: &str, kind: Kind) -> u64 {
         let slash = if kind == Kind::Directory { "/" } else { "" };
-        key::inode_number(&self.bucket, &format!("{dir}{name}{slash}"))
+        self.numbers.of(&format!("{dir}{name}{slash}"))
     }
 
     /// The key's number, or the next one that no living inode has.
     fn free_number(&self, dir: &str, name: &str, kind: Kind) -> u64 {
         let mut ino = self.number(dir, name, kind);
-        while self.inodes.contains_key(&ino) || ino <= ROOT_INO {
-            ino = ino.wrapping_add(1);
+        while self.inodes.contains_key(&ino) {
+            ino = self.numbers.after(ino);
         }
         ino
     }
@@ -386,45 +384,6 @@ impl Table {
             change(&mut info);
             self.learn(ino, Known::of(Some(&Node::File(info))), When::now(Source::Changed));
         }
-    }
-
-    pub(super) fn set_local(&mut self, ino: u64, local: bool) {
-        if local && self.inodes.contains_key(&ino) {
-            self.local.insert(ino);
-        } else {
-            self.local.remove(&ino);
-        }
-    }
-
-    pub(super) fn is_local(&self, ino: u64) -> bool {
-        self.local.contains(&ino)
-    }
-
-    pub(super) fn local_names(&self, dir: &str) -> Vec<(u64, String)> {
-        let inodes = self.local.iter().filter_map(|ino| Some((*ino, self.inodes.get(ino)?)));
-        inodes
-            .filter(|(_, inode)| &*inode.dir == dir && inode.unlinked.is_none())
-            .map(|(ino, inode)| (ino, inode.name.to_string()))
-            .collect()
-    }
-
-    /// A local file that never came to be is gone; one that S3 has is asked about anew.
-    pub(super) fn give_up(&mut self, ino: u64) {
-        self.local.remove(&ino);
-        let Some((dir, name)) = self.place(ino) else { return self.drop_if_unused(ino) };
-        let Some((known, _)) = self.state(ino) else { return };
-        let known = if known.in_s3() {
-            known.clone()
-        } else {
-            self.detach(&dir, &name);
-            Known::Absent
-        };
-        // Another host may have made what we could not: nothing here says what is there.
-        self.edit(&dir, |dir| {
-            dir.set(&name, known, When::now(Source::Doubted));
-            dir.forget_spans();
-        });
-        self.drop_if_unused(ino);
     }
 
     pub(super) fn remove_name(&mut self, dir: &str, name: &str) {
@@ -510,17 +469,6 @@ impl Table {
         self.edit(&below, |dir| dir.marker = true);
     }
 
-    /// S3 has the marker of a directory that was made here.
-    pub(super) fn directory_was_sent(&mut self, ino: u64) {
-        self.local.remove(&ino);
-        if let Some((dir, name)) = self.place(ino) {
-            self.edit(&dir, |dir| {
-                dir.set(&name, Known::of(Some(&Node::Directory)), When::now(Source::Changed))
-            });
-        }
-        self.drop_if_unused(ino);
-    }
-
     pub(super) fn rename(&mut self, ino: u64, dir: &str, name: &str) {
         let Some((old_dir, old_name)) = self.place(ino) else { return };
         let Some((known, _)) = self.state(ino) else { return };
@@ -585,9 +533,9 @@ impl Table {
         self.drop_if_unused(ino);
     }
 
-    fn drop_if_unused(&mut self, ino: u64) {
+    pub(super) fn drop_if_unused(&mut self, ino: u64) {
         let unused = |i: &Inode| i.lookups == 0 && i.pins == 0;
-        if ino == ROOT_INO || !self.inodes.get(&ino).is_some_and(unused) || self.is_local(ino) {
+        if self.is_root(ino) || !self.inodes.get(&ino).is_some_and(unused) || self.is_local(ino) {
             return;
         }
         let Some(inode) = self.inodes.remove(&ino) else { return };

@@ -6,7 +6,7 @@ use crate::namespace::known::Source;
 const BIG: u64 = 1 << 30;
 
 fn table() -> Table {
-    Table::new("bucket", "top/", Duration::from_secs(60), BIG)
+    Table::new(Numbers::of_one("bucket"), "top/", Duration::from_secs(60), Room::new(BIG))
 }
 
 fn file(size: u64) -> Node {
@@ -87,7 +87,7 @@ fn a_renamed_inode_keeps_its_number_and_frees_its_name() {
 
 #[test]
 fn what_an_open_handle_listed_stays_fresh() {
-    let mut table = Table::new("bucket", "", Duration::ZERO, BIG);
+    let mut table = Table::new(Numbers::of_one("bucket"), "", Duration::ZERO, Room::new(BIG));
     table.hear("", "x", Some(&file(1)), Instant::now(), Source::Listed);
     assert_eq!(table.fresh_name("", "x"), None);
     table.listing_began("", Instant::now());
@@ -158,7 +158,7 @@ fn what_was_given_up_is_not_believed_and_neither_is_the_listing() {
 
 #[test]
 fn a_full_table_forgets_what_nobody_needs_least_recently_used_first() {
-    let mut table = Table::new("bucket", "", Duration::from_secs(60), 1 << 20);
+    let mut table = Table::new(Numbers::of_one("bucket"), "", Duration::from_secs(60), Room::new(1 << 20));
     let held = table.intern("0/", "held", &file(7));
     table.remember(held);
     table.remove_name("0/", "removed");
@@ -184,7 +184,7 @@ fn a_full_table_forgets_what_nobody_needs_least_recently_used_first() {
 
 #[test]
 fn what_is_counted_is_given_back() {
-    let mut table = Table::new("bucket", "", Duration::from_secs(60), 0);
+    let mut table = Table::new(Numbers::of_one("bucket"), "", Duration::from_secs(60), Room::new(0));
     for n in 0..50 {
         let node = Node::File(FileInfo { etag: format!("\"odd {n}\""), ..FileInfo::default() });
         let ino = table.intern("d/", &n.to_string(), &node);
@@ -199,7 +199,7 @@ fn what_is_counted_is_given_back() {
 
 #[test]
 fn the_kernel_is_asked_to_forget_when_inodes_alone_are_too_many() {
-    let mut table = Table::new("bucket", "", Duration::from_secs(60), 1 << 20);
+    let mut table = Table::new(Numbers::of_one("bucket"), "", Duration::from_secs(60), Room::new(1 << 20));
     assert_eq!(table.too_many(Instant::now()), []);
     let root = table.intern("", "d", &Node::Directory);
     table.remember(root);
@@ -236,7 +236,7 @@ fn five_million_objects_fit_in_two_gib() {
         statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
     };
     let before = resident();
-    let mut table = Table::new("bucket", "", Duration::from_secs(60), u64::MAX);
+    let mut table = Table::new(Numbers::of_one("bucket"), "", Duration::from_secs(60), Room::new(u64::MAX));
     for n in 0..5_000_000u64 {
         let (dir, name) = (format!("data/{:05}/", n / 1000), format!("object-{n:09}.dat"));
         let etag = format!("\"{:032x}\"", u128::from(n) << 64 | 7);
@@ -252,7 +252,7 @@ fn five_million_objects_fit_in_two_gib() {
 
 #[test]
 fn a_change_that_had_to_make_room_is_not_undone_by_an_older_answer() {
-    let mut table = Table::new("bucket", "", Duration::from_secs(60), 10_000);
+    let mut table = Table::new(Numbers::of_one("bucket"), "", Duration::from_secs(60), Room::new(10_000));
     let asked = later();
     later();
     table.remove_name("d/", "gone");

@@ -34,10 +34,10 @@ mod tests {
 
     use crate::namespace::inode::Table;
     use crate::namespace::known::Source;
-    use crate::namespace::{FileInfo, Node};
+    use crate::namespace::{FileInfo, Node, Numbers, Room};
 
     fn table() -> Table {
-        Table::new("bucket", "top/", Duration::from_secs(60), 64 << 20)
+        Table::new(Numbers::of_one("bucket"), "top/", Duration::from_secs(60), Room::new(64 << 20))
     }
 
     fn file(size: u64) -> Node {

@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use super::dir::{Span, passes};
 use super::pages::{Ask, Begin, Pages};
-use super::{FileInfo, Kind, Namespace, Node, Question};
+use super::{FileInfo, Kind, Namespace, Node, Question, buckets};
 use crate::error::Error;
 use crate::key;
 use crate::s3::{ListObjectsV2, ListPage};
@@ -368,6 +368,14 @@ impl DirStream {
 /// How the pages of a directory are asked for.
 fn ask(namespace: &Namespace, dir: &str) -> Ask {
     let (client, prefix) = (namespace.client.clone(), dir.to_string());
+    if namespace.is_of_buckets() {
+        let table = namespace.table.clone();
+        return Box::new(move |begin| {
+            let (client, table) = (client.clone(), table.clone());
+            let token = if let Begin::Token(token) = begin { Some(token) } else { None };
+            Box::pin(async move { buckets::list(&client, &table, token.as_deref()).await })
+        });
+    }
     Box::new(move |begin| {
         let mut query = ListObjectsV2 { prefix: prefix.clone(), delimiter: true, ..Default::default() };
         match begin {

@@ -115,6 +115,9 @@ impl Namespace {
     }
 
     pub(super) async fn ask(&self, dir: &str, name: &str) -> Result<Option<Node>, Error> {
+        if self.is_of_buckets() {
+            return self.ask_bucket(name).await;
+        }
         let file_key = key::file_key(dir, name.as_bytes())?;
         let question = self.question(dir);
         let (head, dir_there) = futures_util::future::join(

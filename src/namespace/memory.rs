@@ -1,13 +1,14 @@
 //! What the table may take, `--metadata-memory`, and what goes when it is more.
 //!
-//! Owns: [`Memory`] (the count of bytes, which directory was used last, the questions under way) and the
-//! order in which knowledge is dropped.
+//! Owns: [`Room`] (what all tables of a mount take together), [`Memory`] (of one table: the count of bytes, which
+//! directory was used last, the questions under way) and the order in which knowledge is dropped.
 //! Invariants: an inode that the kernel or a handle knows is never dropped; neither is what was changed
 //! here while a question is under way whose answer could undo it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::dir::Dir;
@@ -19,9 +20,43 @@ const DIRS_TRIED: usize = 16;
 const FORGET_NAMES: usize = 1000;
 const FORGET_PAUSE: Duration = Duration::from_millis(100);
 
-pub(super) struct Memory {
-    bytes: usize,
+/// What the tables of one mount may take together: one bucket's, or those of all buckets of an account.
+#[derive(Debug)]
+pub struct Room {
+    bytes: AtomicUsize,
     bytes_max: usize,
+    /// A table had to make room since this was last looked at.
+    short: AtomicBool,
+}
+
+impl Room {
+    pub fn new(bytes_max: u64) -> Arc<Room> {
+        let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+        Arc::new(Room { bytes: AtomicUsize::new(0), bytes_max, short: AtomicBool::new(false) })
+    }
+
+    /// What they take, in bytes, as near as can be told.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    /// Whether a table had to make room since this was last asked.
+    pub fn was_short(&self) -> bool {
+        self.short.load(Ordering::Relaxed) && self.short.swap(false, Ordering::Relaxed)
+    }
+
+    fn is_exceeded(&self) -> bool {
+        self.bytes() > self.bytes_max
+    }
+}
+
+pub(super) struct Memory {
+    room: Arc<Room>,
+    bytes: usize,
     /// Directories by when they were used, the least recently used first.
     order: BTreeMap<u64, Arc<str>>,
     newest: u64,
@@ -34,10 +69,10 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    pub fn new(bytes_max: u64) -> Memory {
+    pub fn new(room: Arc<Room>) -> Memory {
         Memory {
+            room,
             bytes: 0,
-            bytes_max: usize::try_from(bytes_max).unwrap_or(usize::MAX),
             order: BTreeMap::new(),
             newest: 0,
             questions: HashMap::new(),
@@ -49,14 +84,19 @@ impl Memory {
 
     pub fn add(&mut self, bytes: usize) {
         self.bytes += bytes;
+        self.room.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub fn sub(&mut self, bytes: usize) {
         self.bytes -= bytes;
+        self.room.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     pub fn changed(&mut self, before: usize, after: usize) {
-        self.bytes = self.bytes + after - before;
+        match after.checked_sub(before) {
+            Some(more) => self.add(more),
+            None => self.sub(before - after),
+        }
     }
 
     /// A directory is known from now on; answers its place.
@@ -88,7 +128,13 @@ impl Memory {
     }
 
     fn is_exceeded(&self) -> bool {
-        self.bytes > self.bytes_max
+        self.room.is_exceeded()
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.sub(self.bytes);
     }
 }
 
@@ -115,16 +161,30 @@ impl Table {
         }
     }
 
-    /// Where the table has grown beyond its cap: drops what the kernel does not know, least recently
+    /// Where the tables have grown beyond their cap: drops what the kernel does not know, least recently
     /// used directory first.
     pub(super) fn shrink(&mut self) {
         for _ in 0..DIRS_TRIED {
             if !self.memory.is_exceeded() {
                 return;
             }
+            self.memory.room.short.store(true, Ordering::Relaxed);
             let Some((_, dir)) = self.memory.order.first_key_value() else { return };
             self.evict(&dir.clone());
         }
+    }
+
+    /// Makes room for other tables: `bytes`, or as much as can be dropped. Answers how much that was.
+    pub(super) fn give_way(&mut self, bytes: usize) -> usize {
+        let before = self.bytes();
+        for _ in 0..self.memory.order.len() {
+            let Some((_, dir)) = self.memory.order.first_key_value() else { break };
+            if before.saturating_sub(self.bytes()) >= bytes {
+                break;
+            }
+            self.evict(&dir.clone());
+        }
+        before.saturating_sub(self.bytes())
     }
 
     /// Drops what it can of a directory; what is left of it counts as used last.

@@ -2,18 +2,20 @@
 //!
 //! Owns: [`Namespace`]: the table of what is known of each directory's names, from whom and since when
 //! (`inode`, `dir`, `known`, `memory`, `leaving`), and how S3 is asked (`lookup`, `attributes`, `renew`, `listing`,
-//! `pages`, `walking`).
+//! `pages`, `walking`; `buckets` for an account's root).
 //! Invariants: an inode lives as long as the kernel or a handle knows it; a change made here is never
 //! undone by an answer that was asked for before it (each answer carries the time it was asked).
 //! Must never know: object bytes, handles' positions, FUSE.
 
 mod attributes;
+mod buckets;
 mod dir;
 mod fresh;
 mod inode;
 mod known;
 mod leaving;
 mod listing;
+mod local;
 mod lookup;
 mod memory;
 mod moving;
@@ -34,11 +36,12 @@ use tokio::sync::{Semaphore, watch};
 use crate::attr::Attributes;
 pub use crate::attr::Kind;
 use crate::error::Error;
-use crate::key;
+use crate::key::{self, Numbers};
 use crate::s3::{ListedObject, ObjectHead, S3Client};
 
 use inode::Table;
 pub use listing::{DirStream, Listed};
+pub use memory::Room;
 pub use moving::MovedFile;
 pub use near::Near;
 use renew::Turn;
@@ -162,6 +165,7 @@ const HEADS_MAX: usize = 64;
 
 pub struct Namespace {
     client: S3Client,
+    root: u64,
     /// Never held across an await; no other lock is taken under it.
     table: Arc<Mutex<Table>>,
     /// Nothing is kept fresh, so nothing is worth asking for ahead.
@@ -197,15 +201,26 @@ fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
 }
 
 impl Namespace {
-    /// `prefix` is the root's key: empty, or ending in `/`. `bytes_max`: what the table may take, in bytes.
-    /// `attributes`: whether objects' metadata say what they are, and are asked for.
-    pub fn new(client: S3Client, prefix: &str, ttl: Duration, bytes_max: u64, attributes: bool) -> Namespace {
-        let mut table = Table::new(client.bucket(), prefix, ttl, bytes_max);
-        table.attributes = attributes;
+    /// `prefix` is the root's key: empty, or ending in `/`. `room`: what the table takes is counted there.
+    /// `attributes`: whether objects' metadata say what they are, and are asked for. A client of no bucket makes it the
+    /// namespace of an account's buckets.
+    pub fn new(
+        client: S3Client,
+        numbers: Numbers,
+        prefix: &str,
+        ttl: Duration,
+        room: Arc<Room>,
+        attributes: bool,
+    ) -> Namespace {
+        let mut table = Table::new(numbers, prefix, ttl, room);
+        let of_buckets = client.bucket().is_empty();
+        table.attributes = attributes || of_buckets;
+        table.strangers = buckets::strangers(of_buckets);
         Namespace {
+            root: table.numbers.root(),
             table: Arc::new(Mutex::new(table)),
             forgets_at_once: ttl.is_zero(),
-            unordered: AtomicBool::new(client.bucket().ends_with(DIRECTORY_BUCKET)),
+            unordered: AtomicBool::new(of_buckets || client.bucket().ends_with(DIRECTORY_BUCKET)),
             turns: Mutex::default(),
             walks: Mutex::new(Walks::new()),
             walked: watch::Sender::new(()),
@@ -231,6 +246,16 @@ impl Namespace {
 
     pub fn kind(&self, ino: u64) -> Result<Kind, Error> {
         self.lock().kind(ino).ok_or(Error::NotFound)
+    }
+
+    /// Whether an inode of this number can be one of this namespace's.
+    pub fn holds(&self, ino: u64) -> bool {
+        self.lock().numbers.holds(ino)
+    }
+
+    /// The number of the root.
+    pub fn root(&self) -> u64 {
+        self.root
     }
 
     pub fn parent(&self, ino: u64) -> u64 {
@@ -305,6 +330,11 @@ impl Namespace {
     /// Bytes that what is known takes, as near as can be told.
     pub fn metadata_bytes(&self) -> u64 {
         self.lock().bytes() as u64
+    }
+
+    /// Drops `bytes` of what is known, or all that nobody needs, for others to have room. Answers how much it was.
+    pub fn give_way(&self, bytes: usize) -> usize {
+        self.lock().give_way(bytes)
     }
 
     /// A new file that only this mount knows until [`Namespace::publish`]. Counts one kernel reference.

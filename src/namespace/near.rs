@@ -66,10 +66,11 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::super::known::Source;
+    use super::super::{Numbers, Room};
     use super::*;
 
     fn table() -> Table {
-        let mut table = Table::new("bucket", "", Duration::ZERO, u64::MAX);
+        let mut table = Table::new(Numbers::of_one("bucket"), "", Duration::ZERO, Room::new(u64::MAX));
         let file = Node::File(FileInfo { etag: "\"e\"".into(), ..FileInfo::default() });
         let new = Node::File(FileInfo::default());
         for (dir, name, node) in [

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::namespace::dir::Span;
 use crate::namespace::inode::Table;
+use crate::namespace::{Numbers, Room};
 
 struct Server {
     keys: BTreeSet<String>,
@@ -81,7 +82,7 @@ impl Walking<'_> {
         Walking {
             server,
             walks: Walks::new(),
-            table: Table::new("b", "", Duration::from_secs(3600), u64::MAX),
+            table: Table::new(Numbers::of_one("b"), "", Duration::from_secs(3600), Room::new(u64::MAX)),
             off: false,
             in_flight: Vec::new(),
             walk_pages: 0,

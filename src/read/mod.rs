@@ -49,8 +49,8 @@ pub struct Version {
 }
 
 impl Version {
-    pub fn new(key: String, etag: String, size: u64) -> Version {
-        Version { id: VersionId::new(&key, &etag), key, etag, size }
+    pub fn new(bucket: &str, key: String, etag: String, size: u64) -> Version {
+        Version { id: VersionId::new(bucket, &key, &etag), key, etag, size }
     }
 }
 

@@ -56,10 +56,14 @@ impl S3Client {
         self.wire().send(&call, effort).await.map(|_| ())
     }
 
-    /// The buckets of whoever asks, by name. `continuation_token`: of the page before.
-    pub async fn list_buckets(&self, continuation_token: Option<&str>) -> R<ListBucketsPage> {
+    /// The buckets of whoever asks, by name. `prefix`: those whose names begin so, where the server knows to choose.
+    /// `continuation_token`: of the page before.
+    pub async fn list_buckets(&self, prefix: &str, continuation_token: Option<&str>) -> R<ListBucketsPage> {
         let service = self.beside("")?;
         let mut call = call("ListBuckets", Method::GET, None);
+        if !prefix.is_empty() {
+            call.query.push(("prefix", prefix.into()));
+        }
         if let Some(token) = continuation_token {
             call.query.push(("continuation-token", token.into()));
         }
@@ -95,12 +99,12 @@ impl S3Client {
     /// Deletes this client's bucket, if it is empty: asked first, for some servers delete all that is in it.
     ///
     /// # Errors
-    /// `BucketNotEmpty`, also where it holds nothing but old versions and delete markers.
+    /// `BucketNotEmpty`, also where it holds nothing but old versions and delete markers, or uploads under way.
     pub async fn delete_bucket(&self) -> R<()> {
         let call = call("DeleteBucket", Method::DELETE, None);
         let mut effort = self.wire().effort();
-        if self.holds_anything().await? {
-            let failure = Failure::local(S3ErrorKind::BucketNotEmpty, "the bucket is not empty");
+        if let Some(what) = self.holds().await? {
+            let failure = Failure::local(S3ErrorKind::BucketNotEmpty, what);
             return Err(self.wire().error(&call, &effort, failure));
         }
         match self.wire().send(&call, &mut effort).await {
@@ -109,17 +113,24 @@ impl S3Client {
         }
     }
 
-    async fn holds_anything(&self) -> R<bool> {
+    /// What is in the bucket, in words. None: nothing.
+    async fn holds(&self) -> R<Option<&'static str>> {
         let query = ListObjectVersions { max_keys: Some(1), ..ListObjectVersions::default() };
         // Not every server knows versions, and who may list objects need not be allowed to list versions.
         if let Ok(page) = self.list_object_versions(&query).await
             && !page.versions.is_empty()
         {
-            return Ok(true);
+            return Ok(Some("the bucket is not empty: it holds objects, or versions of them"));
         }
         let query = ListObjectsV2 { max_keys: Some(1), ..ListObjectsV2::default() };
         let page = self.list_objects_v2(&query).await?;
-        Ok(!page.contents.is_empty() || page.undecodable > 0)
+        if !page.contents.is_empty() || page.undecodable > 0 {
+            return Ok(Some("the bucket is not empty"));
+        }
+        // Somebody is about to make an object, or was; S3 itself refuses for directory buckets only. As for versions.
+        let uploads = self.list_multipart_uploads("", None).await;
+        let any = uploads.is_ok_and(|page| !page.uploads.is_empty());
+        Ok(any.then_some("uploads are under way in the bucket: `pailfs s3 uploads` lists and ends them"))
     }
 
     /// The region of this client's bucket.

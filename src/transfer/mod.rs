@@ -1,10 +1,11 @@
-//! `pailfs s3 cp`: files become objects, objects become files; several at a time, each in pieces side by side.
+//! `pailfs s3 cp`: files become objects, objects files, or other objects; several at a time, each in pieces side by side.
 //!
 //! Owns: [`Transfer`] and [`run`]: which files and keys there are, how many at a time, what becomes of failures.
 //! Invariants: one that fails does not stop the others, and is named; all bytes held are covered by one budget; a key
 //! never leads out of the directory it is copied to.
 //! Must never know: clap, mounts.
 
+mod across;
 mod download;
 mod tally;
 mod upload;
@@ -63,12 +64,37 @@ pub enum Way {
         key: String,
         file: PathBuf,
     },
+    /// From another bucket, or within one, on the server's side. Recursive: both are prefixes.
+    Across {
+        bucket: String,
+        from: String,
+        key: String,
+    },
 }
 
 /// One file to copy. The walk waits when there are more.
-struct Job {
-    key: String,
-    file: PathBuf,
+enum Job {
+    Up { file: PathBuf, key: String },
+    Down { key: String, file: PathBuf },
+    Across { from: String, key: String },
+}
+
+impl Job {
+    async fn run(&self, shared: &Arc<Shared>) -> Result<(), Error> {
+        match self {
+            Job::Up { file, key } => upload::upload(shared, file, key).await,
+            Job::Down { key, file } => shared.unless_stopped(download::download(shared, key, file)).await,
+            Job::Across { from, key } => across::copy(shared, &shared.source, from, key).await,
+        }
+    }
+
+    /// How a person knows it.
+    fn name(&self) -> String {
+        match self {
+            Job::Up { file, .. } | Job::Down { file, .. } => file.display().to_string(),
+            Job::Across { key, .. } => key.escape_debug().to_string(),
+        }
+    }
 }
 
 const JOBS_AHEAD_MAX: usize = 1000;
@@ -78,6 +104,8 @@ const PIECES_MAX: usize = 32;
 /// What all jobs share.
 struct Shared {
     client: S3Client,
+    /// Of the bucket that objects come from.
+    source: S3Client,
     uploads: Uploads,
     budget: Budget,
     pieces: Arc<Semaphore>,
@@ -157,7 +185,12 @@ impl Interruptions {
 async fn copy(transfer: Transfer) -> Result<(), Unfinished> {
     let mut interruptions = Interruptions::listen()?;
     let client = S3Client::connect(&transfer.config).await.map_err(Failure::new)?;
+    let source = match &transfer.way {
+        Way::Across { bucket, .. } => client.beside(bucket).map_err(Failure::new)?,
+        Way::Up { .. } | Way::Down { .. } => client.clone(),
+    };
     let shared = Arc::new(Shared {
+        source,
         uploads: uploads(client.clone(), &transfer.staging_dir, &transfer.config),
         client,
         budget: Budget::new(transfer.memory_bytes_max),
@@ -168,9 +201,8 @@ async fn copy(transfer: Transfer) -> Result<(), Unfinished> {
         stop: watch::Sender::new(false),
     });
     let (found, queue) = mpsc::channel(JOBS_AHEAD_MAX);
-    let up = matches!(transfer.way, Way::Up { .. });
     let finding = tokio::spawn(find(shared.clone(), transfer.way, transfer.recursive, found));
-    let mut working = std::pin::pin!(work(shared.clone(), queue, transfer.jobs, up));
+    let mut working = std::pin::pin!(work(shared.clone(), queue, transfer.jobs));
     let mut interrupted = None;
     let mut line = tokio::time::interval_at(tokio::time::Instant::now() + LINE_EVERY, LINE_EVERY);
     loop {
@@ -203,7 +235,7 @@ pub fn uploads(client: S3Client, staging_dir: &Path, config: &S3Config) -> Uploa
     Uploads { client, runtime: Handle::current(), journal: Arc::new(journal) }
 }
 
-async fn work(shared: Arc<Shared>, mut queue: mpsc::Receiver<Job>, jobs: usize, up: bool) {
+async fn work(shared: Arc<Shared>, mut queue: mpsc::Receiver<Job>, jobs: usize) {
     let mut under_way = JoinSet::new();
     while let Some(job) = queue.recv().await {
         if *shared.stop.borrow() {
@@ -214,13 +246,9 @@ async fn work(shared: Arc<Shared>, mut queue: mpsc::Receiver<Job>, jobs: usize, 
         }
         let shared = shared.clone();
         under_way.spawn(async move {
-            let copied = match up {
-                true => upload::upload(&shared, &job.file, &job.key).await,
-                false => shared.unless_stopped(download::download(&shared, &job.key, &job.file)).await,
-            };
-            match copied {
+            match job.run(&shared).await {
                 Ok(()) => shared.tally.done(),
-                Err(e) => shared.tally.failed(&format_args!("{}: {e}", job.file.display())),
+                Err(e) => shared.tally.failed(&format_args!("{}: {e}", job.name())),
             }
         });
     }
@@ -234,13 +262,35 @@ async fn find(shared: Arc<Shared>, way: Way, recursive: bool, found: mpsc::Sende
             let walk = move || find_files(&shared, &file, &key, &found);
             tokio::task::spawn_blocking(walk).await.map_err(|e| Error::Io(e.to_string()))
         }
-        Way::Down { key, file } if recursive => find_objects(&shared, &key, &file, &found).await,
-        Way::Up { file, key } | Way::Down { key, file } => {
-            // The queue ends early only after an interruption, which is told there.
-            let _ = found.send(Job { key, file }).await;
-            Ok(())
+        Way::Down { key: prefix, file: dir } if recursive => {
+            let job = |key: String| {
+                let Some(file) = path_of(&dir, &prefix, &key) else {
+                    return Err(Error::Io(format!("no path leads to the key {key:?}")));
+                };
+                match key.ends_with('/') {
+                    true => make_dir(&file).map(|()| None),
+                    false => Ok(Some(Job::Down { key, file })),
+                }
+            };
+            find_objects(&shared, &prefix, job, &found).await
         }
+        Way::Across { from: prefix, key: to, .. } if recursive => {
+            let job = |from: String| {
+                let key = format!("{to}{}", from.strip_prefix(&prefix).unwrap_or(&from));
+                Ok(Some(Job::Across { from, key }))
+            };
+            find_objects(&shared, &prefix, job, &found).await
+        }
+        Way::Up { file, key } => send_one(Job::Up { file, key }, &found).await,
+        Way::Down { key, file } => send_one(Job::Down { key, file }, &found).await,
+        Way::Across { from, key, .. } => send_one(Job::Across { from, key }, &found).await,
     }
+}
+
+async fn send_one(job: Job, found: &mpsc::Sender<Job>) -> Result<(), Error> {
+    // The queue ends early only after an interruption, which is told there.
+    let _ = found.send(job).await;
+    Ok(())
 }
 
 fn find_files(shared: &Shared, dir: &Path, prefix: &str, found: &mpsc::Sender<Job>) {
@@ -258,33 +308,34 @@ fn find_files(shared: &Shared, dir: &Path, prefix: &str, found: &mpsc::Sender<Jo
             shared.tally.failed(&format_args!("{}: its name is not UTF-8", entry.path().display()));
             continue;
         };
-        let job = Job { key: format!("{prefix}{below}"), file: entry.path().to_path_buf() };
+        let job = Job::Up { key: format!("{prefix}{below}"), file: entry.path().to_path_buf() };
         if found.blocking_send(job).is_err() {
             return; // interrupted
         }
     }
 }
 
+/// `job`: what is to be done about a key, if anything; one that cannot be copied is told, and the others are.
 async fn find_objects(
     shared: &Shared,
     prefix: &str,
-    dir: &Path,
+    job: impl Fn(String) -> Result<Option<Job>, Error>,
     found: &mpsc::Sender<Job>,
 ) -> Result<(), Error> {
     let mut query = ListObjectsV2 { prefix: prefix.to_string(), ..ListObjectsV2::default() };
     let mut any = false;
     loop {
-        let page = shared.client.list_objects_v2(&query).await?;
+        let page = shared.source.list_objects_v2(&query).await?;
         any |= !page.contents.is_empty();
         for object in page.contents {
-            let Some(file) = path_of(dir, prefix, &object.key) else {
-                shared.tally.failed(&format_args!("no path leads to the key {:?}", object.key));
-                continue;
-            };
-            if object.key.ends_with('/') {
-                make_dir(&file)?;
-            } else if found.send(Job { key: object.key, file }).await.is_err() {
-                return Ok(()); // interrupted
+            match job(object.key) {
+                Ok(None) => {}
+                Ok(Some(job)) => {
+                    if found.send(job).await.is_err() {
+                        return Ok(()); // interrupted
+                    }
+                }
+                Err(e) => shared.tally.failed(&e),
             }
         }
         query.continuation_token = page.next_continuation_token;
@@ -294,7 +345,7 @@ async fn find_objects(
     }
     match any {
         true => Ok(()),
-        false => Err(Error::Io(format!("there is nothing below s3://{}/{prefix}", shared.client.bucket()))),
+        false => Err(Error::Io(format!("there is nothing below s3://{}/{prefix}", shared.source.bucket()))),
     }
 }
 

@@ -32,9 +32,14 @@ const BLOCK_BYTES: u64 = 4096;
 /// Left free on the file system, for others, in bytes.
 const FREE_BYTES_MIN: u64 = 256 << 20;
 
-/// The mount's part of the staging directory, shared by all files that are being written.
+/// The mount's part of the staging directory, shared by all files of a bucket that are being written.
 pub struct Staging {
     journal: Arc<Journal>,
+    room: Arc<Room>,
+}
+
+/// What all buckets of the mount may take together.
+struct Room {
     bytes_max: u64,
     /// How long to wait for room while uploads that will give some are under way.
     patience: Duration,
@@ -47,24 +52,29 @@ pub struct Staging {
 impl Staging {
     /// `patience`: how long a write waits for room while none is given back.
     pub fn new(journal: Arc<Journal>, bytes_max: u64, patience: Duration) -> Staging {
-        Staging {
-            journal,
+        let room = Room {
             bytes_max,
             patience,
             bytes_held: AtomicU64::new(0),
             bytes_leaving: AtomicU64::new(0),
             given_back: Notify::new(),
-        }
+        };
+        Staging { journal, room: Arc::new(room) }
+    }
+
+    /// For another bucket: within the same cap.
+    pub fn beside(&self, journal: Arc<Journal>) -> Staging {
+        Staging { journal, room: self.room.clone() }
     }
 
     /// What all staged files take of the disk, in bytes.
     pub fn bytes_held(&self) -> u64 {
-        self.bytes_held.load(Ordering::Relaxed)
+        self.room.bytes_held.load(Ordering::Relaxed)
     }
 
     /// Whether less than half of the room is left: what is only kept to save requests should go.
     pub fn is_short(&self) -> bool {
-        self.bytes_held() > self.bytes_max / 2
+        self.bytes_held() > self.room.bytes_max / 2
     }
 
     /// Counts `bytes` that are about to be written. Waits while uploads under way will give some back.
@@ -76,12 +86,12 @@ impl Staging {
         }
         self.check_free(bytes).await?;
         loop {
-            let given_back = self.given_back.notified();
+            let given_back = self.room.given_back.notified();
             if self.try_take(bytes) {
                 return Ok(());
             }
-            let waits = bytes <= self.bytes_max && self.bytes_leaving.load(Ordering::Acquire) > 0;
-            if !waits || tokio::time::timeout(self.patience, given_back).await.is_err() {
+            let waits = bytes <= self.room.bytes_max && self.room.bytes_leaving.load(Ordering::Acquire) > 0;
+            if !waits || tokio::time::timeout(self.room.patience, given_back).await.is_err() {
                 return Err(Error::NoSpace("--staging-size"));
             }
         }
@@ -97,13 +107,13 @@ impl Staging {
     }
 
     fn try_take(&self, bytes: u64) -> bool {
-        let more = |held: u64| held.checked_add(bytes).filter(|sum| *sum <= self.bytes_max);
-        self.bytes_held.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+        let more = |held: u64| held.checked_add(bytes).filter(|sum| *sum <= self.room.bytes_max);
+        self.room.bytes_held.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
     }
 
     fn give_back(&self, bytes: u64) {
-        self.bytes_held.fetch_sub(bytes, Ordering::AcqRel);
-        self.given_back.notify_waiters();
+        self.room.bytes_held.fetch_sub(bytes, Ordering::AcqRel);
+        self.room.given_back.notify_waiters();
     }
 
     /// Waits for room, and counts it.
@@ -120,7 +130,7 @@ impl Staging {
     /// While it lives, those who find no room wait for what this upload will give back.
     pub fn leaving(self: &Arc<Self>, file: &StagedFile) -> Leaving {
         let bytes = file.bytes_held();
-        self.bytes_leaving.fetch_add(bytes, Ordering::AcqRel);
+        self.room.bytes_leaving.fetch_add(bytes, Ordering::AcqRel);
         Leaving { staging: self.clone(), bytes }
     }
 }
@@ -133,8 +143,8 @@ pub struct Leaving {
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        self.staging.bytes_leaving.fetch_sub(self.bytes, Ordering::AcqRel);
-        self.staging.given_back.notify_waiters(); // whoever waited for it looks again
+        self.staging.room.bytes_leaving.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.staging.room.given_back.notify_waiters(); // whoever waited for it looks again
     }
 }
 

@@ -20,10 +20,11 @@ pub struct House {
     pub fake: FakeS3,
     pub faults: Faults,
     pub fs: Arc<Filesystem>,
+    pub root: u64,
     /// Where `disk_cache` was set.
     pub disk: Option<Arc<DiskCache>>,
     pub journal: Arc<Journal>,
-    _staging: tempfile::TempDir,
+    staging: Arc<tempfile::TempDir>,
 }
 
 /// Who makes files and directories here.
@@ -105,15 +106,25 @@ impl House {
         let journal = Arc::new(Journal::new(&config.staging.dir, url, bucket));
         let runtime = tokio::runtime::Handle::current();
         let fs = Filesystem::new(config, client, disk.clone(), journal.clone(), runtime);
-        House { fake, faults, fs, disk, journal, _staging: staging }
+        House { fake, faults, fs, root: ROOT_INO, disk, journal, staging: Arc::new(staging) }
+    }
+
+    /// On a mount of an account: one of its buckets, as if that was mounted alone.
+    pub async fn bucket(&self, name: &str) -> Result<House, Error> {
+        let root = self.enter(name).await?.ino;
+        let fs = self.fs.of(root);
+        fs.ready().await;
+        let (fake, faults) = (self.fake.within(name), self.faults.clone());
+        let (disk, journal, staging) = (self.disk.clone(), self.journal.clone(), self.staging.clone());
+        Ok(House { fake, faults, fs, root, disk, journal, staging })
     }
 
     /// What stands at a path, with one reference to it.
     pub async fn enter(&self, path: &str) -> Result<Attr, Error> {
-        let mut above = ROOT_INO;
+        let mut above = self.root;
         let mut names = path.split('/').peekable();
         if path.is_empty() {
-            return self.fs.getattr(ROOT_INO).await;
+            return self.fs.getattr(self.root).await;
         }
         loop {
             let name = names.next().expect("not the last one yet");
@@ -143,7 +154,7 @@ impl House {
 
     /// Gives one reference back.
     pub fn leave(&self, ino: u64) {
-        if ino != ROOT_INO {
+        if ino != self.root {
             self.fs.forget(ino, 1);
         }
     }

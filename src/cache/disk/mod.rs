@@ -51,6 +51,7 @@ pub struct DiskCache {
     reader: Arc<Reader>,
     jobs: mpsc::Sender<Job>,
     counters: Arc<Counters>,
+    endpoint: Option<String>,
     /// Of the bucket and its server: names of files begin with it.
     bucket: [u8; 32],
     bytes_max: u64,
@@ -113,6 +114,15 @@ impl Machine {
     }
 }
 
+fn identity(endpoint: Option<&str>, bucket: &str) -> [u8; 32] {
+    let mut identity = Sha256::new();
+    for part in [endpoint.unwrap_or("aws"), bucket] {
+        identity.update((part.len() as u64).to_be_bytes());
+        identity.update(part.as_bytes());
+    }
+    identity.finalize().into()
+}
+
 impl DiskCache {
     /// Opens or makes the directory. It is counted through by the writer's thread, not here.
     ///
@@ -140,13 +150,20 @@ impl DiskCache {
         let (jobs, queue) = mpsc::channel(QUEUE_BLOCKS_MAX);
         let writer = Writer::new(dir, room, reader.clone(), counters.clone());
         writer.start(queue).map_err(|e| CannotOpen::new(&config.dir, format!("no thread for it: {e}")))?;
-        let mut identity = Sha256::new();
-        for part in [endpoint.unwrap_or("aws"), bucket] {
-            identity.update((part.len() as u64).to_be_bytes());
-            identity.update(part.as_bytes());
+        let (endpoint, bucket) = (endpoint.map(String::from), identity(endpoint, bucket));
+        Ok(DiskCache { reader, jobs, counters, endpoint, bucket, bytes_max: config.bytes_max })
+    }
+
+    /// For another bucket of the same server, with the same thread and the same counters.
+    pub fn beside(&self, bucket: &str) -> DiskCache {
+        DiskCache {
+            reader: self.reader.clone(),
+            jobs: self.jobs.clone(),
+            counters: self.counters.clone(),
+            endpoint: self.endpoint.clone(),
+            bucket: identity(self.endpoint.as_deref(), bucket),
+            bytes_max: self.bytes_max,
         }
-        let bucket = identity.finalize().into();
-        Ok(DiskCache { reader, jobs, counters, bucket, bytes_max: config.bytes_max })
     }
 
     /// `--cache-size`, in bytes.

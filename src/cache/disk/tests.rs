@@ -56,7 +56,7 @@ fn taken(objects: &Path) -> u64 {
 }
 
 fn id(key: &str) -> VersionId {
-    VersionId::new(key, "etag")
+    VersionId::new("bucket", key, "etag")
 }
 
 /// What an object's block holds: every block begins in its own way, and all are no pattern.

@@ -71,7 +71,7 @@ fn list(shown: &Shown) -> Result<(), Ending> {
         let mut buckets = Vec::new();
         let mut token = None;
         loop {
-            let page = client.list_buckets(token.as_deref()).await?;
+            let page = client.list_buckets("", token.as_deref()).await?;
             buckets.extend(page.buckets.into_iter().map(
                 |bucket| json!({"Name": bucket.name, "CreationDate": print::timestamp(bucket.created)}),
             ));

@@ -12,8 +12,8 @@ use aws_types::os_shim_internal::Env;
 
 use super::place::Place;
 use super::{Common, Ending};
-use crate::cli::mount::NewObjectArgs;
 use crate::cli::resolve;
+use crate::cli::s3_args::NewObjectArgs;
 use crate::failure::Failure;
 use crate::s3::ObjectHeaders;
 use crate::transfer::{self, Transfer, Unfinished, Way};
@@ -23,10 +23,10 @@ const JOBS: usize = 16;
 const MEMORY_BYTES: u64 = 256 << 20;
 const PART_BYTES: u64 = 8 << 20;
 
-/// Copy files to S3, or objects from there
+/// Copy files to S3, objects from there, or objects to others
 ///
-/// One of the two is an s3:// URL. Large ones go in parts, several at a time. A file has its name once it is whole; what
-/// fails leaves neither a file nor an upload behind.
+/// At least one of the two is an s3:// URL; between two of them S3 copies by itself. Large ones go in parts, several at a
+/// time. A file has its name once it is whole; what fails leaves neither a file nor an upload behind.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A target that ends in / or is a directory keeps the source's name.
@@ -35,6 +35,7 @@ Examples:
   pailfs s3 cp model.bin s3://data/models/
   pailfs s3 cp s3://data/models/model.bin .
   pailfs s3 cp -r results s3://data/results/ --storage-class STANDARD_IA
+  pailfs s3 cp -r s3://data/results/ s3://archive/2026/
 
 An interruption (Ctrl-C, SIGTERM) aborts what is under way; what was copied before stays.
 
@@ -76,12 +77,7 @@ impl Cp {
         let (place, way) = match (is_url(&self.from), is_url(&self.to)) {
             (false, true) => self.up()?,
             (true, false) => self.down()?,
-            (true, true) => {
-                return Err(Failure::new(
-                    "one of the two must be a file: S3 copies between s3:// URLs, by cp on a mount",
-                )
-                .into());
-            }
+            (true, true) => self.across()?,
             (false, false) => return Err(Failure::new("one of the two must be an s3:// URL").into()),
         };
         let memory_bytes_max = self.memory.unwrap_or(MEMORY_BYTES);
@@ -123,6 +119,26 @@ impl Cp {
             key => key.to_string(),
         };
         Ok((place, Way::Up { file, key }))
+    }
+
+    fn across(&self) -> Result<(Place, Way), Failure> {
+        let from = Place::of(&self.from, &self.common)?;
+        let place = Place::for_new_objects(&self.to, &self.common, &self.new_objects)?;
+        let (bucket, same) = (from.config.bucket.clone(), from.config.bucket == place.config.bucket);
+        let (from, key) = if self.recursive {
+            let (from, key) = (with_slash(&from.key), with_slash(&place.key));
+            if same && key.starts_with(&from) {
+                return Err(Failure::new("what is to be copied would hold its own copy"));
+            }
+            (from, key)
+        } else {
+            from.object()?;
+            let name = from.key.rsplit('/').next().unwrap_or_default();
+            let name = if place.key.is_empty() || place.key.ends_with('/') { name } else { "" };
+            let key = format!("{}{name}", place.key);
+            (from.key, key)
+        };
+        Ok((place, Way::Across { bucket, from, key }))
     }
 
     fn down(&self) -> Result<(Place, Way), Failure> {

@@ -21,7 +21,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::Ending;
-use super::mount::S3Args;
+use super::s3_args::S3Args;
 use crate::error::S3Error;
 use crate::failure::Failure;
 use crate::runtime;

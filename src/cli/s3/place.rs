@@ -13,8 +13,8 @@ use aws_types::os_shim_internal::{Env, Fs};
 
 use super::Common;
 use crate::arn;
-use crate::cli::mount::NewObjectArgs;
 use crate::cli::resolve;
+use crate::cli::s3_args::NewObjectArgs;
 use crate::config::{Addressing, AwsHosts, PayloadSigning, S3Config};
 use crate::failure::Failure;
 use crate::fs::S3;
@@ -99,8 +99,15 @@ impl Place {
         };
         let mut config = config_of(&mount)?;
         change(&mut config, common)?;
-        let key = key_of(&absolute, &mount)
+        let mut key = key_of(&absolute, &mount)
             .ok_or_else(|| Failure::new(format_args!("{shown} has no key: its name is not UTF-8")))?;
+        if config.bucket.is_empty() {
+            let (bucket, rest) = key.split_once('/').unwrap_or((&key, ""));
+            if bucket.is_empty() {
+                return Err(Failure::new(format_args!("{shown} holds buckets: name one of them")));
+            }
+            (config.bucket, key) = (bucket.to_string(), rest.to_string());
+        }
         refuse_version(&absolute, &config.bucket, &key)?;
         Ok(Place { config, key })
     }
@@ -188,10 +195,10 @@ fn refuse_version(path: &Path, bucket: &str, key: &str) -> Result<(), Failure> {
     }
 }
 
-/// The source is `s3://bucket/prefix`. None: not UTF-8.
+/// The source is `s3://bucket/prefix`; or `s3://`, and then a key begins with its bucket. None: not UTF-8.
 fn key_of(path: &Path, mount: &Mount) -> Option<String> {
     let source = mount.source.to_str()?.strip_prefix("s3://")?;
-    let (_, prefix) = source.split_once('/')?;
+    let (_, prefix) = source.split_once('/').unwrap_or(("", ""));
     let below = path.strip_prefix(&mount.point).ok()?.to_str()?;
     let slash = if !below.is_empty() && path.is_dir() && !path.is_symlink() { "/" } else { "" };
     Some(format!("{prefix}{below}{slash}"))
@@ -215,6 +222,7 @@ mod tests {
         assert_eq!(key("s3://b/", "/no/such/a/b").as_deref(), Some("a/b"));
         assert_eq!(key("s3://b/p/q/", "/no/such/a").as_deref(), Some("p/q/a"));
         assert_eq!(key("s3://b/p/", "/no/such").as_deref(), Some("p/"));
+        assert_eq!(key("s3://", "/no/such/bucket/a/b").as_deref(), Some("bucket/a/b"));
         assert_eq!(key_of(Path::new(OsStr::from_bytes(b"/no/such/\xff")), &mount("s3://b/")), None);
     }
 }

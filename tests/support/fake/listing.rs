@@ -31,7 +31,7 @@ fn by_url(call: &Call) -> Result<bool, Refusal> {
     }
 }
 
-fn number(call: &Call, name: &str, default: usize) -> Result<usize, Refusal> {
+pub fn number(call: &Call, name: &str, default: usize) -> Result<usize, Refusal> {
     match call.param(name) {
         None => Ok(default),
         Some(text) => text.parse().map_err(|_| {

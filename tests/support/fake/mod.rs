@@ -7,6 +7,7 @@
 
 mod answer;
 mod auth;
+mod buckets;
 mod listing;
 mod multipart;
 mod objects;
@@ -26,6 +27,7 @@ use pailfs::s3::S3Client;
 
 use super::call::Call;
 use answer::{Answer, Refusal};
+pub use buckets::Owner;
 use store::{Bucket, Part, Upload};
 pub use store::{Object, Order};
 
@@ -76,6 +78,9 @@ pub struct Options {
     pub clock_ahead: Duration,
     /// Bodies come in frames of this many bytes.
     pub frame_bytes: usize,
+    /// Who asks may not list the buckets.
+    pub hides_buckets: bool,
+    pub deletes_full_buckets: bool,
 }
 
 impl Default for Options {
@@ -90,6 +95,8 @@ impl Default for Options {
             anonymous: false,
             clock_ahead: Duration::ZERO,
             frame_bytes: 16 << 10,
+            hides_buckets: false,
+            deletes_full_buckets: false,
         }
     }
 }
@@ -196,6 +203,15 @@ impl FakeS3 {
 
     pub fn remove_bucket(&self, name: &str) {
         self.state().buckets.remove(name);
+    }
+
+    pub fn give_bucket(&self, name: &str, owner: Owner) {
+        self.state().buckets.get_mut(name).expect("a bucket").owner = owner;
+    }
+
+    /// Every bucket, whoever owns it, with its region.
+    pub fn buckets(&self) -> Vec<(String, String)> {
+        self.state().buckets.iter().map(|(name, bucket)| (name.clone(), bucket.region.clone())).collect()
     }
 
     /// The same server, with another bucket for direct access.
@@ -385,6 +401,11 @@ impl State {
         if call.key_bytes.len() > pailfs::config::KEY_BYTES_MAX {
             return Err(Refusal::new(400, "KeyTooLongError", "Your key is too long"));
         }
+        if self.buckets.get(&call.bucket).is_some_and(|bucket| bucket.owner == Owner::OthersAlone)
+            && call.op != "CreateBucket"
+        {
+            return Err(buckets::denied());
+        }
         let wrong_region = self.options.wrong_region;
         match (scope, self.buckets.get(&call.bucket)) {
             (Some(region), Some(bucket)) if region != bucket.region => {
@@ -400,6 +421,9 @@ impl State {
                 let region = self.bucket(call)?.region.clone();
                 Ok(Answer::empty(200).with("x-amz-bucket-region", &region))
             }
+            "ListBuckets" => buckets::list(self, call),
+            "CreateBucket" => buckets::create(self, call, &incoming.body),
+            "DeleteBucket" => buckets::delete(self, call),
             "ListObjectsV2" => listing::list_objects_v2(self, call),
             "ListMultipartUploads" => listing::list_multipart_uploads(self, call),
             "HeadObject" | "GetObject" => objects::get_object(self, call, incoming),

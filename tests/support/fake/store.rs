@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::super::bytes as sums;
+use super::buckets::Owner;
 
 /// The order in which a server lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -102,6 +103,8 @@ pub struct Bucket {
     objects: BTreeMap<Vec<u8>, Arc<Object>>,
     /// By key and upload id.
     pub uploads: BTreeMap<(Vec<u8>, String), Upload>,
+    pub owner: Owner,
+    pub created: SystemTime,
 }
 
 /// Where a listing stands: after this key, or after all that begins with this prefix.
@@ -147,7 +150,14 @@ pub struct Page {
 
 impl Bucket {
     pub fn new(region: &str, order: Order) -> Bucket {
-        Bucket { region: region.to_string(), order, objects: BTreeMap::new(), uploads: BTreeMap::new() }
+        Bucket {
+            region: region.to_string(),
+            order,
+            objects: BTreeMap::new(),
+            uploads: BTreeMap::new(),
+            owner: Owner::Us,
+            created: SystemTime::UNIX_EPOCH,
+        }
     }
 
     pub fn get(&self, key: &[u8]) -> Option<&Arc<Object>> {
