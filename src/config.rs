@@ -112,6 +112,8 @@ pub struct Config {
     pub part_bytes: u64,
     /// Every removal is answered when S3 has answered.
     pub sync_unlink: bool,
+    /// What was closed is acknowledged when the local disk has it, and goes to S3 after that.
+    pub write_back: bool,
     /// Content-Type of every new object; none: by the name's extension.
     pub content_type: Option<String>,
     /// None: nothing is kept on the local disk.
@@ -348,6 +350,7 @@ mod tests {
             memory_bytes_max: 512 << 20,
             part_bytes: 8 << 20,
             sync_unlink: false,
+            write_back: false,
             content_type: None,
             disk_cache: None,
             staging: StagingConfig { dir: "/s".into(), bytes_max: 1 << 30 },

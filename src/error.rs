@@ -201,6 +201,13 @@ impl Error {
         }
     }
 
+    /// Whether the same request may succeed later, without anything being done about it: S3 was not to be reached, or
+    /// not able to answer.
+    pub fn is_passing(&self) -> bool {
+        matches!(self.s3_kind(), Some(S3ErrorKind::Unavailable | S3ErrorKind::Malformed))
+            || matches!(self, Error::NoMemory)
+    }
+
     /// The S3 failure behind this error, if that is what it is.
     pub fn s3_kind(&self) -> Option<S3ErrorKind> {
         match self {

@@ -52,18 +52,20 @@ pub fn run(recover: &Recover) -> Result<(), Failure> {
     let journal = Arc::new(Journal::new(&recover.staging_dir, url, bucket));
     let items = chosen(journal.kept().map_err(Failure::new)?, &recover.names)?;
     match &recover.action {
-        Action::List => show_all(&items, bucket),
-        Action::Discard => each(items, "could not be discarded", |item| {
+        Action::List => show_all(&journal, &items, bucket),
+        Action::Discard => each(&journal, items, "could not be discarded", |item| {
             item.discard().map_err(|e| Error::Io(format!("the local disk: {e}")))
         }),
-        Action::Retry | Action::Export(_) if items.is_empty() => show_all(&items, bucket),
+        Action::Retry | Action::Export(_) if items.is_empty() => show_all(&journal, &items, bucket),
         Action::Retry => {
-            let (runtime, uploads) = connect(&recover.s3, journal)?;
-            each(items, "was not sent", |item| runtime.block_on(retry(&uploads, item, recover.quiet)))
+            let (runtime, uploads) = connect(&recover.s3, journal.clone())?;
+            each(&journal, items, "was not sent", |item| {
+                runtime.block_on(retry(&uploads, item, recover.quiet))
+            })
         }
         Action::Export(dir) => {
-            let (runtime, uploads) = connect(&recover.s3, journal)?;
-            each(items, "was not exported", |item| {
+            let (runtime, uploads) = connect(&recover.s3, journal.clone())?;
+            each(&journal, items, "was not exported", |item| {
                 runtime.block_on(export(&uploads.client, &item, dir, recover.quiet))
             })
         }
@@ -73,7 +75,10 @@ pub fn run(recover: &Recover) -> Result<(), Failure> {
 /// What a mount says of what waits for its bucket, if anything does.
 pub fn notice(journal: &Journal, bucket: &str) -> Option<String> {
     let items = match journal.kept() {
-        Ok(items) => items,
+        Ok(mut items) => {
+            items.retain(|item| item.kept.owner.is_none());
+            items
+        }
         Err(e) => return Some(format!("cannot see whether anything is kept for `pailfs recover`: {e}")),
     };
     let first = items.first()?;
@@ -106,6 +111,7 @@ fn connect(s3: &S3Config, journal: Arc<Journal>) -> Result<(tokio::runtime::Runt
 
 /// One after the other; those that fail are named, and do not stop the others.
 fn each(
+    journal: &Journal,
     items: Vec<KeptItem>,
     failed: &str,
     mut act: impl FnMut(KeptItem) -> Result<(), Error>,
@@ -114,6 +120,9 @@ fn each(
     for item in items {
         let key = item.kept.key.escape_debug().to_string();
         let done = match item.claim() {
+            Ok(Some(_)) if is_owned(journal, &item) => {
+                Err(Error::Busy("the mount that acknowledged it is sending it: see `pailfs flush`"))
+            }
             Ok(Some(claim)) => {
                 let done = act(item);
                 drop(claim);
@@ -131,6 +140,11 @@ fn each(
         return Err(Failure::new(format_args!("{failures} of {all} {failed}, and stay kept")));
     }
     Ok(())
+}
+
+/// Where that cannot be seen, it is.
+fn is_owned(journal: &Journal, item: &KeptItem) -> bool {
+    journal.is_owned(&item.kept).unwrap_or(true)
 }
 
 /// With what is to be done next.
@@ -214,12 +228,12 @@ fn say(quiet: bool, line: &str) {
     }
 }
 
-fn show_all(items: &[KeptItem], bucket: &str) -> Result<(), Failure> {
+fn show_all(journal: &Journal, items: &[KeptItem], bucket: &str) -> Result<(), Failure> {
     let mut text = String::new();
     if items.is_empty() {
         text = format!("nothing is kept for {bucket}\n");
     }
-    items.iter().for_each(|item| text += &shown(item));
+    items.iter().for_each(|item| text += &shown(journal, item));
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(e)),
         _ => Ok(()), // who reads no further has seen enough
@@ -227,7 +241,7 @@ fn show_all(items: &[KeptItem], bucket: &str) -> Result<(), Failure> {
 }
 
 /// A block of lines, the first one the key.
-fn shown(item: &KeptItem) -> String {
+fn shown(journal: &Journal, item: &KeptItem) -> String {
     let kept = &item.kept;
     let written: u64 = kept.ranges.iter().map(|range| range.end - range.start).sum();
     let size = |bytes: u64| ByteSize(bytes).display().iec();
@@ -245,6 +259,11 @@ fn shown(item: &KeptItem) -> String {
         size(kept.size),
         size(written),
         humantime::format_rfc3339_seconds(kept.at.max(SystemTime::UNIX_EPOCH)),
-        Failure::new(&kept.reason),
+        match &kept.owner {
+            None => Failure::new(&kept.reason),
+            Some(_) if is_owned(journal, item) =>
+                Failure::new("none: the mount that acknowledged it is sending it"),
+            Some(_) => Failure::new("the mount that acknowledged it is gone; the next one sends it"),
+        },
     )
 }

@@ -24,7 +24,7 @@ async fn write_half(house: &House, name: &str) -> u64 {
 
 /// What is begun in the background has come to its end.
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..2000 {
+    for _ in 0..4000 {
         if holds() {
             return;
         }
@@ -96,4 +96,24 @@ async fn uploads_that_end_leave_no_trace_and_small_files_none_at_all() {
         line.lift();
     }
     assert_eq!(errno(house.enter("refused").await), libc::ENOENT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_whose_id_the_dead_mount_never_heard_is_found_and_aborted() {
+    let staging = tempfile::tempdir().unwrap();
+    let fake = FakeS3::new();
+    let client = fake.client();
+    let foreign = client.create_multipart_upload("large", &ObjectHeaders::default()).await.unwrap();
+    client.upload_part("large", &foreign, 1, vec![pattern(1, 5 * MIB).into()]).await.unwrap();
+    let first = house_in(staging.path(), fake.clone());
+    first.faults.plan(On::op("CreateMultipartUpload"), Fault::AnswerHangs);
+    tokio::select! {
+        _ = write_half(&first, "large") => panic!("it was answered"),
+        () = until("it is begun", || fake.uploads().len() == 2) => {}
+    }
+    drop(first);
+    let next = house_in(staging.path(), fake.clone());
+    next.fs.take_over().await.unwrap();
+    until("it is aborted", || next.journal.stats().open == 0).await;
+    assert_eq!(fake.uploads(), [("large".to_string(), foreign)], "of another host, which has sent parts");
 }

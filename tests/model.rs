@@ -16,7 +16,7 @@ use rand::{Rng as _, SeedableRng as _};
 use support::bytes::{assert_same_bytes, pattern};
 use support::fake::{Options, Order};
 use support::house::split;
-use support::{FakeS3, House};
+use support::{FakeS3, Fault, House, On};
 
 #[path = "model/renames.rs"]
 mod renames;
@@ -160,10 +160,19 @@ impl Run {
             }
             model.add(path, Node { content: data.clone(), published: Some(data), ..Node::default() });
         }
+        let write_back =
+            std::env::var("PAILFS_WRITE_BACK").map_or_else(|_| random.random(), |text| text == "1");
         let house = House::on(fake, |config| {
             config.s3.list_page_keys = 2;
             config.metadata_ttl = ttl;
+            config.write_back = write_back;
         });
+        // So that what is acknowledged meets what comes next.
+        for (n, delay) in [(1, 0), (2, 1), (3, 5)] {
+            let delay = Fault::Delay(Duration::from_millis(delay * u64::from(write_back)));
+            let some = move |key: &str| key.len() % 3 + 1 == n;
+            house.faults.plan(On::op("PutObject").key_where(some), delay);
+        }
         Run { house, model, open: Vec::new(), random, large_left: 3 }
     }
 
@@ -506,6 +515,11 @@ impl Run {
         let orphans: BTreeSet<&String> =
             open.filter(|node| !node.lost).filter_map(|node| node.was.as_ref()).collect();
         for (path, node) in &self.model.files {
+            // What was acknowledged, and is being changed again, goes with its next close.
+            if self.house.fs.config().write_back && self.model.nodes[*node].dirty {
+                keys.remove(path);
+                continue;
+            }
             let Some(published) = &self.model.nodes[*node].published else {
                 let orphan = orphans.contains(path);
                 assert!(orphan || !keys.contains(path), "{path:?} is in S3 before it was closed");

@@ -9,9 +9,9 @@
 mod mount;
 mod options;
 mod recover;
-mod refresh;
 mod resolve;
 mod s3;
+mod tell;
 mod umount;
 mod warm;
 
@@ -36,7 +36,8 @@ enum Command {
     Mount(Box<mount::MountArgs>),
     Umount(umount::UmountArgs),
     Warm(warm::WarmArgs),
-    Refresh(refresh::RefreshArgs),
+    Refresh(tell::RefreshArgs),
+    Flush(tell::FlushArgs),
     Recover(Box<recover::RecoverArgs>),
     #[command(subcommand)]
     S3(Box<s3::S3Command>),
@@ -48,6 +49,7 @@ Examples:
   pailfs umount /mnt/data                send what is not sent yet, then unmount
   pailfs warm /mnt/data/models           fill the disk cache of a mount
   pailfs refresh /mnt/data/new           see what other hosts changed there, at once
+  pailfs flush /mnt/data/new             wait until S3 has what was written there (--write-back)
   pailfs recover my-bucket               see what could not be sent, send it, or write it elsewhere
   pailfs s3 tags get /mnt/data/report    what S3 has beside files: tags, ACLs, versions, ...
   pailfs mount --help                    every option, and more examples";
@@ -110,7 +112,8 @@ fn run_command(args: &[OsString]) -> Result<(), Ending> {
         }
         Command::Umount(args) => Ok(umount::run(&args)?),
         Command::Warm(args) => Ok(warm::run(&args)?),
-        Command::Refresh(args) => Ok(refresh::run(&args)?),
+        Command::Refresh(args) => Ok(tell::refresh(&args)?),
+        Command::Flush(args) => Ok(tell::flush(&args)?),
         Command::Recover(args) => Ok(recover::run(&args)?),
         Command::S3(command) => s3::run(&command),
     }
@@ -127,7 +130,7 @@ fn is_mount_helper(args: &[OsString]) -> bool {
     let Some(first) = rest.first().map(|a| a.to_string_lossy()) else {
         return false;
     };
-    let commands = ["mount", "umount", "warm", "refresh", "recover", "s3", "help"];
+    let commands = ["mount", "umount", "warm", "refresh", "flush", "recover", "s3", "help"];
     if commands.contains(&first.as_ref()) {
         return false;
     }
@@ -136,9 +139,17 @@ fn is_mount_helper(args: &[OsString]) -> bool {
     }
     // Two words without -o are a bucket and a directory, unless the first looks like a command mistyped.
     let words = rest.iter().filter(|a| !a.as_encoded_bytes().starts_with(b"-"));
-    let mistyped = [("mount", 2), ("umount", 2), ("unmount", 2), ("warm", 1), ("refresh", 2), ("recover", 2)]
-        .iter()
-        .any(|(command, slips)| strsim::damerau_levenshtein(command, &first) <= *slips);
+    let mistyped = [
+        ("mount", 2),
+        ("umount", 2),
+        ("unmount", 2),
+        ("warm", 1),
+        ("refresh", 2),
+        ("flush", 1),
+        ("recover", 2),
+    ]
+    .iter()
+    .any(|(command, slips)| strsim::damerau_levenshtein(command, &first) <= *slips);
     !first.starts_with('-') && words.count() >= 2 && !mistyped
 }
 
@@ -180,6 +191,7 @@ mod tests {
             "pailfs warm /mnt/a /mnt/b",
             "pailfs refresh /mnt/a /mnt/b",
             "pailfs refesh /mnt/a /mnt/b",
+            "pailfs flush /mnt/a /mnt/b",
             "pailfs recover bucket key",
             "pailfs recovr bucket key",
             "pailfs bucket",

@@ -184,6 +184,12 @@ pub(super) struct FileArgs {
     /// and sent together. If S3 refuses one of these it comes back, and fsync of its directory fails.
     #[arg(long)]
     pub sync_unlink: bool,
+    /// Answer close and fsync when the local disk has the file, and send it to S3 after that
+    ///
+    /// Killing the mount loses nothing: the next one sends what this one had acknowledged. fsync of the mount's root,
+    /// `pailfs flush PATH` and `pailfs umount` wait for S3. Until then no other host sees what was written.
+    #[arg(long)]
+    pub write_back: bool,
     /// Content-Type of new objects [default: by the name's extension]
     #[arg(long, value_name = "TYPE")]
     pub content_type: Option<String>,

@@ -87,8 +87,8 @@ fn clear_away(dir: &Path) -> Result<(), Failure> {
     let shown = dir.display();
     mountpoint::detach(dir).map_err(|e| Failure::new(format_args!("cannot detach {shown}: {e}")))?;
     eprintln!(
-        "pailfs: {shown} was a dead mount (its daemon had ended); it is cleared away, but what was not \
-         sent is lost"
+        "pailfs: {shown} was a dead mount (its daemon had ended); it is cleared away. What it had acknowledged is sent by \
+         the next mount of the bucket; what was open and being written is lost"
     );
     wait_until_gone(dir)
 }

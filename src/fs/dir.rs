@@ -261,9 +261,15 @@ impl Filesystem {
         let attributes = self.made_by(parent, Kind::Directory, maker);
         let mut headers = markers::headers();
         attributes.write(Kind::Directory, &mut headers.metadata);
-        markers::put(&self.client, &key, &headers).await?;
+        let noted = self.note_directory(&key, &headers);
+        if noted.is_none() {
+            markers::put(&self.client, &key, &headers).await?;
+        }
         let entry = self.namespace.made_directory(parent, name)?;
         self.namespace.changed_attributes(entry.ino, attributes);
+        if let Some(noted) = noted {
+            self.send_directory(entry.ino, key, headers, noted);
+        }
         Ok(self.attr(&self.namespace.entry(entry.ino)?))
     }
 }

@@ -26,7 +26,7 @@ use crate::key::{self, VersionId};
 use crate::namespace::{Entry, FileInfo, Node};
 use crate::read::{Reader, Version};
 use crate::s3::ObjectHeaders;
-use crate::write::{Committed, Object, Piece, Start, Writer};
+use crate::write::{Committed, Object, Piece, Published, Start, Writer};
 
 /// Files whose last versions are remembered, at most.
 const VERSIONS_MAX: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
@@ -464,29 +464,28 @@ impl Filesystem {
         self.flush(fh).await
     }
 
-    /// When this has answered, S3 has what was written through the handle, whole. One that only read publishes
-    /// nothing: another may be in the middle of its writing.
+    /// When this has answered, S3 has what was written through the handle, whole; with `--write-back`, the local disk. One
+    /// that only read publishes nothing: another may be in the middle of its writing.
     pub async fn flush(&self, fh: u64) -> Result<(), Error> {
         let handle = self.handles.file(fh)?;
         let reader = handle.reader().clone();
         if let Some(reader) = reader {
             self.reads.filled(&reader).await;
         }
-        if handle.has_written() { self.fsync(fh).await } else { Ok(()) }
+        if handle.has_written() { self.close_handle(&handle, false).await } else { Ok(()) }
     }
 
-    /// `fsync(2)`: when this has answered, S3 has what any handle wrote.
+    /// `fsync(2)`: when this has answered, S3 has what any handle wrote; with `--write-back`, the local disk.
     pub async fn fsync(&self, fh: u64) -> Result<(), Error> {
         let handle = self.handles.file(fh)?;
-        match self.handles.writer(handle.ino) {
-            Some(writer) => self.commit(handle.ino, &writer).await,
-            None => Ok(()),
-        }
+        self.close_handle(&handle, true).await
     }
 
-    pub(super) async fn commit(&self, ino: u64, writer: &Writer) -> Result<(), Error> {
-        let _pass = self.pass_file(ino).await;
-        self.commit_with_pass(ino, writer).await
+    async fn close_handle(&self, handle: &FileHandle, sync: bool) -> Result<(), Error> {
+        match self.handles.writer(handle.ino) {
+            Some(writer) => self.close(handle.ino, &writer, sync).await,
+            None => Ok(()),
+        }
     }
 
     pub(super) async fn commit_with_pass(&self, ino: u64, writer: &Writer) -> Result<(), Error> {
@@ -498,17 +497,27 @@ impl Filesystem {
             }
         }
         self.stamp(ino, writer).await?;
-        if let Some(published) = writer.commit().await? {
-            let Committed { etag, size } = published.now.clone();
-            self.versions.made(ino, published.from.as_deref(), &etag);
-            self.namespace.publish(ino, FileInfo { size, mtime: self.mtime_of(ino), etag, kept: None });
-            let kept = self.keep_published(ino, &published).await;
-            if writer.is_dirty().await {
-                self.namespace.written(ino, writer.len()); // another handle wrote on meanwhile
-            }
-            kept?;
+        match writer.commit().await? {
+            Some(published) => self.published(ino, writer, published).await,
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// S3 has the file: so do we.
+    pub(super) async fn published(
+        &self,
+        ino: u64,
+        writer: &Writer,
+        published: Published,
+    ) -> Result<(), Error> {
+        let Committed { etag, size } = published.now.clone();
+        self.versions.made(ino, published.from.as_deref(), &etag);
+        self.namespace.publish(ino, FileInfo { size, mtime: self.mtime_of(ino), etag, kept: None });
+        let kept = self.keep_published(ino, &published).await;
+        if writer.is_dirty().await {
+            self.namespace.written(ino, writer.len()); // another handle wrote on meanwhile
+        }
+        kept
     }
 
     /// When the file that was published just now is to show as written: as it was shown before. Kept attributes tell
@@ -530,20 +539,26 @@ impl Filesystem {
         }
         handle.leave(&self.backings);
         if let Some(writer) = last_writer {
-            let committed = self.commit(ino, &writer).await;
-            if self.handles.remove_writer(ino) {
-                if let Err(e) = &committed {
-                    self.keep_for_recovery(ino, &writer, e).await;
-                }
-                if committed.is_err() || self.namespace.is_local(ino) {
-                    self.namespace.give_up(ino);
-                    self.versions.doubt(ino);
-                }
-                writer.abandon().await;
-                self.bury(ino).await;
+            let closed = self.close(ino, &writer, false).await;
+            // What was acknowledged is parted with when it was sent.
+            if !self.is_being_sent(ino) && self.handles.remove_writer(ino) {
+                self.part_with(ino, &writer, closed).await;
             }
         }
         self.namespace.unpin(ino);
+    }
+
+    /// Nobody writes the file any more.
+    pub(super) async fn part_with(&self, ino: u64, writer: &Writer, closed: Result<(), Error>) {
+        if let Err(e) = &closed {
+            self.keep_for_recovery(ino, writer, e).await;
+        }
+        if closed.is_err() || self.namespace.is_local(ino) {
+            self.namespace.give_up(ino);
+            self.versions.doubt(ino);
+        }
+        writer.abandon().await;
+        self.bury(ino).await;
     }
 
     /// What could not be published stays on the local disk, and the log says so.

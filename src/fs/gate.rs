@@ -1,7 +1,7 @@
-//! Who may change what while directories are renamed.
+//! Who may change what while files and directories are renamed.
 //!
 //! Owns: [`Gate`].
-//! Invariants: while a directory is being renamed nothing below its old or its new key is changed in S3 but by the
+//! Invariants: while something is being renamed nothing at its old or its new key, or below, is changed in S3 but by the
 //! rename; no two renames overlap; whoever holds a pass asks for no second one, so nobody waits in a circle.
 //! Bounded by the requests that the kernel has under way.
 
@@ -25,7 +25,7 @@ struct State {
     next: u64,
     /// Keys at which changes are under way.
     changes: HashMap<u64, Vec<String>>,
-    /// Directories that are being renamed: old key, new key.
+    /// What is being renamed: old key, new key; those of directories end in `/`.
     moves: HashMap<u64, [String; 2]>,
 }
 
@@ -36,29 +36,29 @@ pub(super) struct Pass {
 }
 
 impl Gate {
-    /// Waits until no directory is being renamed that these keys lie in.
+    /// Waits until nothing is being renamed that these keys are of, or lie in.
     pub async fn change(&self, keys: Vec<String>) -> Pass {
         self.until(|state| {
-            let free = !state.moves.values().flatten().any(|dir| keys.iter().any(|key| key.starts_with(dir)));
+            let free = !state.moves.values().flatten().any(|at| keys.iter().any(|key| lies_in(key, at)));
             free.then(|| state.changes.insert(state.next, keys.clone()))
         })
         .await
     }
 
-    /// Waits until nothing is changed below these directories. From the moment this is called nothing new is.
-    pub async fn move_dir(&self, from: &str, to: &str) -> Pass {
-        let dirs = [from.to_owned(), to.to_owned()];
-        let overlap = |a: &String, b: &String| a.starts_with(b.as_str()) || b.starts_with(a.as_str());
+    /// Waits until nothing is changed at these keys, or below. From the moment this is called nothing new is.
+    pub async fn rename(&self, from: &str, to: &str) -> Pass {
+        let keys = [from.to_owned(), to.to_owned()];
+        let overlap = |a: &String, b: &String| lies_in(a, b) || lies_in(b, a);
         let pass = self
             .until(|state| {
-                let free = !state.moves.values().flatten().any(|a| dirs.iter().any(|b| overlap(a, b)));
-                free.then(|| state.moves.insert(state.next, dirs.clone()))
+                let free = !state.moves.values().flatten().any(|a| keys.iter().any(|b| overlap(a, b)));
+                free.then(|| state.moves.insert(state.next, keys.clone()))
             })
             .await;
         loop {
             let changed = self.0.changed.notified();
-            let below = |key: &String| dirs.iter().any(|dir| key.starts_with(dir));
-            if !self.lock().changes.values().flatten().any(below) {
+            let concerned = |key: &String| keys.iter().any(|at| lies_in(key, at));
+            if !self.lock().changes.values().flatten().any(concerned) {
                 return pass;
             }
             changed.await;
@@ -82,6 +82,11 @@ impl Gate {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+/// Whether a key is this one, or below it where it is a directory's.
+fn lies_in(key: &str, at: &str) -> bool {
+    key == at || at.ends_with('/') && key.starts_with(at)
 }
 
 impl Drop for Pass {
@@ -108,7 +113,7 @@ mod tests {
     async fn changes_below_wait_for_a_rename_and_it_waits_for_those_before() {
         let gate = Gate::default();
         let before = gate.change(keys(&["a/x"])).await;
-        let mut moving = Box::pin(gate.move_dir("a/", "b/"));
+        let mut moving = Box::pin(gate.rename("a/", "b/"));
         assert!(moving.as_mut().now_or_never().is_none(), "a/x is being changed");
         for below in [&["a/y"][..], &["c", "b/z"], &["a/"]] {
             assert!(gate.change(keys(below)).now_or_never().is_none(), "{below:?}");
@@ -116,11 +121,15 @@ mod tests {
         for beside in [&["a"][..], &["ab", "c/a/"]] {
             assert!(gate.change(keys(beside)).now_or_never().is_some(), "{beside:?}");
         }
-        assert!(gate.move_dir("a/b/", "c/").now_or_never().is_none(), "it overlaps");
+        assert!(gate.rename("a/b/", "c/").now_or_never().is_none(), "it overlaps");
         drop(before);
         let moved = moving.now_or_never().expect("nothing is in its way");
         assert!(gate.change(keys(&["a/y"])).now_or_never().is_none());
         drop(moved);
+        let file = gate.rename("f", "g").await;
+        assert!(gate.change(keys(&["g"])).now_or_never().is_none());
+        assert!(gate.change(keys(&["fg"])).now_or_never().is_some());
+        drop(file);
         assert!(gate.change(keys(&["a/y"])).now_or_never().is_some());
         let state = gate.lock();
         assert_eq!((state.changes.len(), state.moves.len()), (0, 0));

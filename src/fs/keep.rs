@@ -130,9 +130,13 @@ impl Filesystem {
                     changed = change(headers).map(|()| headers.clone());
                 }
             });
+            let acknowledged = writer.is_acknowledged().await;
             if travels.await? {
                 self.namespace.changed_attributes(ino, self.attributes_in(&changed?));
-                return Ok(());
+                return match acknowledged {
+                    true => self.acknowledge(ino, &writer, false).await,
+                    false => Ok(()),
+                };
             }
         }
         let Some(change) = change else { return Ok(()) };
@@ -180,7 +184,7 @@ impl Filesystem {
         let Written { etag, .. } = self.copy_onto_itself(key, head, headers).await?;
         let writer = self.handles.writer(ino);
         if let Some(writer) = writer.as_ref().filter(|_| etag != head.etag) {
-            writer.renamed(key.into(), Some(&etag)).await;
+            writer.renamed(key.into(), Some(&etag)).await?;
         }
         self.versions.made(ino, Some(&head.etag), &etag);
         let kept = self.kept(self.attributes_in(headers));

@@ -21,11 +21,12 @@ mod rename;
 mod s3_xattr;
 mod special;
 mod unlink;
+mod write_back;
 mod xattr;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
@@ -58,8 +59,9 @@ use keep::Keeping;
 pub use keep::Maker;
 pub use meta::{SetAttr, SetTime};
 use orphans::Orphans;
-pub use refresh::{Kernel, REFRESH};
+pub use refresh::{FLUSH, Kernel, REFRESH};
 use unlink::Failed;
+use write_back::WriteBack;
 pub use xattr::{CACHED, S3};
 
 /// What `stat` shows.
@@ -107,6 +109,9 @@ pub struct Filesystem {
     mounted: SystemTime,
     kernel: OnceLock<Arc<dyn Kernel>>,
     runtime: Handle,
+    write_back: WriteBack,
+    /// For what goes on when its caller was answered.
+    me: Weak<Filesystem>,
 }
 
 impl Filesystem {
@@ -120,10 +125,13 @@ impl Filesystem {
         let cache = Arc::new(PartCache::new(Budget::new(config.memory_bytes_max), config.s3.request_timeout));
         let uploads = Uploads { client: client.clone(), runtime: runtime.clone(), journal: journal.clone() };
         let staging = Staging::new(journal.clone(), config.staging.bytes_max, config.s3.request_timeout);
-        let writes = Writes::new(uploads, cache.clone(), staging, config.part_bytes);
+        let by_name = config.content_type.is_none();
+        let writes = Writes::new(uploads, cache.clone(), staging, config.part_bytes, by_name);
         let (ttl, metadata_bytes) = (config.metadata_ttl, config.metadata_bytes_max);
         let keeps = config.attributes == AttributesConfig::Metadata;
-        Arc::new(Filesystem {
+        Arc::new_cyclic(|me| Filesystem {
+            write_back: WriteBack::new(config.write_back),
+            me: me.clone(),
             namespace: Arc::new(Namespace::new(client.clone(), &config.prefix, ttl, metadata_bytes, keeps)),
             reads: Reads::new(client.clone(), cache.clone(), disk.clone(), runtime.clone()),
             writes: Arc::new(writes),
@@ -168,29 +176,37 @@ impl Filesystem {
         Ok(())
     }
 
-    /// Finishes or undoes what mounts of the bucket that died had begun. What S3 refuses is left to the next mount.
+    /// Finishes or undoes what mounts of the bucket that died had begun, and sends what they had acknowledged. What S3
+    /// cannot take now is left to the next mount.
     ///
     /// Errors: the local disk cannot be used.
     pub async fn take_over(&self) -> Result<(), JournalError> {
         let journal = self.journal.clone();
-        let adopted = self.runtime.spawn_blocking(move || journal.adopt()).await;
-        let left = adopted.expect("adopting does not panic")?;
+        let adopted = self.runtime.spawn_blocking(move || {
+            let left = journal.adopt()?;
+            Ok::<_, JournalError>((left, journal.adopt_acknowledged()?))
+        });
+        let (left, items) = adopted.await.expect("adopting does not panic")?;
         leftovers::settle_renames(&self.client, &self.journal, &left).await;
+        leftovers::carry_out(&self.writes.uploads, &left, items).await;
         self.runtime.spawn(leftovers::abort_uploads(self.client.clone(), self.journal.clone(), left));
         Ok(())
     }
 
-    /// Waits for commits and removals under way; names the files that are still open and not published.
+    /// Waits for all that is under way to S3; names the files that are still open, and neither published nor acknowledged.
     pub async fn flush_all(&self) -> Vec<String> {
+        if let Err(e) = self.sent("").await {
+            tracing::error!("what was acknowledged waits on the local disk: {e}");
+        }
         self.deletes.settle_all().await;
         self.files_to_publish().await
     }
 
-    /// Waits for commits under way; names the files that are still open and not published.
+    /// Waits for commits under way; names the files that are still open, and neither published nor acknowledged.
     async fn files_to_publish(&self) -> Vec<String> {
         let mut open = Vec::new();
         for (ino, writer) in self.handles.writers() {
-            if writer.is_dirty().await {
+            if writer.is_dirty().await && !writer.is_acknowledged().await {
                 open.push(self.namespace.key(ino).unwrap_or_else(|_| format!("inode {ino}")));
             }
         }
@@ -224,6 +240,7 @@ impl Filesystem {
             object_bytes: self.cache.budget().bytes_held(),
             staged_bytes: self.writes.staging.bytes_held(),
             removals: self.deletes.pending(),
+            acknowledged: self.write_back.pending(),
         }
     }
 
@@ -269,6 +286,8 @@ pub struct Held {
     pub staged_bytes: u64,
     /// Keys acknowledged as removed that S3 may still have.
     pub removals: usize,
+    /// Files and directories acknowledged that S3 does not have yet.
+    pub acknowledged: usize,
 }
 
 /// A name that is to be made: what no key holds is an error.

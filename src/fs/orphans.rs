@@ -25,6 +25,8 @@ pub(super) struct Orphan {
     pub ino: u64,
     pub name: String,
     pub doomed: Doomed,
+    /// In the journal, so that the next mount removes it if this one dies.
+    pub noted: Option<u64>,
 }
 
 impl Orphans {
@@ -73,6 +75,7 @@ impl Filesystem {
     pub(super) async fn settle_name(&self, key: &str) {
         if let Some(orphan) = self.orphans.take(key) {
             self.hold_orphan(&orphan).await;
+            orphan.noted.into_iter().for_each(|noted| self.journal.end(noted));
             self.namespace.left(&orphan.doomed.dir, &orphan.name);
         }
         self.deletes.settled(key).await;

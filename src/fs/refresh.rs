@@ -13,6 +13,8 @@ use crate::error::Error;
 /// The ioctl(2) on a file or directory that makes a mount ask S3 anew for it and all below it: `_IO('P', 1)`. The
 /// kernel holds no lock meanwhile, and passes it on from read-only mounts as well.
 pub const REFRESH: u32 = (b'P' as u32) << 8 | 1;
+/// As [`REFRESH`]: waits until S3 has all that was written and closed there: `_IO('P', 2)`.
+pub const FLUSH: u32 = (b'P' as u32) << 8 | 2;
 
 /// Tells the kernel to forget. What it does not know it forgets without complaint.
 pub trait Kernel: Send + Sync {

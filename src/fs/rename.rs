@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::journal::{Intent, JournalError};
 use crate::key::{self, ROOT_INO};
 use crate::namespace::{FileInfo, Kind, Node};
-use crate::s3::{ListedObject, ObjectHeaders};
+use crate::s3::ListedObject;
 use crate::write::moves::{self, Moved};
 use crate::write::{Object, Writer, markers};
 
@@ -50,7 +50,8 @@ impl Filesystem {
     }
 
     async fn rename_file(&self, from: Name<'_>, to: Name<'_>, replace: bool) -> Result<(), Error> {
-        let _pass = self.pass_names(&[from, to]).await?;
+        let (_pass, source, target) =
+            self.pass_rename(from, to, |dir, name| key::file_key(dir, name.as_bytes())).await?;
         let mut info = self.file_at(from.0, from.1).await?;
         let replaced = match self.namespace.find_anew(to.0, to.1).await? {
             Some(Node::Directory) => return Err(Error::IsDirectory),
@@ -59,12 +60,10 @@ impl Filesystem {
             Some(Node::File(replaced)) => Some(replaced),
             None => None,
         };
-        let source = key::file_key(&self.namespace.dir_key(from.0)?, from.1.as_bytes())?;
-        let target = key::file_key(&self.namespace.dir_key(to.0)?, to.1.as_bytes())?;
         let ino = self.namespace.ino_of(from.0, from.1);
         let writer = self.writer_at(from.0, from.1);
         if let (Some(ino), Some(writer)) = (ino, &writer)
-            && writer.has_sent().await
+            && (writer.has_sent().await || !info.etag.is_empty() && writer.is_acknowledged().await)
         {
             self.commit_with_pass(ino, writer).await?;
             info = self.file_at(from.0, from.1).await?;
@@ -80,20 +79,18 @@ impl Filesystem {
         if source_etag.is_empty() {
             // Nothing could be copied: it is published under its new name, where S3 has what it replaces until then.
             info.etag = replaced.map_or_else(String::new, |replaced| replaced.etag);
-            if let Some(writer) = &writer {
-                self.retype(writer, &source, &target).await?;
-            }
         } else {
-            let pinned = ino.is_some_and(|ino| self.namespace.is_local(ino));
-            info = self.move_object(&source, &target, pinned.then_some(&source_etag)).await?;
+            let pinned = ino.filter(|ino| self.namespace.is_local(*ino)).map(|_| source_etag.as_str());
+            let (names, replaced) = ((source.as_str(), target.as_str()), replaced.map(|info| info.etag));
+            info = self.move_object(from.0, names, pinned, replaced).await?;
             moved_etag = Some(info.etag.clone());
-            self.deletes.remove(self.doomed(from.0, source)?).await?;
-        }
-        if let Some((_, replaced)) = open {
-            replaced.unlink().await;
         }
         if let Some(writer) = &writer {
-            writer.renamed(target, moved_etag.as_deref()).await;
+            writer.renamed(target, moved_etag.as_deref()).await?;
+        }
+        // It is open, or was acknowledged and is not in S3 yet.
+        if let Some(replaced) = open.map(|(_, writer)| writer).or_else(|| self.writer_at(to.0, to.1)) {
+            replaced.unlink().await;
         }
         if let (Some(ino), Some(now)) = (ino, &moved_etag) {
             self.versions.made(ino, Some(&source_etag), now);
@@ -105,15 +102,17 @@ impl Filesystem {
         Ok(())
     }
 
-    /// Copies an object, and tells those who link ranges of it. `pinned`: this version and no other. Answers the copy.
+    /// Copies an object, tells those who link ranges of it, and removes it from the directory `parent`. `pinned`: this
+    /// version and no other. `replaced`: the ETag of what the copy replaces. Answers the copy.
     async fn move_object(
         &self,
-        source: &str,
-        target: &str,
-        pinned: Option<&String>,
+        parent: u64,
+        (source, target): (&str, &str),
+        pinned: Option<&str>,
+        replaced: Option<String>,
     ) -> Result<FileInfo, Error> {
         let head = self.client.head_object(source).await?;
-        if pinned.is_some_and(|etag| *etag != head.etag) {
+        if pinned.is_some_and(|etag| etag != head.etag) {
             return Err(Error::Stale); // what was written goes on from another version
         }
         let info = FileInfo { mtime: SystemTime::now(), ..self.namespace.info_of(&head) };
@@ -124,27 +123,28 @@ impl Filesystem {
             last_modified: head.last_modified,
             storage_class: head.storage_class,
         };
-        let etag = moves::copy(&self.writes.uploads, &object, target).await?;
-        self.objects_moved(|linked| {
-            let is_it = (&linked.key, &linked.etag) == (&object.key, &object.etag);
-            is_it.then(|| Object { key: target.to_owned(), etag: etag.clone(), size: linked.size })
-        })
-        .await;
-        Ok(FileInfo { etag, ..info })
-    }
-
-    /// What is published under its last name has the content type of that, unless it was given another.
-    async fn retype(&self, writer: &Writer, source: &str, target: &str) -> Result<(), Error> {
-        if self.config.content_type.is_some() {
-            return Ok(());
-        }
-        let (before, now) = (key::content_type_of(source), key::content_type_of(target));
-        let change = |headers: &mut ObjectHeaders| {
-            if headers.content_type == before {
-                headers.content_type = now;
+        let doomed = self.doomed(parent, source.to_owned())?;
+        let noted = self.journal.begin(Intent::RenameFile {
+            from: source.to_owned(),
+            to: target.to_owned(),
+            etag: object.etag.clone(),
+            replaced: replaced.filter(|etag| !etag.is_empty()),
+            keep: doomed.keep,
+        });
+        let noted = noted.inspect_err(|e| tracing::warn!("a crash would leave half a rename: {e}")).ok();
+        let moved = match moves::copy(&self.writes.uploads, &object, target).await {
+            Ok(etag) => {
+                self.objects_moved(|linked| {
+                    let is_it = (&linked.key, &linked.etag) == (&object.key, &object.etag);
+                    is_it.then(|| Object { key: target.to_owned(), etag: etag.clone(), size: linked.size })
+                })
+                .await;
+                self.deletes.remove(doomed).await.map(|()| etag)
             }
+            Err(e) => Err(e),
         };
-        writer.amend(change).await.map(|_| ())
+        noted.into_iter().for_each(|noted| self.journal.end(noted));
+        Ok(FileInfo { etag: moved?, ..info })
     }
 
     fn file_renamed(&self, from: Name<'_>, to: Name<'_>, info: FileInfo) {
@@ -157,7 +157,12 @@ impl Filesystem {
     }
 
     async fn rename_dir(&self, from: Name<'_>, to: Name<'_>, replace: bool) -> Result<(), Error> {
-        let (pass, source, target) = self.pass_dirs(from, to).await?;
+        let dir_key = |dir: &str, name: &str| key::dir_key(dir, name.as_bytes());
+        // What was acknowledged below is in S3 before it is copied.
+        for (dir, name) in [from, to] {
+            self.sent(&dir_key(&self.namespace.dir_key(dir)?, name)?).await?;
+        }
+        let (pass, source, target) = self.pass_rename(from, to, dir_key).await?;
         let there = self.namespace.find_anew(to.0, to.1).await?;
         match there {
             Some(_) if !replace => return Err(Error::Exists),
@@ -180,7 +185,7 @@ impl Filesystem {
             over = contents.marker;
         }
         for (ino, writer) in self.writers_below(&source) {
-            if writer.has_sent().await {
+            if writer.has_sent().await || writer.is_acknowledged().await {
                 self.commit_with_pass(ino, &writer).await?;
             }
         }
@@ -276,7 +281,9 @@ impl Filesystem {
             let Ok(key) = self.namespace.key(ino) else { continue };
             if let Some(name) = key.strip_prefix(target) {
                 let etag = by_name.get(name).map(|object| object.etag.as_str());
-                writer.renamed(key.clone(), etag).await;
+                if let Err(e) = writer.renamed(key.clone(), etag).await {
+                    tracing::error!(key, "the local disk has it under its old name: {e}");
+                }
             }
         }
     }
@@ -322,12 +329,17 @@ impl Filesystem {
         }
     }
 
-    /// The right to rename a directory, and its key before and after.
-    async fn pass_dirs(&self, from: Name<'_>, to: Name<'_>) -> Result<(Pass, String, String), Error> {
-        let key = |(dir, name): Name<'_>| key::dir_key(&self.namespace.dir_key(dir)?, name.as_bytes());
+    /// The right to rename something, and its key before and after, as `key` makes it of a directory's key and a name.
+    async fn pass_rename(
+        &self,
+        from: Name<'_>,
+        to: Name<'_>,
+        key: impl Fn(&str, &str) -> Result<String, Error>,
+    ) -> Result<(Pass, String, String), Error> {
+        let key = |(dir, name): Name<'_>| key(&self.namespace.dir_key(dir)?, name);
         loop {
             let (source, target) = (key(from)?, key(to)?);
-            let pass = self.gate.move_dir(&source, &target).await;
+            let pass = self.gate.rename(&source, &target).await;
             if (key(from)?, key(to)?) == (source.clone(), target.clone()) {
                 return Ok((pass, source, target));
             }

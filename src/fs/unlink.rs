@@ -13,8 +13,9 @@ use lru::LruCache;
 use super::orphans::Orphan;
 use super::{Filesystem, old_name};
 use crate::error::Error;
+use crate::journal::Intent;
 use crate::key::{self, ROOT_INO};
-use crate::namespace::{FileInfo, Node};
+use crate::namespace::{FileInfo, Kind, Node};
 use crate::write::deletes::Doomed;
 
 /// Directories whose failures are remembered until their fsync, at most; the log has them all.
@@ -32,7 +33,7 @@ impl Failed {
         Failed { by_dir: Arc::new(Mutex::new(LruCache::new(FAILED_MAX))) }
     }
 
-    fn note(&self, dir: u64, e: &Error) {
+    pub fn note(&self, dir: u64, e: &Error) {
         self.lock().get_or_insert(dir, || e.clone());
     }
 
@@ -51,17 +52,23 @@ impl Filesystem {
         self.check_writable()?;
         let name = old_name(name)?;
         let _pass = self.pass_names(&[(parent, name)]).await?;
-        let info = self.file_at(parent, name).await?;
+        let mut info = self.file_at(parent, name).await?;
         let key = key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
         self.hold_links(self.namespace.ino_of(parent, name), &key).await;
-        if let Some((ino, writer)) = self.writer_of_open(parent, name, &info, &key) {
-            if writer.unlink().await {
-                let doomed = self.hide(parent, name, Node::File(info), key.clone())?;
-                self.orphans.add(key, Orphan { ino, name: name.to_owned(), doomed });
+        let open = self.writer_of_open(parent, name, &info, &key);
+        let acknowledged = || self.writer_at(parent, name);
+        if let Some(writer) = open.as_ref().map(|(_, writer)| writer.clone()).or_else(acknowledged) {
+            let in_s3 = writer.unlink().await;
+            if in_s3 {
+                info = self.file_at(parent, name).await?; // it may have been published just before
+            }
+            if let Some((ino, _)) = open.filter(|_| in_s3) {
+                let (doomed, noted) = self.hide(parent, name, Node::File(info), key.clone())?;
+                self.orphans.add(key, Orphan { ino, name: name.to_owned(), doomed, noted });
                 return Ok(());
             }
             // Only a file that is being written may be one that S3 has never seen.
-            if info.etag.is_empty() {
+            if !in_s3 && info.etag.is_empty() {
                 self.namespace.removed(parent, name);
                 return Ok(());
             }
@@ -91,6 +98,7 @@ impl Filesystem {
         if self.namespace.has_local_names(&key) {
             return Err(Error::NotEmpty);
         }
+        self.sent(&key).await?;
         self.bury_below(&key).await;
         if !self.deletes.empties(&key).await? {
             self.namespace.not_empty(&key);
@@ -107,19 +115,33 @@ impl Filesystem {
             self.namespace.removed(parent, name);
             return Ok(());
         }
-        self.deletes.remove_ahead(self.hide(parent, name, node, key)?).await;
+        let (doomed, noted) = self.hide(parent, name, node, key)?;
+        match noted {
+            Some(_) => self.deletes.remove_ahead(doomed).await,
+            // A crash would bring it back: it is not acknowledged ahead.
+            None => self.deletes.remove(doomed).await?,
+        }
         Ok(())
     }
 
-    /// The name is gone here; what is answered is to be removed. If S3 refuses that, the name is back.
-    fn hide(&self, parent: u64, name: &str, node: Node, key: String) -> Result<Doomed, Error> {
-        let doomed = self.doomed(parent, key)?;
+    /// The name is gone here; what is answered is to be removed, if this mount dies by the next: the journal has that, as
+    /// the number that is answered. If S3 refuses it, the name is back.
+    fn hide(&self, parent: u64, name: &str, node: Node, key: String) -> Result<(Doomed, Option<u64>), Error> {
+        let doomed = self.doomed(parent, key.clone())?;
+        let etag = match &node {
+            Node::File(info) => Some(info.etag.clone()).filter(|etag| !etag.is_empty()),
+            Node::Directory => None,
+        };
+        let noted = self.journal.begin(Intent::Remove { key, etag, keep: doomed.keep });
+        let noted = noted.inspect_err(|e| tracing::warn!("removals are not noted: {e}")).ok();
+        let journal = self.journal.clone();
         let (namespace, failed) = (self.namespace.clone(), self.failed_removals.clone());
         let copies = self.copies.clone();
         let (dir, name, then) = (doomed.dir.clone(), name.to_owned(), doomed.done);
         self.namespace.leave(&dir, &name);
         let done = Box::new(move |outcome: &_| {
             then(outcome);
+            noted.into_iter().for_each(|noted| journal.end(noted));
             match &outcome.result {
                 Ok(()) => namespace.left(&dir, &name),
                 Err(e) => {
@@ -130,7 +152,7 @@ impl Filesystem {
                 }
             }
         });
-        Ok(Doomed { done, ..doomed })
+        Ok((Doomed { done, ..doomed }, noted))
     }
 
     /// The removal of an entry's object, or of a directory's marker.
@@ -148,14 +170,34 @@ impl Filesystem {
         })
     }
 
-    /// `fsync(2)` of a directory: commits under way have ended, and what was removed from it is gone from S3.
+    /// `fsync(2)` of a directory: commits under way have ended, and what was removed from it is gone from S3. Of the
+    /// mount's root: with `--write-back` S3 has all that was acknowledged.
     ///
-    /// Errors: what a removal failed with that had been acknowledged, once.
+    /// Errors: what something failed with that had been acknowledged, once.
     pub async fn fsyncdir(&self, ino: u64) -> Result<(), Error> {
         let dir = self.namespace.dir_key(ino)?;
+        if ino == ROOT_INO {
+            return self.flush_to_s3(ino).await;
+        }
+        if self.write_back.on {
+            self.sync_acknowledged(&dir).await?;
+        }
         self.files_to_publish().await;
         self.deletes.settle(&dir).await;
         self.failed_removals.take(ino)
+    }
+
+    /// Waits until S3 has all that was written and closed, made or removed here: a file, or a directory with all below it.
+    ///
+    /// Errors: what of it S3 did not take; it stays on the local disk.
+    pub async fn flush_to_s3(&self, ino: u64) -> Result<(), Error> {
+        self.sent(&self.namespace.key(ino)?).await?;
+        self.files_to_publish().await;
+        if self.namespace.kind(ino)? == Kind::Directory {
+            self.deletes.settle_all().await;
+            self.failed_removals.take(ino)?;
+        }
+        Ok(())
     }
 }
 

@@ -29,7 +29,7 @@ use tokio::runtime::Handle;
 
 use crate::attr::PERMISSIONS;
 use crate::error::Error;
-use crate::fs::{DirItem, Filesystem, Maker, REFRESH, SetAttr, SetTime};
+use crate::fs::{DirItem, FLUSH, Filesystem, Maker, REFRESH, SetAttr, SetTime};
 use passthrough::Passed;
 use reply::{
     add_plus, dir_flags, file_type, refuse, reply_absent, reply_attr, reply_empty, reply_entry, reply_frames,
@@ -530,14 +530,16 @@ impl fuser::Filesystem for Door {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        if cmd != REFRESH {
-            return reply.error(Errno::ENOTTY);
-        }
         let fs = self.fs();
         self.run(async move {
-            match fs.refresh(ino.0).await {
+            let (name, done) = match cmd {
+                REFRESH => ("refresh", fs.refresh(ino.0).await),
+                FLUSH => ("flush", fs.flush_to_s3(ino.0).await),
+                _ => return reply.error(Errno::ENOTTY),
+            };
+            match done {
                 Ok(()) => reply.ioctl(0, &[]),
-                Err(e) => reply.error(refuse(&fs, "refresh", ino, None, &e)),
+                Err(e) => reply.error(refuse(&fs, name, ino, None, &e)),
             }
         });
     }

@@ -1,18 +1,21 @@
-//! Bytes that could not be sent, kept until `pailfs recover` sends, exports or discards them.
+//! Bytes that S3 does not have yet: acknowledged, and to be sent by a mount; or kept until `pailfs recover` sends,
+//! exports or discards them, because they could not be sent.
 //!
 //! Owns: [`Kept`] (what is to be known of them), [`KeptItem`] (one that is on the disk).
-//! Invariants: an item is there whole, record and bytes, or not at all; it goes only by [`KeptItem::discard`].
+//! Invariants: an item is there whole, record and bytes, or not at all; it goes only by [`KeptItem::discard`]; what it
+//! tells of itself changes at once or not at all.
 //! Must never know: how they are sent.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use crc_fast::{CrcAlgorithm, Digest};
 use rustix::fs::{AtFlags, CWD, linkat};
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +28,10 @@ use super::record;
 pub(super) const KEPT_MAX: usize = 10_000;
 const RECORD: &str = "record";
 const BYTES: &str = "bytes";
+/// The record while it is written anew.
+const ANEW: &str = "anew";
+/// Read at a time for a checksum, in bytes.
+const SUMMED_BYTES: usize = 256 << 10;
 
 /// A file, as it was when it could not be sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +47,17 @@ pub struct Kept {
     /// base is zeros.
     pub ranges: Vec<Range<u64>>,
     pub headers: KeptHeaders,
-    /// Why it could not be sent: the error's words.
+    /// The object carries what the base does, not `headers`.
+    #[serde(default)]
+    pub inherits: bool,
+    /// The mount that is to send it, or that was when it died: its directory's name. None: it waits for a person.
+    #[serde(default)]
+    pub owner: Option<String>,
+    /// CRC-32C of what was written, range after range, where the bytes were not synced: a lost machine may have lost
+    /// them.
+    #[serde(default)]
+    pub sum: Option<u64>,
+    /// Why it could not be sent: the error's words; none while a mount is to send it.
     pub reason: String,
     pub at: SystemTime,
 }
@@ -64,14 +81,20 @@ pub struct KeptHeaders {
 /// Where the bytes are that are to be kept.
 #[derive(Debug, Clone, Copy)]
 pub enum Staged<'a> {
-    /// At their offsets. Linked where the file is in the same file system, else copied.
+    /// At their offsets. Linked where the file is in the same file system and still may be, else copied.
     File(&'a File),
+    /// At their offsets. Copied.
+    Ranges(&'a File),
     /// End to end, from the first range's start.
     Memory(&'a [Bytes]),
 }
 
+/// Whether an item's bytes are the very file that was staged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Linked(pub bool);
+
 /// A file that is kept.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct KeptItem {
     pub kept: Kept,
     dir: PathBuf,
@@ -88,13 +111,43 @@ impl KeptItem {
         self.dir.join(BYTES)
     }
 
-    /// The right to work on it, as long as the file is held; none while another process has it.
+    /// The right to work on it, as long as the file is held; none while another process has it, or has changed it.
     pub fn claim(&self) -> io::Result<Option<File>> {
-        let record = File::open(self.dir.join(RECORD))?;
+        let mut record = File::open(self.dir.join(RECORD))?;
         match record.try_lock() {
-            Ok(()) => Ok(Some(record)),
-            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
-            Err(std::fs::TryLockError::Error(e)) => Err(e),
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => return Ok(None),
+            Err(std::fs::TryLockError::Error(e)) => return Err(e),
+        }
+        let mut line = Vec::new();
+        record.read_to_end(&mut line)?;
+        Ok((read_record(&line).as_ref() == Some(&self.kept)).then_some(record))
+    }
+
+    /// Tells something else of the same bytes from now on. Not synced.
+    pub fn rewrite(&mut self, kept: Kept) -> io::Result<()> {
+        let anew = self.dir.join(ANEW);
+        let mut options = OpenOptions::new();
+        let mut record = options.write(true).create(true).truncate(true).mode(0o600).open(&anew)?;
+        record.write_all(record::line(&kept).as_bytes())?;
+        std::fs::rename(anew, self.dir.join(RECORD))?;
+        self.kept = kept;
+        Ok(())
+    }
+
+    /// When this answers, the disk has it.
+    pub fn sync(&self) -> io::Result<()> {
+        File::open(self.dir.join(RECORD))?.sync_all()?;
+        File::open(self.bytes())?.sync_all()?;
+        sync_above(&self.dir.join(RECORD))
+    }
+
+    /// Whether the bytes are those that were acknowledged.
+    pub fn is_sound(&self) -> io::Result<bool> {
+        let Some(sum) = self.kept.sum else { return Ok(true) };
+        match sum_of(&File::open(self.bytes())?, &self.kept.ranges) {
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            found => Ok(found? == sum),
         }
     }
 
@@ -105,21 +158,14 @@ impl KeptItem {
     }
 }
 
-/// `scratch`: a directory in the same file system, where half an item may lie.
-pub(super) fn keep(
-    place: &Place,
+/// `scratch`: a directory in the same file system, where half an item may lie. `sync`: the disk has it when this answers.
+pub(super) fn put(
+    to: &Path,
     scratch: &Path,
     kept: &Kept,
     staged: Staged<'_>,
-) -> Result<KeptItem, JournalError> {
-    let failed = |e| place.disk_error(e);
-    if std::fs::read_dir(place.kept()).map_err(failed)?.count() >= KEPT_MAX {
-        return Err(JournalError::KeptFull);
-    }
-    put(&place.kept(), scratch, kept, staged).map_err(failed)
-}
-
-fn put(to: &Path, scratch: &Path, kept: &Kept, staged: Staged<'_>) -> io::Result<KeptItem> {
+    sync: bool,
+) -> io::Result<(KeptItem, Linked)> {
     let since = kept.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     // By time, and by a number that no other has: the scratch directory is this mount's alone.
     let (half, name) = (0..)
@@ -132,23 +178,47 @@ fn put(to: &Path, scratch: &Path, kept: &Kept, staged: Staged<'_>) -> io::Result
         .expect("numbers do not end")?;
     let mut record = new_file(&half.join(RECORD))?;
     record.write_all(record::line(kept).as_bytes())?;
-    record.sync_all()?;
-    put_bytes(&half.join(BYTES), &kept.ranges, staged)?.sync_all()?;
+    let linked = put_bytes(&half.join(BYTES), &kept.ranges, staged)?;
     let dir = to.join(name);
     std::fs::rename(half, &dir)?;
-    sync_above(&dir.join(RECORD))?;
-    Ok(KeptItem { kept: kept.clone(), dir })
+    let item = KeptItem { kept: kept.clone(), dir };
+    if sync {
+        item.sync()?;
+    }
+    Ok((item, linked))
 }
 
-fn put_bytes(path: &Path, ranges: &[Range<u64>], staged: Staged<'_>) -> io::Result<File> {
-    match staged {
-        Staged::File(file) => {
-            let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
-            if linkat(CWD, itself, CWD, path, AtFlags::SYMLINK_FOLLOW).is_ok() {
-                return File::open(path);
+/// CRC-32C of a file's ranges, one after the other; an error where the file ends before them.
+pub(super) fn sum_of(file: &File, ranges: &[Range<u64>]) -> io::Result<u64> {
+    let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+    let mut buffer = vec![0; SUMMED_BYTES];
+    for range in ranges {
+        let mut at = range.start;
+        while at < range.end {
+            let wanted = usize::try_from(range.end - at).unwrap_or(SUMMED_BYTES).min(SUMMED_BYTES);
+            let piece = buffer.get_mut(..wanted).unwrap_or_default();
+            match file.read_at(piece, at)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => {
+                    digest.update(piece.get(..read).unwrap_or_default());
+                    at += read as u64;
+                }
             }
-            // Of another file system, or without a name for ever.
-            let (mut from, mut to) = (file, new_file(path)?);
+        }
+    }
+    Ok(digest.finalize())
+}
+
+fn put_bytes(path: &Path, ranges: &[Range<u64>], staged: Staged<'_>) -> io::Result<Linked> {
+    if let Staged::File(file) = staged {
+        let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
+        if linkat(CWD, itself, CWD, path, AtFlags::SYMLINK_FOLLOW).is_ok() {
+            return Ok(Linked(true));
+        }
+    }
+    let mut to = new_file(path)?;
+    match staged {
+        Staged::File(mut from) | Staged::Ranges(mut from) => {
             for range in ranges {
                 from.seek(SeekFrom::Start(range.start))?;
                 to.seek(SeekFrom::Start(range.start))?;
@@ -157,19 +227,21 @@ fn put_bytes(path: &Path, ranges: &[Range<u64>], staged: Staged<'_>) -> io::Resu
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
             }
-            Ok(to)
         }
         Staged::Memory(chunks) => {
-            let mut to = new_file(path)?;
             to.seek(SeekFrom::Start(ranges.first().map_or(0, |range| range.start)))?;
             chunks.iter().try_for_each(|chunk| to.write_all(chunk))?;
-            Ok(to)
         }
     }
+    Ok(Linked(false))
 }
 
 fn new_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
+}
+
+fn read_record(line: &[u8]) -> Option<Kept> {
+    line.strip_suffix(b"\n").and_then(record::read)
 }
 
 pub(super) fn list(place: &Place) -> Result<Vec<KeptItem>, JournalError> {
@@ -181,7 +253,7 @@ pub(super) fn list(place: &Place) -> Result<Vec<KeptItem>, JournalError> {
         for entry in std::fs::read_dir(place.kept())? {
             let dir = entry?.path();
             match std::fs::read(dir.join(RECORD)) {
-                Ok(line) => match line.strip_suffix(b"\n").and_then(record::read) {
+                Ok(line) => match read_record(&line) {
                     Some(kept) => items.push(KeptItem { kept, dir }),
                     None => tracing::error!("{}: what these bytes are is spoilt", dir.display()),
                 },

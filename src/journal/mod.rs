@@ -15,29 +15,42 @@ mod place;
 mod record;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-pub use kept::{Base, Kept, KeptHeaders, KeptItem, Staged};
+pub use kept::{Base, Kept, KeptHeaders, KeptItem, Linked, Staged};
 use log::Log;
 use place::{Owner, Place};
 use record::Record;
 
-/// Intentions open at once, at most: what one rename of a tree, and the uploads of all files open at once, need.
-pub const OPEN_MAX: usize = 20_000;
+/// Intentions open at once, at most: all removals that wait, and the uploads of all files open at once.
+pub const OPEN_MAX: usize = 40_000;
 
 /// What is to be finished or undone if it is found begun and not ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Intent {
+    /// A multipart upload that is being begun here, and whose id is not known yet: to be looked for, and aborted.
+    CreateUpload { key: String, at: SystemTime },
     /// A multipart upload that was begun here: to be aborted.
     Upload { key: String, upload_id: String },
     /// The objects below `from` are copied below `to` (both end in `/`); once that is committed, those below `from` go.
     /// `over`: the marker `to` was there before.
     Rename { from: String, to: String, over: bool },
+    /// An object is copied from `from` to `to`, then the original goes. `etag`: the original's; `replaced`: of what was at
+    /// `to`, if anything was. There is no commit: whether the copy was made can be seen.
+    RenameFile { from: String, to: String, etag: String, replaced: Option<String>, keep: bool },
+    /// An object, or a directory's marker, whose removal was acknowledged: it goes. `etag`: of the version that was
+    /// removed, where it is known; `keep`: the directory it is in may have no marker, and stays.
+    Remove { key: String, etag: Option<String>, keep: bool },
+    /// A directory whose making was acknowledged: its marker is put, with this metadata, where none is.
+    Directory { key: String, metadata: Vec<(String, String)> },
 }
 
 /// An intention that is begun and not ended.
@@ -57,7 +70,7 @@ pub enum JournalError {
     Unfit { path: PathBuf, problem: String },
     #[error("the journal is full: {OPEN_MAX} operations are under way")]
     Full,
-    #[error("{} files are kept for `pailfs recover` already, and no more can be", kept::KEPT_MAX)]
+    #[error("{} files wait in the staging directory already, and no more can", kept::KEPT_MAX)]
     KeptFull,
 }
 
@@ -68,6 +81,10 @@ pub struct Journal {
     state: Mutex<State>,
     /// Up to which record the disk has them; held across an fsync, so that one answers all who wait.
     synced: Arc<tokio::sync::Mutex<u64>>,
+    /// Items that were kept when the first one was kept here.
+    kept_before: OnceLock<usize>,
+    /// Items kept here and not discarded.
+    kept_here: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -105,6 +122,8 @@ impl Journal {
             place: Place::new(staging, endpoint, bucket),
             state: Mutex::default(),
             synced: Arc::default(),
+            kept_before: OnceLock::new(),
+            kept_here: AtomicUsize::new(0),
         }
     }
 
@@ -117,6 +136,11 @@ impl Journal {
     /// was acknowledged by nobody.
     pub fn scratch(&self) -> Result<PathBuf, JournalError> {
         Ok(self.home(&mut self.lock())?.owner.dir().to_owned())
+    }
+
+    /// What this mount is called in the staging directory.
+    fn name(&self) -> Result<String, JournalError> {
+        Ok(self.home(&mut self.lock())?.owner.name().to_owned())
     }
 
     /// Takes note of an intention before it is carried out. A killed process leaves it to the next mount; only after
@@ -210,8 +234,68 @@ impl Journal {
     /// Keeps bytes that could not be sent for `pailfs recover`. When this answers, the disk has them; `staged` must not
     /// change any more. Blocks as long as the disk takes.
     pub fn keep(&self, kept: &Kept, staged: Staged<'_>) -> Result<KeptItem, JournalError> {
+        self.put(kept, staged, true).map(|(item, _)| item)
+    }
+
+    /// Takes note of bytes that this mount is to send. A file that is linked must not change as long as the item is there.
+    /// Killing the process does not lose them; [`KeptItem::sync`] makes them outlive the machine.
+    pub fn acknowledge(
+        &self,
+        mut kept: Kept,
+        file: &File,
+        link: bool,
+    ) -> Result<(KeptItem, Linked), JournalError> {
+        kept.owner = Some(self.name()?);
+        kept.sum = Some(kept::sum_of(file, &kept.ranges).map_err(|e| self.place.disk_error(e))?);
+        self.put(&kept, if link { Staged::File(file) } else { Staged::Ranges(file) }, false)
+    }
+
+    fn put(&self, kept: &Kept, staged: Staged<'_>, sync: bool) -> Result<(KeptItem, Linked), JournalError> {
         let scratch = self.scratch()?;
-        kept::keep(&self.place, &scratch, kept, staged)
+        let counted = *self.kept_before.get_or_init(|| self.place.count_kept());
+        let one_more = |made: usize| (counted.saturating_add(made) < kept::KEPT_MAX).then_some(made + 1);
+        let taken = self.kept_here.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
+        taken.map_err(|_| JournalError::KeptFull)?;
+        let put = kept::put(&self.place.kept(), &scratch, kept, staged, sync);
+        put.map_err(|e| {
+            self.kept_here.fetch_sub(1, Ordering::AcqRel);
+            self.place.disk_error(e)
+        })
+    }
+
+    /// An item that this mount made goes.
+    pub fn discard(&self, item: KeptItem) {
+        let name = item.name().to_owned();
+        match item.discard() {
+            Ok(()) => _ = self.kept_here.fetch_sub(1, Ordering::AcqRel),
+            Err(e) => tracing::warn!(name, "what was sent stays in the staging directory: {e}"),
+        }
+    }
+
+    /// Whether the mount that is to send an item lives.
+    pub fn is_owned(&self, kept: &Kept) -> Result<bool, JournalError> {
+        kept.owner.as_ref().map_or(Ok(false), |owner| self.place.is_alive(owner))
+    }
+
+    /// Takes over what dead mounts acknowledged and did not send, the oldest first.
+    pub fn adopt_acknowledged(&self) -> Result<Vec<KeptItem>, JournalError> {
+        let mut items = self.kept()?;
+        items.retain(|item| item.kept.owner.is_some());
+        if items.is_empty() {
+            return Ok(items);
+        }
+        let ours = self.name()?;
+        let mut adopted = Vec::new();
+        for mut item in items {
+            if self.is_owned(&item.kept)? {
+                continue;
+            }
+            let failed = |e| self.place.disk_error(e);
+            let Some(_claim) = item.claim().map_err(failed)? else { continue };
+            item.rewrite(Kept { owner: Some(ours.clone()), ..item.kept.clone() }).map_err(failed)?;
+            adopted.push(item);
+        }
+        Ok(adopted)
     }
 
     /// What is kept for `pailfs recover`, the oldest first. Each item is what it was when it was kept; one that does

@@ -106,6 +106,26 @@ impl Place {
         enter().map_err(|e| self.disk_error(e))
     }
 
+    /// Items kept now; 0 where they cannot be counted: then none can be made either.
+    pub fn count_kept(&self) -> usize {
+        std::fs::read_dir(self.kept()).map_or(0, Iterator::count)
+    }
+
+    /// Whether the mount of this name lives: in this process or another.
+    pub fn is_alive(&self, name: &str) -> Result<bool, JournalError> {
+        let lock = self.live().join(name).join(LOCK);
+        let tried = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(lock) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(self.disk_error(e)),
+            Ok(lock) => lock.try_lock(),
+        };
+        match tried {
+            Ok(()) => Ok(false),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(true),
+            Err(std::fs::TryLockError::Error(e)) => Err(self.disk_error(e)),
+        }
+    }
+
     /// Those whose process is gone, each locked by us from now on, the oldest first.
     pub fn dead(&self) -> Result<Vec<Owner>, JournalError> {
         if !self.live().exists() {
@@ -134,6 +154,10 @@ impl Place {
 impl Owner {
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    pub fn name(&self) -> &str {
+        self.dir.file_name().and_then(|name| name.to_str()).unwrap_or_default()
     }
 
     pub fn journal(&self) -> PathBuf {

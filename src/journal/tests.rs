@@ -208,6 +208,9 @@ fn kept() -> Kept {
         size: 5000,
         ranges: vec![10..14, 4000..4006],
         headers: KeptHeaders { content_type: Some("text/plain".into()), ..KeptHeaders::default() },
+        inherits: false,
+        owner: None,
+        sum: None,
         reason: "PutObject: no".into(),
         at: SystemTime::UNIX_EPOCH + Duration::from_nanos(1_700_000_000_123_456_789),
     }

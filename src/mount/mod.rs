@@ -149,8 +149,14 @@ fn serve_on(runtime: &Runtime, plan: &Plan, ready: &mut Ready, log: &Log) -> Res
     runtime.spawn(leaving.watch(signals));
     let ended = mount.join();
     // A file closed just before the unmount may still be on its way.
+    fs.leave();
     for path in runtime.block_on(fs.flush_all()) {
         tracing::error!(path, "the mount ended while this file was open for writing");
+    }
+    if let waiting @ 1.. = fs.acknowledged() {
+        tracing::error!(
+            "{waiting} files and directories that were acknowledged wait for the next mount to send them"
+        );
     }
     ended.map_err(|e| Failure::new(format_args!("the FUSE session failed: {e}")))?;
     tracing::info!("{} is unmounted", plan.dir.display());

@@ -493,6 +493,17 @@ impl Table {
         self.edit(&below, |dir| dir.marker = true);
     }
 
+    /// S3 has the marker of a directory that was made here.
+    pub(super) fn directory_was_sent(&mut self, ino: u64) {
+        self.local.remove(&ino);
+        if let Some((dir, name)) = self.place(ino) {
+            self.edit(&dir, |dir| {
+                dir.set(&name, Known::of(Some(&Node::Directory)), When::now(Source::Changed))
+            });
+        }
+        self.drop_if_unused(ino);
+    }
+
     pub(super) fn rename(&mut self, ino: u64, dir: &str, name: &str) {
         let Some((old_dir, old_name)) = self.place(ino) else { return };
         let Some((known, _)) = self.state(ino) else { return };

@@ -298,6 +298,15 @@ impl Namespace {
         Ok(table.entry(ino).expect("interned under this lock"))
     }
 
+    /// Only this mount knows the directory, until [`Namespace::directory_was_sent`].
+    pub fn set_directory_local(&self, ino: u64) {
+        self.lock().set_local(ino, true);
+    }
+
+    pub fn directory_was_sent(&self, ino: u64) {
+        self.lock().directory_was_sent(ino);
+    }
+
     /// The file is being written: its size and time follow the writer, and S3's answers wait.
     pub fn written(&self, ino: u64, size: u64) {
         let mut table = self.lock();

@@ -496,6 +496,17 @@ impl Content {
         Ok(self.dirty.covered(0..self.len()).collect())
     }
 
+    /// Whether some of it is to be copied from other objects than the base.
+    pub fn has_links(&self) -> bool {
+        !self.linked.is_empty()
+    }
+
+    /// All of it is in the base: what is staged is only kept to save requests.
+    pub fn let_staged_go(&mut self) {
+        self.staged.clear();
+        self.file.clear();
+    }
+
     /// Whether all of it is, or may well be, staged, once it is published.
     pub fn is_small(&self) -> bool {
         !self.staged.is_empty() && self.len() <= CLEAN_BYTES_MAX / 4
@@ -514,8 +525,7 @@ impl Content {
         self.linked.clear();
         self.dirty.clear();
         if self.len() > CLEAN_BYTES_MAX || staging.is_short() {
-            self.staged.clear();
-            self.file.clear();
+            self.let_staged_go();
         }
         self.rest_on(object);
     }

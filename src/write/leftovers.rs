@@ -1,28 +1,45 @@
-//! What mounts that died had begun, as their journals tell it.
+//! What mounts that died had begun or acknowledged, as their journals tell it.
 //!
-//! Owns: how each intention is finished or undone.
+//! Owns: how each intention is finished or undone, and in which order.
 //! Invariants: only what a journal names is touched; an intention ends when S3 has what it should have, and else stays
-//! for the next mount.
+//! for the next mount; what another host made since is not removed.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use futures_util::{StreamExt, stream};
 
+use super::markers::{self, Contents};
 use super::moves;
-use super::upload::abort;
-use crate::journal::{Intent, Journal, Open};
-use crate::s3::S3Client;
+use super::recover;
+use super::upload::{Uploads, abort};
+use crate::error::{Error, S3Error, S3ErrorKind};
+use crate::journal::{Intent, Journal, Kept, KeptItem, Open};
+use crate::s3::{ObjectHead, ObjectHeaders, S3Client};
 
-/// Uploads aborted side by side.
-const ABORTS_IN_FLIGHT_MAX: usize = 16;
+/// How far the server's clock may be from ours, with how long a request may take.
+const CLOCK_SLACK: Duration = Duration::from_secs(300);
+/// How long an upload of which only the key is known must have no parts to be taken for a dead mount's.
+const NAMELESS_PAUSE: Duration = Duration::from_secs(10);
+/// Requests side by side.
+const IN_FLIGHT_MAX: usize = 16;
 
-/// Finishes or undoes the renames of directories among `left`, one after the other.
+/// Finishes or undoes the renames among `left`, one after the other.
 pub async fn settle_renames(client: &S3Client, journal: &Journal, left: &[Open]) {
     for open in left {
-        let Intent::Rename { from, to, over } = &open.intent else { continue };
-        let (settled, what) = match open.committed {
-            true => (moves::finish(client, from, to).await, "finished"),
-            false => (moves::undo(client, from, to, *over).await, "undone"),
+        let (from, to, settled, what) = match &open.intent {
+            Intent::Rename { from, to, .. } if open.committed => {
+                (from, to, moves::finish(client, from, to).await, "finished")
+            }
+            Intent::Rename { from, to, over } => {
+                (from, to, moves::undo(client, from, to, *over).await, "undone")
+            }
+            Intent::RenameFile { from, to, etag, replaced, keep } => {
+                let settled = finish_file(client, (from, etag), (to, replaced.as_deref()), *keep).await;
+                (from, to, settled.map_err(Error::from), "finished, or had not begun")
+            }
+            _ => continue,
         };
         match settled {
             Ok(()) => {
@@ -36,26 +53,218 @@ pub async fn settle_renames(client: &S3Client, journal: &Journal, left: &[Open])
     }
 }
 
+/// The original goes if its copy is there. It is not the only one left then, whoever wrote what is at `to`.
+async fn finish_file(
+    client: &S3Client,
+    (from, etag): (&str, &str),
+    (to, replaced): (&str, Option<&str>),
+    keep: bool,
+) -> Result<(), S3Error> {
+    let (Some(original), Some(copy)) = (head(client, from).await?, head(client, to).await?) else {
+        return Ok(());
+    };
+    let same = copy.etag == original.etag
+        || replaced != Some(copy.etag.as_str()) && copy.last_modified >= original.last_modified;
+    match original.etag == etag && copy.size == original.size && same {
+        true => remove(client, from, keep).await,
+        false => Ok(()),
+    }
+}
+
+async fn head(client: &S3Client, key: &str) -> Result<Option<ObjectHead>, S3Error> {
+    match client.head_object(key).await {
+        Err(e) if e.kind == S3ErrorKind::NoSuchKey => Ok(None),
+        found => found.map(Some),
+    }
+}
+
 /// Aborts the uploads among `left`: their parts are in nobody's way, but cost room. Nobody else's are touched, for an
 /// upload id is S3's word for one upload alone.
 pub async fn abort_uploads(client: S3Client, journal: Arc<Journal>, left: Vec<Open>) {
-    let uploads = left.into_iter().filter_map(|open| match open.intent {
-        Intent::Upload { key, upload_id } => Some((open.id, key, upload_id)),
-        Intent::Rename { .. } => None,
-    });
-    let abort_one = |(id, key, upload_id): (u64, String, String)| {
-        let (client, journal) = (&client, &journal);
-        async move {
-            match abort(client, &key, &upload_id).await {
+    let (client, journal) = (&client, &journal);
+    stream::iter(left)
+        .for_each_concurrent(IN_FLIGHT_MAX, |open| async move {
+            let (key, aborted) = match open.intent {
+                Intent::Upload { key, upload_id } => {
+                    let aborted = abort(client, &key, &upload_id).await;
+                    (key, aborted)
+                }
+                Intent::CreateUpload { key, at } => {
+                    let aborted = abort_nameless(client, &key, at).await;
+                    (key, aborted)
+                }
+                _ => return,
+            };
+            match aborted {
                 Ok(()) => {
-                    tracing::info!(key, upload_id, "an upload that a mount left when it died is gone");
-                    journal.end(id);
+                    tracing::info!(key, "an upload that a mount left when it died is gone");
+                    journal.end(open.id);
                 }
-                Err(e) => {
-                    tracing::warn!(key, upload_id, "an upload that a mount left when it died stays: {e}")
-                }
+                Err(e) => tracing::warn!(key, "an upload that a mount left when it died stays: {e}"),
+            }
+        })
+        .await;
+}
+
+/// Ours, if it was begun at all, is of that time and has no parts, since we never heard its id. So that it is not
+/// another host's, which was begun in the same minutes for the same key, it has none for a while either.
+async fn abort_nameless(client: &S3Client, key: &str, at: SystemTime) -> Result<(), S3Error> {
+    let first = without_parts(client, key, at).await?;
+    if first.is_empty() {
+        return Ok(());
+    }
+    tokio::time::sleep(NAMELESS_PAUSE).await;
+    for upload_id in without_parts(client, key, at).await? {
+        if first.contains(&upload_id) {
+            abort(client, key, &upload_id).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn without_parts(client: &S3Client, key: &str, at: SystemTime) -> Result<Vec<String>, S3Error> {
+    let around = (at - CLOCK_SLACK)..(at + CLOCK_SLACK);
+    let mut found = Vec::new();
+    let mut after: Option<(String, String)> = None;
+    loop {
+        let marker = after.as_ref().map(|(key, upload_id)| (key.as_str(), upload_id.as_str()));
+        let page = client.list_multipart_uploads(key, marker).await?;
+        for upload in page.uploads {
+            if upload.key == key
+                && around.contains(&upload.initiated)
+                && client.list_parts(key, &upload.upload_id, None).await?.parts.is_empty()
+            {
+                found.push(upload.upload_id);
             }
         }
+        after = page.next;
+        if after.is_none() {
+            return Ok(found);
+        }
+    }
+}
+
+/// Carries out what was acknowledged and is not in S3: removals, then directories, then files (`items`, the oldest first).
+/// Whatever has a name now was made after what had it before was removed.
+pub async fn carry_out(uploads: &Uploads, left: &[Open], items: Vec<KeptItem>) {
+    remove_all(uploads, left).await;
+    let directories = left.iter().filter_map(|open| match &open.intent {
+        Intent::Directory { key, metadata } => Some((open.id, key, metadata)),
+        _ => None,
+    });
+    stream::iter(directories)
+        .for_each_concurrent(IN_FLIGHT_MAX, |(id, key, metadata)| async move {
+            let made = make_directory(&uploads.client, key, metadata).await;
+            ended(&uploads.journal, id, key, "a directory that was made", made);
+        })
+        .await;
+    let mut last = HashMap::new();
+    for item in items {
+        if let Some(older) = last.insert(item.kept.key.clone(), item) {
+            uploads.journal.discard(older); // what replaced it was acknowledged as well
+        }
+    }
+    stream::iter(last.into_values()).for_each_concurrent(IN_FLIGHT_MAX, |item| send(uploads, item)).await;
+}
+
+fn ended(journal: &Journal, id: u64, key: &str, what: &str, result: Result<(), S3Error>) {
+    match result {
+        Ok(()) => journal.end(id),
+        Err(e) => tracing::error!(key, "{what} before a mount died waits for the next one: {e}"),
+    }
+}
+
+/// Files first, then directories, those within others before these.
+async fn remove_all(uploads: &Uploads, left: &[Open]) {
+    let (client, journal) = (&uploads.client, &uploads.journal);
+    let removals = left.iter().filter_map(|open| match &open.intent {
+        Intent::Remove { key, etag, keep } => Some((open.id, key.as_str(), etag.as_deref(), *keep)),
+        _ => None,
+    });
+    let (mut directories, files): (Vec<_>, Vec<_>) = removals.partition(|(_, key, ..)| key.ends_with('/'));
+    stream::iter(files)
+        .for_each_concurrent(IN_FLIGHT_MAX, |(id, key, etag, keep)| async move {
+            let removed = remove_file(client, key, etag, keep).await;
+            ended(journal, id, key, "a file that was removed", removed);
+        })
+        .await;
+    directories.sort_by_key(|(_, key, ..)| std::cmp::Reverse(key.len()));
+    for (id, key, _, keep) in directories {
+        let removed = remove_directory(client, key, keep).await;
+        ended(journal, id, key, "a directory that was removed", removed);
+    }
+}
+
+async fn remove_file(client: &S3Client, key: &str, etag: Option<&str>, keep: bool) -> Result<(), S3Error> {
+    match head(client, key).await? {
+        Some(head) if etag.is_none_or(|etag| etag == head.etag) => remove(client, key, keep).await,
+        _ => Ok(()), // gone, or another one, made since
+    }
+}
+
+async fn remove_directory(client: &S3Client, key: &str, keep: bool) -> Result<(), S3Error> {
+    let contents = Contents::of(client, key, &HashSet::new()).await?;
+    match contents.marker && !contents.others {
+        true => remove(client, key, keep).await,
+        false => Ok(()), // something was made in it since
+    }
+}
+
+/// `keep`: the directory it is in may have no marker.
+async fn remove(client: &S3Client, key: &str, keep: bool) -> Result<(), S3Error> {
+    let name = key.trim_end_matches('/');
+    if let Some((above, _)) = name.rsplit_once('/').filter(|_| keep) {
+        markers::keep(client, &format!("{above}/"), &HashSet::from([key.to_owned()])).await?;
+    }
+    client.delete_object(key).await
+}
+
+async fn make_directory(client: &S3Client, key: &str, metadata: &[(String, String)]) -> Result<(), S3Error> {
+    match head(client, key).await? {
+        Some(_) => Ok(()),
+        None => {
+            let headers = ObjectHeaders { metadata: metadata.to_vec(), ..markers::headers() };
+            markers::put(client, key, &headers).await
+        }
+    }
+}
+
+/// Sends a file that was acknowledged. What cannot be sent as it was meant is kept for a person.
+async fn send(uploads: &Uploads, mut item: KeptItem) {
+    let key = item.kept.key.clone();
+    let sent = match recover::is_sound(&item).await {
+        Ok(true) => recover::send(uploads, &item, &|_| {}).await.map(|_| ()),
+        Ok(false) => Err(Error::Io("the machine was lost before its disk had all of the bytes".into())),
+        Err(e) => Err(e),
     };
-    stream::iter(uploads).for_each_concurrent(ABORTS_IN_FLIGHT_MAX, abort_one).await;
+    let sent = match sent {
+        // Perhaps it was sent just before the mount died.
+        Err(e @ (Error::Stale | Error::Exists | Error::NotFound)) => {
+            if recover::is_there(&uploads.client, &item).await { Ok(()) } else { Err(e) }
+        }
+        sent => sent,
+    };
+    match sent {
+        Ok(()) => {
+            tracing::warn!(key, "a file that a mount had acknowledged when it died is sent");
+            uploads.journal.discard(item);
+        }
+        Err(e) if e.is_passing() => {
+            tracing::error!(
+                key,
+                "a file that a mount had acknowledged when it died waits for the next mount: {e}"
+            );
+        }
+        Err(e) => {
+            let kept = Kept { owner: None, reason: e.to_string(), ..item.kept.clone() };
+            let rewritten = item.rewrite(kept);
+            tracing::error!(
+                key,
+                "a file that a mount had acknowledged when it died cannot be sent, and is kept for `pailfs recover`: {e}"
+            );
+            if let Err(e) = rewritten {
+                tracing::error!(key, "the next mount will try again: {e}");
+            }
+        }
+    }
 }

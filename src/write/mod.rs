@@ -58,6 +58,8 @@ pub struct Writes {
     pub staging: Arc<Staging>,
     cache: Arc<PartCache>,
     ladder: Ladder,
+    /// New objects have the content type of their name.
+    types_by_name: bool,
     /// Bytes of parts that were sent and are kept.
     bytes_kept: Arc<AtomicU64>,
 }
@@ -86,9 +88,17 @@ impl Drop for KeptPart {
 }
 
 impl Writes {
-    pub fn new(uploads: Uploads, cache: Arc<PartCache>, staging: Staging, part_bytes: u64) -> Writes {
+    /// `types_by_name`: whether new objects have the content type of their name.
+    pub fn new(
+        uploads: Uploads,
+        cache: Arc<PartCache>,
+        staging: Staging,
+        part_bytes: u64,
+        types_by_name: bool,
+    ) -> Writes {
         let ladder = Ladder::new(part_bytes, cache.budget().bytes_max());
-        Writes { uploads, staging: Arc::new(staging), cache, ladder, bytes_kept: Arc::default() }
+        let staging = Arc::new(staging);
+        Writes { uploads, staging, cache, ladder, types_by_name, bytes_kept: Arc::default() }
     }
 
     /// A permit as soon as there is room; none is needed for no bytes.
@@ -134,6 +144,17 @@ pub struct Published {
     pub headers: ObjectHeaders,
     /// It carries less: some of it was set when the upload had begun.
     pub late: bool,
+}
+
+/// How a file was acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acknowledgement {
+    /// There is nothing that S3 does not have, or it has no name any more.
+    Nothing,
+    /// The local disk has it.
+    OnDisk,
+    /// Not at all: it is to be published.
+    MustPublish,
 }
 
 /// How a file begins to be written.
@@ -367,11 +388,59 @@ impl Writer {
         if !state.changed || state.unlinked {
             return Ok(None);
         }
-        let from = state.content.base().map(|base| base.etag.clone());
-        let committed = state.publish(&self.writes).await;
-        let now = state.keep_failure(committed)?;
-        let (headers, late) = state.carried();
-        Ok(Some(Published { now, from, headers, late }))
+        let published = state.publish(&self.writes).await;
+        state.keep_failure(published).map(Some)
+    }
+
+    /// Instead of publishing: the local disk takes what was written, for this mount to send, or for the next one if this
+    /// dies. `sync`: so that a lost machine does not lose it.
+    ///
+    /// Errors: what an earlier request failed with.
+    pub async fn acknowledge(&self, sync: bool) -> Result<Acknowledgement, Error> {
+        let mut state = self.state.lock().await;
+        state.check()?;
+        if !state.changed || state.unlinked {
+            return Ok(Acknowledgement::Nothing);
+        }
+        let key = state.key.clone();
+        let acknowledged = match state.acknowledge(&self.writes).await {
+            Ok(true) if sync => state.sync_acknowledged().await.map(|()| true),
+            acknowledged => acknowledged,
+        };
+        match acknowledged {
+            Ok(true) => Ok(Acknowledgement::OnDisk),
+            Ok(false) => Ok(Acknowledgement::MustPublish),
+            Err(e) => {
+                tracing::warn!(key, "sent at once, for the local disk does not take it: {e}");
+                Ok(Acknowledgement::MustPublish)
+            }
+        }
+    }
+
+    /// Publishes what was acknowledged; a failure leaves it to be tried again. None where nothing is to be done, or the
+    /// file is being changed again: its next close says what is to be published.
+    pub async fn publish_acknowledged(&self) -> Result<Option<Published>, Error> {
+        let mut state = self.state.lock().await;
+        if !state.changed || state.unlinked || !state.is_acknowledged() {
+            return Ok(None);
+        }
+        match state.publish(&self.writes).await {
+            Ok(published) => Ok(Some(published)),
+            Err(e) => {
+                state.take_back().await;
+                Err(e)
+            }
+        }
+    }
+
+    /// S3 refused it for good: whoever has it open hears of that.
+    pub async fn fail(&self, e: &Error) {
+        self.state.lock().await.failed = Some(e.clone());
+    }
+
+    /// Whether the local disk holds all that was written and is not in S3.
+    pub async fn is_acknowledged(&self) -> bool {
+        self.state.lock().await.is_acknowledged()
     }
 
     /// Where the bytes of `range` are, end to end, cut at the file's end.
@@ -402,6 +471,7 @@ impl Writer {
     pub async fn unlink(&self) -> bool {
         let mut state = self.state.lock().await;
         state.unlinked = true;
+        state.drop_acknowledged(&self.writes);
         if let Some(upload) = state.upload.take() {
             upload.abort().await;
         }
@@ -415,8 +485,12 @@ impl Writer {
 
     /// The file is at `key` from now on, and nothing of it was sent that is not published ([`Writer::has_sent`]). `etag`:
     /// of the object that moved along; none: there is none, and what is published replaces what is there.
-    pub async fn renamed(&self, key: String, etag: Option<&str>) {
+    ///
+    /// Errors: the local disk, which has what was acknowledged under the old key.
+    pub async fn renamed(&self, key: String, etag: Option<&str>) -> Result<(), Error> {
         let mut state = self.state.lock().await;
+        let typed = self.writes.types_by_name && etag.is_none();
+        state.move_to(key.clone(), typed).await?;
         match etag {
             Some(etag) if state.content.base().is_some() => {
                 state.content.base_moved(&key, etag);
@@ -425,7 +499,7 @@ impl Writer {
             Some(_) => {}
             None => state.guard = Precondition::None,
         }
-        state.key = key;
+        Ok(())
     }
 
     /// Keeps what could not be published for `pailfs recover`; answers what it is called there. None where there is
@@ -437,8 +511,7 @@ impl Writer {
         if !state.changed || state.unlinked {
             return Ok(None);
         }
-        let item = state.keep(reason.to_string()).await?;
-        Ok(Some(item.name().to_owned()))
+        state.keep(reason.to_string()).await.map(Some)
     }
 
     /// Gives up what was not published.

@@ -12,13 +12,15 @@ use bytes::Bytes;
 
 use super::content::{Content, Object, Sent};
 use super::plan::{self, Follows, Ladder, Place, Stretch};
+use super::staging::{self, Acknowledged};
 use super::upload::Upload;
-use super::{Committed, Writes};
+use super::{Committed, Published, Writes};
 use crate::attr::{Attributes, Kind};
 use crate::cache::{Chunks, Permit};
 use crate::config::PART_BYTES_MIN;
 use crate::error::{Error, S3ErrorKind};
-use crate::journal::{Base, Kept, KeptHeaders, KeptItem};
+use crate::journal::{Base, Kept, KeptHeaders};
+use crate::key;
 use crate::s3::{CopySource, ObjectHeaders, Precondition, Written};
 
 pub(super) struct State {
@@ -38,6 +40,19 @@ pub(super) struct State {
     pub changed: bool,
     pub unlinked: bool,
     pub failed: Option<Error>,
+    /// What the local disk holds of it to be sent, by this mount or the next.
+    acknowledged: Option<Acknowledged>,
+    covers: Covers,
+}
+
+/// How much of what is to be published has been acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Covers {
+    /// An earlier state, or none.
+    Not,
+    /// The bytes, but not what the object is to carry.
+    Bytes,
+    All,
 }
 
 impl State {
@@ -63,6 +78,8 @@ impl State {
             changed,
             unlinked: false,
             failed: None,
+            acknowledged: None,
+            covers: Covers::Not,
         }
     }
 
@@ -91,7 +108,7 @@ impl State {
     }
 
     pub fn wrote(&mut self) {
-        (self.changed, self.stale_times) = (true, true);
+        (self.changed, self.stale_times, self.covers) = (true, true, Covers::Not);
     }
 
     pub fn push(&mut self, data: &[u8], permit: Option<Permit>) {
@@ -151,6 +168,9 @@ impl State {
         self.stamp();
         change(&mut self.headers);
         self.late |= self.upload.is_some();
+        if self.covers == Covers::All {
+            self.covers = Covers::Bytes;
+        }
         Ok(())
     }
 
@@ -158,11 +178,6 @@ impl State {
     pub async fn pending(&mut self, writes: &Writes) -> Result<ObjectHeaders, Error> {
         self.inherit(writes).await?;
         Ok(self.headers.clone())
-    }
-
-    /// What the object that was published is to carry, and whether it carries less.
-    pub fn carried(&mut self) -> (ObjectHeaders, bool) {
-        (self.headers.clone(), std::mem::take(&mut self.late))
     }
 
     /// As [`State::stamp`], with times that were shown.
@@ -278,7 +293,8 @@ impl State {
     }
 
     /// Publishes the content, whole.
-    pub async fn publish(&mut self, writes: &Writes) -> Result<Committed, Error> {
+    pub async fn publish(&mut self, writes: &Writes) -> Result<Published, Error> {
+        let from = self.content.base().map(|base| base.etag.clone());
         if self.content.is_small()
             && let Err(e) = self.content.spill().await
         {
@@ -296,24 +312,129 @@ impl State {
         let object = Object { key: self.key.clone(), etag: etag.clone(), size };
         self.content.was_published(object, &writes.staging);
         drop(leaving);
-        Ok(Committed { etag, size })
+        self.forget_acknowledged(writes).await;
+        let late = std::mem::take(&mut self.late);
+        Ok(Published { now: Committed { etag, size }, from, headers: self.headers.clone(), late })
     }
 
-    /// Keeps what was not published on the local disk.
-    pub async fn keep(&mut self, reason: String) -> Result<KeptItem, Error> {
+    /// Whether the local disk holds all that there is to be published.
+    pub fn is_acknowledged(&self) -> bool {
+        self.acknowledged.is_some() && self.covers == Covers::All
+    }
+
+    /// Puts all that S3 does not have on the local disk, from where the next mount sends it if this one dies. False where
+    /// it must be published instead: parts were sent already, or it is made of other objects' bytes.
+    pub async fn acknowledge(&mut self, writes: &Writes) -> Result<bool, Error> {
+        if self.is_acknowledged() {
+            return Ok(true);
+        }
+        if self.upload.is_some() || self.content.has_links() {
+            return Ok(false);
+        }
+        if self.stamps {
+            self.inherit(writes).await?;
+            self.stamp();
+        }
+        if let (Covers::Bytes, Some(mut acknowledged)) = (self.covers, self.acknowledged.take()) {
+            let told = self.told(acknowledged.item.kept.ranges.clone(), String::new());
+            let Kept { owner, sum, .. } = acknowledged.item.kept.clone();
+            let rewritten = staging::rewrite(&mut acknowledged.item, Kept { owner, sum, ..told }).await;
+            self.acknowledged = Some(acknowledged);
+            rewritten?;
+            self.covers = Covers::All;
+            return Ok(true);
+        }
         let ranges = self.content.gather().await?;
+        let kept = self.told(ranges, String::new());
+        let now = self.content.file_mut().acknowledge(kept).await?;
+        self.drop_acknowledged(writes);
+        (self.acknowledged, self.covers) = (Some(now), Covers::All);
+        Ok(true)
+    }
+
+    /// When this answers the disk has what was acknowledged.
+    pub async fn sync_acknowledged(&self) -> Result<(), Error> {
+        match &self.acknowledged {
+            Some(Acknowledged { item, .. }) => staging::sync(item).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The file is at `key` from now on: what was acknowledged is found there. `typed`: what had the content type of the
+    /// old name has that of the new one.
+    pub async fn move_to(&mut self, key: String, typed: bool) -> Result<(), Error> {
+        if typed && self.headers.content_type == key::content_type_of(&self.key) {
+            self.headers.content_type = key::content_type_of(&key);
+        }
+        if let Some(Acknowledged { item, .. }) = &mut self.acknowledged {
+            let at = SystemTime::now();
+            let mut kept = Kept { key: key.clone(), at, exclusive: false, ..item.kept.clone() };
+            if typed {
+                kept.headers.content_type.clone_from(&self.headers.content_type);
+            }
+            staging::rewrite(item, kept).await?;
+        }
+        self.key = key;
+        Ok(())
+    }
+
+    /// It is in S3.
+    async fn forget_acknowledged(&mut self, writes: &Writes) {
+        if let Some(Acknowledged { item, .. }) = &self.acknowledged
+            && let Err(e) = self.content.file_mut().disown(item).await
+        {
+            tracing::debug!("what was staged is let go: {e}");
+            self.content.let_staged_go();
+        }
+        self.drop_acknowledged(writes);
+    }
+
+    /// What was acknowledged counts no longer.
+    pub fn drop_acknowledged(&mut self, writes: &Writes) {
+        self.covers = Covers::Not;
+        if let Some(Acknowledged { item, .. }) = self.acknowledged.take() {
+            writes.staging.discard(item);
+        }
+    }
+
+    /// An upload that failed is begun anew by the next one.
+    pub async fn take_back(&mut self) {
+        if let Some(upload) = self.upload.take() {
+            upload.abort().await;
+        }
+        self.content.unsend();
+    }
+
+    fn told(&self, ranges: Vec<Range<u64>>, reason: String) -> Kept {
         let ObjectHeaders { content_type, storage_class, metadata, headers, .. } = self.headers.clone();
-        let kept = Kept {
+        Kept {
             key: self.key.clone(),
             base: self.content.base().map(|base| Base { etag: base.etag.clone(), size: base.size }),
             exclusive: self.guard == Precondition::Absent,
             size: self.content.len(),
             ranges,
             headers: KeptHeaders { content_type, storage_class, metadata, headers },
+            inherits: self.inherits,
+            owner: None,
+            sum: None,
             reason,
             at: SystemTime::now(),
-        };
-        self.content.file_mut().keep(kept).await
+        }
+    }
+
+    /// Keeps what was not published on the local disk, until a person says what is to become of it.
+    pub async fn keep(&mut self, reason: String) -> Result<String, Error> {
+        if let Some(Acknowledged { mut item, .. }) = self.acknowledged.take_if(|_| self.covers != Covers::Not)
+        {
+            let kept = Kept { owner: None, reason, ..item.kept.clone() };
+            staging::rewrite(&mut item, kept).await?;
+            staging::sync(&item).await?;
+            return Ok(item.name().to_owned());
+        }
+        let ranges = self.content.gather().await?;
+        let kept = self.told(ranges, reason);
+        let item = self.content.file_mut().keep(kept).await?;
+        Ok(item.name().to_owned())
     }
 
     async fn put_or_complete(&mut self, writes: &Writes) -> Result<Written, Error> {

@@ -12,11 +12,12 @@ use std::os::unix::fs::FileExt;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::task::spawn_blocking;
 
-use super::upload::{Uploads, abort};
+use super::upload::{self, Uploads, abort};
 use crate::config::{COPY_BYTES_MAX, OBJECT_BYTES_MAX, PART_BYTES_MIN, PARTS_MAX};
 use crate::error::{Error, S3ErrorKind};
-use crate::journal::{Intent, Kept, KeptItem};
+use crate::journal::{Kept, KeptItem};
 use crate::s3::{CopySource, ObjectHeaders, Precondition, S3Client, UploadedPart, Written};
 
 /// Read and handed on at a time, in bytes.
@@ -195,7 +196,7 @@ pub async fn send(uploads: &Uploads, item: &KeptItem, progress: Progress<'_>) ->
     let kept = &item.kept;
     let guard = guard(uploads, kept).await?;
     let content = Content::open(&uploads.client, item).map_err(disk_error)?;
-    let headers = headers(kept);
+    let headers = headers(&uploads.client, kept).await?;
     let sent = if kept.size <= PART_BYTES {
         let payload = content.payload(0..kept.size).await?;
         let put = uploads.client.put_object(&kept.key, payload, &headers, &guard).await;
@@ -209,6 +210,40 @@ pub async fn send(uploads: &Uploads, item: &KeptItem, progress: Progress<'_>) ->
         Some(S3ErrorKind::PreconditionFailed) => Error::Stale,
         _ => e,
     })
+}
+
+/// Whether the bytes are those that were kept: a lost machine may have lost some.
+pub async fn is_sound(item: &KeptItem) -> Result<bool, Error> {
+    let item = item.clone();
+    let read = spawn_blocking(move || item.is_sound()).await;
+    read.unwrap_or_else(|e| Err(io::Error::other(e))).map_err(disk_error)
+}
+
+/// Whether S3 has a file of this size with these bytes: then it was sent, whoever was told so.
+pub async fn is_there(client: &S3Client, item: &KeptItem) -> bool {
+    let compared = async {
+        let head = client.head_object(&item.kept.key).await?;
+        if head.size != item.kept.size {
+            return Ok(false);
+        }
+        let file = File::open(item.bytes()).map_err(disk_error)?;
+        for range in item.kept.ranges.iter().filter(|range| !range.is_empty()) {
+            let get = client.get_object(&item.kept.key, Some(range.clone()), Some(&head.etag)).await;
+            let mut object = get.map_err(is_it_the_base)?;
+            let mut at = range.start;
+            while let Some(frame) = object.body.frame().await.map_err(is_it_the_base)? {
+                let mut ours = vec![0; frame.len()];
+                file.read_exact_at(&mut ours, at).map_err(disk_error)?;
+                if ours != frame {
+                    return Ok(false);
+                }
+                at += frame.len() as u64;
+            }
+        }
+        Ok::<_, Error>(true)
+    };
+    let there = compared.await;
+    there.inspect_err(|e| tracing::debug!("whether it was sent cannot be seen: {e}")).unwrap_or(false)
 }
 
 /// An edit goes over the version it is of. A file that replaced what was there does so still, unless that came later.
@@ -225,14 +260,18 @@ async fn guard(uploads: &Uploads, kept: &Kept) -> Result<Precondition, Error> {
     }
 }
 
-fn headers(kept: &Kept) -> ObjectHeaders {
+async fn headers(client: &S3Client, kept: &Kept) -> Result<ObjectHeaders, Error> {
+    if kept.inherits {
+        let head = client.head_object(&kept.key).await.map_err(is_it_the_base)?;
+        return Ok(ObjectHeaders::from(head));
+    }
     let kept = kept.headers.clone();
-    ObjectHeaders {
+    Ok(ObjectHeaders {
         content_type: kept.content_type,
         storage_class: kept.storage_class,
         metadata: kept.metadata,
         headers: kept.headers,
-    }
+    })
 }
 
 async fn send_in_parts(
@@ -248,9 +287,7 @@ async fn send_in_parts(
         return Err(Error::TooLarge);
     }
     let part_bytes = PART_BYTES.max(size.div_ceil(PARTS_MAX));
-    let upload_id = client.create_multipart_upload(key, headers).await?;
-    let noted = journal.begin(Intent::Upload { key: key.clone(), upload_id: upload_id.clone() });
-    let noted = noted.inspect_err(|e| tracing::warn!(key, "a crash would leave this upload behind: {e}"));
+    let (upload_id, noted) = upload::create(uploads, key, headers).await?;
     let send = |number: u32| {
         let start = u64::from(number - 1) * part_bytes;
         let range = start..size.min(start + part_bytes);
@@ -270,7 +307,7 @@ async fn send_in_parts(
         Err(e) => Err(e),
     };
     let over = sent.is_ok() || abort(client, key, &upload_id).await.is_ok();
-    if let (Ok(noted), true) = (noted, over) {
+    if let (Some(noted), true) = (noted, over) {
         journal.end(noted);
     }
     sent
@@ -304,6 +341,9 @@ mod tests {
                 size,
                 ranges: ranges.clone(),
                 headers: KeptHeaders::default(),
+                inherits: false,
+                owner: None,
+                sum: None,
                 reason: String::new(),
                 at: SystemTime::UNIX_EPOCH,
             };

@@ -3,11 +3,12 @@
 //! Owns: [`Staging`] (how much all files of the mount may take) and [`StagedFile`] (the bytes of one
 //! file being written, each at its own offset, so that what was never written is a hole and reads as zeros).
 //! Invariants: no file takes a block that was not counted before; a staged file has no name, so that a crash
-//! leaves nothing behind; what is given up is given back at once.
+//! leaves nothing behind, but for what was acknowledged; that does not change: the file's next change makes a copy of it
+//! first; what is given up is given back at once.
 //! Must never know: objects, keys, which of its bytes were published.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 
 use crate::error::Error;
-use crate::journal::{Journal, Kept, KeptItem, Staged};
+use crate::journal::{Journal, Kept, KeptItem, Linked, Staged};
 use crate::ranges::RangeSet;
 
 /// What a file system gives out at a time: how bytes are counted.
@@ -105,6 +106,17 @@ impl Staging {
         self.given_back.notify_waiters();
     }
 
+    /// Waits for room, and counts it.
+    async fn hold(self: &Arc<Self>, bytes: u64) -> Result<Held, Error> {
+        self.take(bytes).await?;
+        Ok(Held { staging: self.clone(), bytes: AtomicU64::new(bytes) })
+    }
+
+    /// What was acknowledged is in S3, or given up.
+    pub fn discard(&self, item: KeptItem) {
+        self.journal.discard(item);
+    }
+
     /// While it lives, those who find no room wait for what this upload will give back.
     pub fn leaving(self: &Arc<Self>, file: &StagedFile) -> Leaving {
         let bytes = file.bytes_held();
@@ -126,23 +138,68 @@ impl Drop for Leaving {
     }
 }
 
+/// What one file on the disk takes, counted until nobody needs that file any more.
+pub struct Held {
+    staging: Arc<Staging>,
+    bytes: AtomicU64,
+}
+
+impl Held {
+    fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    async fn more(&self, bytes: u64) -> Result<(), Error> {
+        self.staging.take(bytes).await?;
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn less(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.staging.give_back(bytes);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.staging.give_back(self.bytes());
+    }
+}
+
 /// The staged bytes of one file being written.
 pub struct StagedFile {
     staging: Arc<Staging>,
-    /// None until a byte is staged.
-    file: Option<Arc<File>>,
-    /// In whole blocks: what is counted.
+    at: At,
+    /// Its blocks that have been written and not punched out.
     blocks: RangeSet,
-    bytes_held: u64,
+    held: Arc<Held>,
+}
+
+/// Where the bytes are.
+#[derive(Clone)]
+enum At {
+    Nowhere,
+    /// In a file that nobody else has.
+    Own(Arc<File>),
+    /// In the file of what was acknowledged.
+    Acknowledged(PathBuf),
+}
+
+/// A state of a file that was acknowledged, on the disk.
+pub struct Acknowledged {
+    pub item: KeptItem,
+    _held: Arc<Held>,
 }
 
 impl StagedFile {
     pub fn new(staging: Arc<Staging>) -> StagedFile {
-        StagedFile { staging, file: None, blocks: RangeSet::default(), bytes_held: 0 }
+        let held = Arc::new(Held { staging: staging.clone(), bytes: AtomicU64::new(0) });
+        StagedFile { staging, at: At::Nowhere, blocks: RangeSet::default(), held }
     }
 
     pub fn bytes_held(&self) -> u64 {
-        self.bytes_held
+        self.held.bytes()
     }
 
     /// Errors: [`Error::NoSpace`], after which nothing has changed that anybody asked to be kept.
@@ -151,12 +208,11 @@ impl StagedFile {
         if len == 0 {
             return Ok(());
         }
+        let file = self.own().await?;
         let blocks = offset / BLOCK_BYTES * BLOCK_BYTES..(offset + len).next_multiple_of(BLOCK_BYTES);
         let more: u64 = self.blocks.gaps(blocks.clone()).iter().map(|gap| gap.end - gap.start).sum();
-        self.staging.take(more).await?;
-        self.bytes_held += more;
+        self.held.more(more).await?;
         self.blocks.insert(blocks);
-        let file = self.file().await?;
         blocking(move || {
             let mut at = offset;
             for piece in &data {
@@ -168,18 +224,32 @@ impl StagedFile {
         .await
     }
 
-    async fn file(&mut self) -> Result<Arc<File>, Error> {
-        if let Some(file) = &self.file {
-            return Ok(file.clone());
-        }
+    /// A file that may be changed: made if there is none, copied where it is what was acknowledged.
+    async fn own(&mut self) -> Result<Arc<File>, Error> {
         let journal = self.staging.journal.clone();
-        let file = blocking(move || nameless_file(&scratch(&journal)?)).await?;
-        Ok(self.file.insert(Arc::new(file)).clone())
+        let (file, held) = match self.at.clone() {
+            At::Own(file) => return Ok(file),
+            At::Nowhere => (blocking(move || nameless_file(&scratch(&journal)?)).await?, None),
+            At::Acknowledged(path) => {
+                let held = self.staging.hold(self.held.bytes()).await?;
+                let blocks: Vec<_> = self.blocks.covered(0..u64::MAX).collect();
+                let copied = blocking(move || {
+                    let to = nameless_file(&scratch(&journal)?)?;
+                    let from = File::open(path)?;
+                    blocks.into_iter().try_for_each(|range| copy(&from, &to, range)).map(|()| to)
+                });
+                (copied.await?, Some(Arc::new(held)))
+            }
+        };
+        self.held = held.unwrap_or_else(|| self.held.clone());
+        let file = Arc::new(file);
+        self.at = At::Own(file.clone());
+        Ok(file)
     }
 
     /// Keeps the file's bytes for `pailfs recover`. When this answers, the disk has them.
     pub async fn keep(&mut self, kept: Kept) -> Result<KeptItem, Error> {
-        let (file, journal) = (self.file().await?, self.staging.journal.clone());
+        let (file, journal) = (self.own().await?, self.staging.journal.clone());
         blocking(move || {
             file.set_len(kept.size)?; // a hole at the end belongs to it
             journal.keep(&kept, Staged::File(&file)).map_err(io::Error::other)
@@ -187,11 +257,56 @@ impl StagedFile {
         .await
     }
 
+    /// Puts what is staged where the next mount finds it if this one dies: the file itself, or a copy where most of it is
+    /// not in `kept`.
+    pub async fn acknowledge(&mut self, kept: Kept) -> Result<Acknowledged, Error> {
+        let bytes = kept.ranges.iter().map(|range| range.end - range.start).sum::<u64>();
+        let link = 2 * bytes >= self.held.bytes();
+        let (file, journal) = (self.own().await?, self.staging.journal.clone());
+        let copy = if link { None } else { Some(self.staging.hold(bytes).await?) };
+        let acknowledged = blocking(move || {
+            file.set_len(kept.size)?;
+            journal.acknowledge(kept, &file, link).map_err(io::Error::other)
+        });
+        let (item, Linked(linked)) = acknowledged.await?;
+        let held = match copy {
+            Some(copy) => Arc::new(copy),
+            None if linked => {
+                self.at = At::Acknowledged(item.bytes());
+                self.held.clone()
+            }
+            None => match self.staging.hold(bytes).await {
+                Ok(held) => Arc::new(held),
+                Err(e) => {
+                    self.staging.discard(item);
+                    return Err(e);
+                }
+            },
+        };
+        Ok(Acknowledged { item, _held: held })
+    }
+
+    /// What was acknowledged is about to go: its bytes are this file's alone from now on.
+    pub async fn disown(&mut self, item: &KeptItem) -> Result<(), Error> {
+        if let At::Acknowledged(path) = self.at.clone()
+            && path == item.bytes()
+        {
+            let file = blocking(move || OpenOptions::new().read(true).write(true).open(path)).await?;
+            self.at = At::Own(Arc::new(file));
+        }
+        Ok(())
+    }
+
     /// The bytes of `range`, zeros where there are none.
     pub async fn read(&self, range: Range<u64>) -> Result<Vec<u8>, Error> {
         let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-        let Some(file) = self.file.clone() else { return Ok(vec![0; len]) };
+        let at = self.at.clone();
         blocking(move || {
+            let file = match at {
+                At::Nowhere => return Ok(vec![0; len]),
+                At::Own(file) => file,
+                At::Acknowledged(path) => Arc::new(File::open(path)?),
+            };
             let mut bytes = vec![0; len];
             let mut filled = 0;
             while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
@@ -207,37 +322,36 @@ impl StagedFile {
 
     /// Makes a hole of `range`, which reads as zeros, and gives back the blocks within.
     pub async fn punch(&mut self, range: Range<u64>) -> Result<(), Error> {
-        let Some(file) = self.file.clone().filter(|_| self.blocks.overlaps(range.clone())) else {
+        if !self.blocks.overlaps(range.clone()) {
             return Ok(());
-        };
+        }
+        let file = self.own().await?;
         let zeroed = range.clone();
         blocking(move || zero(&file, zeroed)).await?;
         let within = range.start.next_multiple_of(BLOCK_BYTES)..range.end / BLOCK_BYTES * BLOCK_BYTES;
         if !within.is_empty() {
             let freed = self.blocks.covered(within.clone()).map(|range| range.end - range.start).sum();
             self.blocks.remove(within);
-            self.bytes_held -= freed;
-            self.staging.give_back(freed);
+            self.held.less(freed);
         }
         Ok(())
     }
 
     /// Gives everything back.
     pub fn clear(&mut self) {
-        self.file = None;
-        self.blocks.clear();
-        self.staging.give_back(std::mem::take(&mut self.bytes_held));
-    }
-}
-
-impl Drop for StagedFile {
-    fn drop(&mut self) {
-        self.clear();
+        *self = StagedFile::new(self.staging.clone());
     }
 }
 
 fn scratch(journal: &Journal) -> io::Result<PathBuf> {
     journal.scratch().map_err(io::Error::other)
+}
+
+/// On the kernel's side where the file system can.
+fn copy(mut from: &File, mut to: &File, range: Range<u64>) -> io::Result<()> {
+    from.seek(SeekFrom::Start(range.start))?;
+    to.seek(SeekFrom::Start(range.start))?;
+    io::copy(&mut from.take(range.end - range.start), &mut to).map(|_| ()) // less, past the file's end: zeros
 }
 
 /// A hole where the file system can make one, else zeros.
@@ -277,6 +391,19 @@ fn nameless_file(dir: &Path) -> io::Result<File> {
         }
         opened => opened,
     }
+}
+
+/// What an item tells changes. Not synced.
+pub async fn rewrite(item: &mut KeptItem, kept: Kept) -> Result<(), Error> {
+    let mut anew = item.clone();
+    *item = blocking(move || anew.rewrite(kept).map(|()| anew)).await?;
+    Ok(())
+}
+
+/// When this answers the disk has the item.
+pub async fn sync(item: &KeptItem) -> Result<(), Error> {
+    let item = item.clone();
+    blocking(move || item.sync()).await
 }
 
 async fn blocking<T: Send + 'static>(

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -43,15 +44,12 @@ pub struct Upload {
 impl Upload {
     pub async fn create(with: &Uploads, key: &str, headers: &ObjectHeaders) -> Result<Upload, S3Error> {
         let Uploads { client, runtime, journal } = with.clone();
-        let upload_id = client.create_multipart_upload(key, headers).await?;
-        // Not synced: what a lost machine would leave behind unknown costs room in the bucket, and no data.
-        let noted = journal.begin(Intent::Upload { key: key.into(), upload_id: upload_id.clone() });
-        let noted = noted.inspect_err(|e| tracing::warn!(key, "a crash would leave this upload behind: {e}"));
+        let (upload_id, noted) = create(with, key, headers).await?;
         Ok(Upload {
             client,
             runtime,
             journal,
-            noted: noted.ok(),
+            noted,
             key: key.into(),
             upload_id,
             last_number: 0,
@@ -132,6 +130,27 @@ impl Upload {
             }
         }
     }
+}
+
+/// Begins an upload, of which the journal knows under the number that is answered. Not synced: what a lost machine would
+/// leave behind unknown costs room in the bucket, and no data.
+pub(super) async fn create(
+    with: &Uploads,
+    key: &str,
+    headers: &ObjectHeaders,
+) -> Result<(String, Option<u64>), S3Error> {
+    let note = |intent| {
+        let noted = with.journal.begin(intent);
+        noted.inspect_err(|e| tracing::warn!(key, "a crash would leave this upload behind: {e}")).ok()
+    };
+    let nameless = note(Intent::CreateUpload { key: key.into(), at: SystemTime::now() });
+    let created = with.client.create_multipart_upload(key, headers).await;
+    let noted = match &created {
+        Ok(upload_id) => note(Intent::Upload { key: key.into(), upload_id: upload_id.clone() }),
+        Err(_) => None,
+    };
+    nameless.into_iter().for_each(|nameless| with.journal.end(nameless));
+    created.map(|upload_id| (upload_id, noted))
 }
 
 /// One that is not there any more is a success.

@@ -56,6 +56,7 @@ pub fn config_of(fake: &FakeS3) -> Config {
         memory_bytes_max: 64 << 20,
         part_bytes: 5 << 20,
         sync_unlink: false,
+        write_back: false,
         content_type: None,
         disk_cache: None,
         staging: StagingConfig { dir: "/nonexistent".into(), bytes_max: 1 << 30 },

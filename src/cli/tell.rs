@@ -1,6 +1,6 @@
-//! `pailfs refresh`: make a mount ask S3 anew.
+//! `pailfs refresh` and `pailfs flush`: make a mount ask S3 anew, or wait until S3 has what was written.
 //!
-//! Owns: [`RefreshArgs`].
+//! Owns: [`RefreshArgs`], [`FlushArgs`].
 //! Invariant: only what lies on a pailfs mount is told.
 //! Must never know: the daemon's process; an ioctl is all that it sends.
 //!
@@ -15,7 +15,7 @@ use clap::Args;
 use rustix::ioctl::{self, NoArg};
 
 use crate::failure::Failure;
-use crate::fs::REFRESH;
+use crate::fs::{FLUSH, REFRESH};
 use crate::mountpoint::{self, FS_TYPE};
 
 /// Make a mount ask S3 anew for paths and all below them
@@ -33,11 +33,29 @@ pub(super) struct RefreshArgs {
     paths: Vec<PathBuf>,
 }
 
-pub(super) fn run(args: &RefreshArgs) -> Result<(), Failure> {
-    args.paths.iter().try_for_each(|path| refresh(path))
+/// Wait until S3 has all that was written to paths and below them
+///
+/// Of use on mounts with --write-back, where close and fsync answer earlier. Files that are open and being written
+/// are sent when they are closed.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 S3 has all of it; 1 not all, stderr and the mount's log say why, and the mount goes on trying;
+2 wrong usage.")]
+pub(super) struct FlushArgs {
+    /// Files or directories on a mount
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
 }
 
-fn refresh(path: &Path) -> Result<(), Failure> {
+pub(super) fn refresh(args: &RefreshArgs) -> Result<(), Failure> {
+    args.paths.iter().try_for_each(|path| tell::<REFRESH>("refresh", path))
+}
+
+pub(super) fn flush(args: &FlushArgs) -> Result<(), Failure> {
+    args.paths.iter().try_for_each(|path| tell::<FLUSH>("flush", path))
+}
+
+fn tell<const WHAT: u32>(name: &str, path: &Path) -> Result<(), Failure> {
     let shown = path.display();
     // A fifo would wait for a writer.
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
@@ -53,6 +71,6 @@ fn refresh(path: &Path) -> Result<(), Failure> {
         )));
     }
     // SAFETY: the command takes no argument, and its receiver is our own daemon.
-    let told = unsafe { ioctl::ioctl(&file, NoArg::<REFRESH>::new()) };
-    told.map_err(|e| Failure::new(format_args!("cannot refresh {shown}: {e}; the mount's log says more")))
+    let told = unsafe { ioctl::ioctl(&file, NoArg::<WHAT>::new()) };
+    told.map_err(|e| Failure::new(format_args!("cannot {name} {shown}: {e}; the mount's log says more")))
 }

@@ -1,0 +1,325 @@
+//! `--write-back`: files and directories that are acknowledged when the local disk has them, and go to S3 after that.
+//!
+//! Owns: [`WriteBack`] (what is on its way), and when what was acknowledged is sent, again and again until S3 has
+//! it or refuses it.
+//! Invariants: what was acknowledged is in S3, on its way there, or kept where `pailfs recover` lists it; of one file or
+//! directory one change is under way at a time, and the last one wins; at most [`IN_FLIGHT_MAX`] are sent side by
+//! side. Bounded by what the staging directory takes: then a close publishes as without `--write-back`.
+//! Must never know: what an item on the local disk looks like.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore};
+
+use super::Filesystem;
+use crate::error::Error;
+use crate::journal::Intent;
+use crate::key::ROOT_INO;
+use crate::s3::ObjectHeaders;
+use crate::write::{Acknowledgement, Writer, markers};
+
+/// Files and markers sent side by side: as many as GETs.
+const IN_FLIGHT_MAX: usize = 64;
+/// How long to wait before S3, which was not to be reached, is tried again; longer each time.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+pub(super) struct WriteBack {
+    pub on: bool,
+    turns: Semaphore,
+    /// Held for an instant only; the namespace's table is locked under it.
+    state: Mutex<State>,
+    /// Something was sent, or failed.
+    changed: Notify,
+    /// Those that wait to try again do so now.
+    hurry: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// By inode.
+    under_way: HashMap<u64, Progress>,
+    /// The mount ends: what S3 is not to be reached for stays to the next one.
+    leaving: bool,
+}
+
+#[derive(Default)]
+struct Progress {
+    /// It was acknowledged once more.
+    again: bool,
+    failures: u64,
+    error: Option<Error>,
+}
+
+impl WriteBack {
+    pub fn new(on: bool) -> WriteBack {
+        let turns = Semaphore::new(IN_FLIGHT_MAX);
+        WriteBack { on, turns, state: Mutex::default(), changed: Notify::new(), hurry: Notify::new() }
+    }
+
+    /// What is acknowledged and not in S3.
+    pub fn pending(&self) -> usize {
+        self.lock().under_way.len()
+    }
+
+    /// Whether somebody must begin to send it.
+    fn add(&self, ino: u64) -> bool {
+        match self.lock().under_way.entry(ino) {
+            Entry::Occupied(mut progress) => {
+                progress.get_mut().again = true;
+                false
+            }
+            Entry::Vacant(place) => {
+                place.insert(Progress::default());
+                true
+            }
+        }
+    }
+
+    /// Whether that was all.
+    fn done(&self, ino: u64) -> bool {
+        let mut state = self.lock();
+        let all = match state.under_way.get_mut(&ino) {
+            Some(progress) if progress.again => {
+                progress.again = false;
+                false
+            }
+            _ => {
+                state.under_way.remove(&ino);
+                true
+            }
+        };
+        drop(state);
+        self.changed.notify_waiters();
+        all
+    }
+
+    /// S3 was not to be reached. Whether it is to be tried again.
+    fn failed(&self, ino: u64, e: &Error) -> bool {
+        let mut state = self.lock();
+        if let Some(progress) = state.under_way.get_mut(&ino) {
+            progress.failures += 1;
+            progress.error = Some(e.clone());
+        }
+        let again = !state.leaving;
+        drop(state);
+        self.changed.notify_waiters();
+        again
+    }
+
+    /// The mount is about to end, and S3 was not to be reached for something: the rest need not try.
+    fn gives_up(&self) -> Option<Error> {
+        let state = self.lock();
+        let failed = || state.under_way.values().find_map(|progress| progress.error.clone());
+        if state.leaving { failed() } else { None }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Filesystem {
+    /// What closing a file, or fsync (`sync`), does when it was changed: with `--write-back` the local disk takes it, else
+    /// S3.
+    pub(super) async fn close(&self, ino: u64, writer: &Arc<Writer>, sync: bool) -> Result<(), Error> {
+        let _pass = self.pass_file(ino).await;
+        match self.write_back.on && writer.is_dirty().await {
+            true => {
+                self.stamp(ino, writer).await?;
+                self.acknowledge(ino, writer, sync).await
+            }
+            false => self.commit_with_pass(ino, writer).await,
+        }
+    }
+
+    /// The local disk takes what was written; S3 does where it cannot. With a pass.
+    pub(super) async fn acknowledge(&self, ino: u64, writer: &Arc<Writer>, sync: bool) -> Result<(), Error> {
+        match writer.acknowledge(sync).await? {
+            Acknowledgement::Nothing => Ok(()),
+            Acknowledgement::OnDisk => {
+                self.send_file(ino, writer);
+                Ok(())
+            }
+            Acknowledgement::MustPublish => self.commit_with_pass(ino, writer).await,
+        }
+    }
+
+    /// Whether the file was acknowledged, and is on its way.
+    pub(super) fn is_being_sent(&self, ino: u64) -> bool {
+        self.write_back.lock().under_way.contains_key(&ino)
+    }
+
+    fn send_file(&self, ino: u64, writer: &Arc<Writer>) {
+        if self.write_back.add(ino) {
+            self.namespace.pin(ino);
+            self.send(ino, Sending::File(writer.clone()));
+        }
+    }
+
+    /// The journal knows of a directory that is to have a marker; none where that must be put at once.
+    pub(super) fn note_directory(&self, key: &str, headers: &ObjectHeaders) -> Option<u64> {
+        if !self.write_back.on {
+            return None;
+        }
+        let intent = Intent::Directory { key: key.into(), metadata: headers.metadata.clone() };
+        let noted = self.journal.begin(intent);
+        noted
+            .inspect_err(|e| tracing::warn!(key, "made at once, for the local disk does not take it: {e}"))
+            .ok()
+    }
+
+    /// Sends the marker of a directory that was noted, and is known here.
+    pub(super) fn send_directory(&self, ino: u64, key: String, headers: ObjectHeaders, noted: u64) {
+        self.namespace.set_directory_local(ino);
+        self.write_back.add(ino);
+        self.send(ino, Sending::Directory { key, headers, noted });
+    }
+
+    fn send(&self, ino: u64, what: Sending) {
+        if let Some(fs) = self.me.upgrade() {
+            self.runtime.spawn(fs.send_until_it_is_there(ino, what));
+        }
+    }
+
+    async fn send_until_it_is_there(self: Arc<Self>, ino: u64, what: Sending) {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let sent = match self.write_back.gives_up() {
+                Some(e) => Err(e),
+                None => {
+                    let _turn = self.write_back.turns.acquire().await;
+                    self.send_once(ino, &what).await
+                }
+            };
+            if let Err(e) = &sent
+                && e.is_passing()
+            {
+                let hurry = self.write_back.hurry.notified();
+                if !self.write_back.failed(ino, e) {
+                    return; // the next mount sends it
+                }
+                tracing::warn!(
+                    path = self.describe(ino, None),
+                    "acknowledged, and tried again in {pause:?}: {e}"
+                );
+                _ = tokio::time::timeout(pause, hurry).await;
+                pause = (2 * pause).min(PAUSE_MAX);
+                continue;
+            }
+            if let Err(e) = sent {
+                self.was_refused(ino, &what, &e).await;
+            }
+            if self.write_back.done(ino) {
+                break;
+            }
+        }
+        if let Sending::File(writer) = what {
+            if self.handles.remove_writer(ino) {
+                self.part_with(ino, &writer, Ok(())).await;
+            }
+            self.namespace.unpin(ino);
+        }
+    }
+
+    async fn send_once(&self, ino: u64, what: &Sending) -> Result<(), Error> {
+        match what {
+            Sending::File(writer) => {
+                let _pass = self.pass_file(ino).await;
+                if let Ok(key) = self.namespace.key(ino) {
+                    self.settle_name(&key).await;
+                }
+                match writer.publish_acknowledged().await? {
+                    Some(published) => self.published(ino, writer, published).await,
+                    None => Ok(()),
+                }
+            }
+            Sending::Directory { key, headers, noted } => {
+                markers::put(&self.client, key, headers).await?;
+                self.namespace.directory_was_sent(ino);
+                self.journal.end(*noted);
+                Ok(())
+            }
+        }
+    }
+
+    /// It will not be in S3 by itself: the next fsync of its directory, and of the root, says so.
+    async fn was_refused(&self, ino: u64, what: &Sending, e: &Error) {
+        match what {
+            Sending::File(writer) => {
+                self.keep_for_recovery(ino, writer, e).await;
+                writer.fail(e).await;
+            }
+            Sending::Directory { key, noted, .. } => {
+                tracing::error!(key, "a directory that was acknowledged cannot be made: {e}");
+                self.namespace.give_up(ino);
+                self.journal.end(*noted);
+            }
+        }
+        self.failed_removals.note(self.namespace.parent(ino), e);
+        self.failed_removals.note(ROOT_INO, e);
+    }
+
+    /// Waits until S3 has what was acknowledged at `key` (of a directory: and below it), or was not to be reached for it.
+    ///
+    /// Errors: the first of those failures.
+    pub(super) async fn sent(&self, key: &str) -> Result<(), Error> {
+        let write_back = &self.write_back;
+        let within = |at: &str| at == key || (key.is_empty() || key.ends_with('/')) && at.starts_with(key);
+        let before: HashMap<u64, u64> = {
+            let state = write_back.lock();
+            let concerned = |ino: &u64| self.namespace.key(*ino).is_ok_and(|at| within(&at));
+            let concerned = state.under_way.iter().filter(|(ino, _)| concerned(ino));
+            concerned.map(|(ino, progress)| (*ino, progress.failures)).collect()
+        };
+        write_back.hurry.notify_waiters();
+        loop {
+            let changed = write_back.changed.notified();
+            {
+                let state = write_back.lock();
+                let left = before.iter().filter_map(|(ino, before)| {
+                    let progress = state.under_way.get(ino)?;
+                    Some((progress, progress.failures > *before))
+                });
+                let (failed, waits): (Vec<_>, Vec<_>) = left.partition(|(_, failed)| *failed);
+                if waits.is_empty() {
+                    let error = failed.into_iter().find_map(|(progress, _)| progress.error.clone());
+                    return error.map_or(Ok(()), Err);
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// A lost machine loses nothing that was acknowledged in this directory.
+    pub(super) async fn sync_acknowledged(&self, dir: &str) -> Result<(), Error> {
+        for (ino, writer) in self.handles.writers() {
+            let key = self.namespace.key(ino).unwrap_or_default();
+            let in_dir = key.strip_prefix(dir).is_some_and(|name| !name.contains('/'));
+            if in_dir && writer.is_acknowledged().await {
+                writer.acknowledge(true).await?;
+            }
+        }
+        self.journal.sync().await.map_err(|e| Error::Io(e.to_string()))
+    }
+
+    /// What is acknowledged and not in S3.
+    pub fn acknowledged(&self) -> usize {
+        self.write_back.pending()
+    }
+
+    /// The mount ends: what S3 is not to be reached for stays on the local disk, and the next mount sends it.
+    pub fn leave(&self) {
+        self.write_back.lock().leaving = true;
+        self.write_back.hurry.notify_waiters();
+    }
+}
+
+/// What is needed to send it.
+enum Sending {
+    File(Arc<Writer>),
+    Directory { key: String, headers: ObjectHeaders, noted: u64 },
+}
