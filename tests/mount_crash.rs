@@ -138,7 +138,7 @@ fn some_op(rng: &mut StdRng, tree: &Tree) -> Op {
         let file = format!("{above}f{}", rng.random_range(0..NAMES));
         let dir = format!("{above}d{}", rng.random_range(0..NAMES / 2));
         let there = pick(rng, tree.files.keys()).cloned();
-        let mut bytes = {
+        let bytes = {
             let seed = rng.random();
             move |len| Data(pattern(seed, len))
         };
