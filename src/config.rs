@@ -5,9 +5,11 @@
 //! Must never know: clap, environment variables, AWS config files (the command line resolves those).
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
+
+use crate::arn;
 
 /// How the bucket is named in a request's URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -17,6 +19,17 @@ pub enum Addressing {
     Auto,
     Path,
     VirtualHost,
+}
+
+/// Which of AWS's hosts of S3 are meant, where no endpoint is named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct AwsHosts {
+    /// Those that have IPv6 addresses, too.
+    pub dual_stack: bool,
+    /// Those whose cryptography is validated by FIPS 140.
+    pub fips: bool,
+    /// S3 Transfer Acceleration.
+    pub accelerate: bool,
 }
 
 /// How the bytes of a request body are protected.
@@ -32,13 +45,17 @@ pub enum PayloadSigning {
 /// What the S3 client must know. It holds no secret: a mount tells it to whoever may look at its root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct S3Config {
+    /// Its name, or an access point's ARN, as [`arn::split`] writes it.
     pub bucket: String,
     /// `https://host[:port]`; none: AWS, by region.
     pub endpoint_url: Option<String>,
     /// None: learnt from the bucket.
     pub region: Option<String>,
     pub profile: Option<String>,
+    /// Its keys come before those of the environment.
+    pub profile_is_typed: bool,
     pub addressing: Addressing,
+    pub hosts: AwsHosts,
     pub sign_requests: bool,
     pub payload_signing: PayloadSigning,
     /// The longest a request may go without progress: connecting, first byte, between bytes; and,
@@ -58,12 +75,25 @@ pub struct RequestOptions {
     pub requester_pays: bool,
     /// Account that the bucket must belong to.
     pub expected_bucket_owner: Option<String>,
+    /// New objects get it, and objects that have one are verified by it when they are read as a whole. None: what
+    /// protects a body on its way is S3's to keep.
+    pub checksum: Option<ChecksumAlgorithm>,
     /// None: as the bucket does it by default.
     pub encryption: Option<Encryption>,
     /// Canned ACL of new objects; none: S3's default.
     pub acl: Option<String>,
     /// Of new objects; none: STANDARD.
     pub storage_class: Option<String>,
+}
+
+/// How S3 tells that an object is what was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChecksumAlgorithm {
+    Crc32,
+    Crc32c,
+    Crc64Nvme,
+    Sha1,
+    Sha256,
 }
 
 /// How S3 is to encrypt new objects.
@@ -92,6 +122,12 @@ pub struct Config {
     /// Key prefix that is the mount's root: empty, or ending in `/`.
     pub prefix: String,
     pub read_only: bool,
+    /// The bucket as it was then; none: as it is.
+    pub as_of: Option<SystemTime>,
+    /// Versions may be removed for good.
+    pub version_delete: bool,
+    /// None: reading an archived object asks for nothing.
+    pub restore: Option<RestoreConfig>,
     pub allow_other: bool,
     /// Programs on the mount may not be run.
     pub no_exec: bool,
@@ -119,6 +155,17 @@ pub struct Config {
     /// None: nothing is kept on the local disk.
     pub disk_cache: Option<DiskCacheConfig>,
     pub staging: StagingConfig,
+}
+
+/// How archived objects that are read are asked back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreConfig {
+    /// How long the copy lasts that S3 makes.
+    pub days: u32,
+    /// `Expedited`, `Standard`, `Bulk`; none: S3's default.
+    pub tier: Option<String>,
+    /// How long a read waits for it; none: it fails at once.
+    pub wait: Option<Duration>,
 }
 
 /// Where the journal is, what is written out of order waits, and what could not be sent is kept.
@@ -193,6 +240,12 @@ impl Config {
         if self.prefix.len() > PREFIX_BYTES_MAX || self.prefix.contains('\0') {
             return bad("prefix", format!("must have at most {PREFIX_BYTES_MAX} bytes, none of them zero"));
         }
+        if self.as_of.is_some_and(|moment| moment > SystemTime::now()) {
+            return bad("--as-of", "lies in the future");
+        }
+        if self.as_of.is_some() && !self.read_only {
+            return bad("--as-of", "what was cannot be changed: the mount must be read-only");
+        }
         if self.file_mode > 0o777 || self.dir_mode > 0o777 {
             return bad("--file-mode, --dir-mode", "must lie between 000 and 777");
         }
@@ -235,7 +288,9 @@ impl S3Config {
             endpoint_url: endpoint_url.map(String::from),
             region: None,
             profile: None,
+            profile_is_typed: false,
             addressing: Addressing::Auto,
+            hosts: AwsHosts::default(),
             sign_requests: true,
             payload_signing: PayloadSigning::Auto,
             request_timeout: Duration::from_secs(30),
@@ -253,6 +308,7 @@ impl S3Config {
         if let Some(url) = &self.endpoint_url {
             check_endpoint(url)?;
         }
+        self.check_hosts()?;
         if self.region.as_deref().is_some_and(|r| !is_region(r)) {
             return bad("--region", "expected a name such as eu-central-1");
         }
@@ -275,6 +331,36 @@ impl S3Config {
     }
 }
 
+impl S3Config {
+    /// Which hosts there are for what.
+    fn check_hosts(&self) -> Result<(), BadSetting> {
+        const ACCELERATE: &str = "--accelerate";
+        if self.endpoint_url.is_some() && self.hosts != AwsHosts::default() {
+            return bad(
+                "--endpoint-url",
+                "names the host itself: --dual-stack, --fips, --accelerate (or what the profile says of them) \
+                 choose among AWS's",
+            );
+        }
+        if !self.hosts.accelerate {
+            return Ok(());
+        }
+        if self.hosts.fips {
+            return bad(ACCELERATE, "AWS has no FIPS hosts for it: drop one of the two");
+        }
+        if self.addressing == Addressing::Path {
+            return bad(ACCELERATE, "needs the bucket in the host, and --path-style puts it into the path");
+        }
+        if self.bucket.contains('.') {
+            return bad(ACCELERATE, format!("not for {}: its name holds a dot", self.bucket));
+        }
+        if self.bucket.starts_with("arn:") {
+            return bad(ACCELERATE, "access points cannot be accelerated");
+        }
+        Ok(())
+    }
+}
+
 /// Whether a text may stand for a region: it becomes part of signatures, and on AWS of host names.
 pub fn is_region(region: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
@@ -283,10 +369,13 @@ pub fn is_region(region: &str) -> bool {
 
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html>.
 fn check_bucket(name: &str) -> Result<(), BadSetting> {
-    let expected = |what: &str| {
-        let shown = name.escape_debug();
-        bad("BUCKET", format!("`{shown}` is not a bucket name: expected {what}"))
-    };
+    let shown = name.escape_debug();
+    match arn::access_point(name) {
+        Ok(Some(_)) => return Ok(()),
+        Ok(None) => {}
+        Err(why) => return bad("BUCKET", format!("`{shown}`: {why}")),
+    }
+    let expected = |what: &str| bad("BUCKET", format!("`{shown}` is not a bucket name: expected {what}"));
     if !(3..=63).contains(&name.len()) {
         return expected("3 to 63 characters");
     }
@@ -297,6 +386,9 @@ fn check_bucket(name: &str) -> Result<(), BadSetting> {
     let ends = [name.bytes().next(), name.bytes().next_back()];
     if !ends.iter().flatten().all(alphanumeric) {
         return expected("a letter or digit at both ends");
+    }
+    if name.ends_with("--op-s3") {
+        return bad("BUCKET", format!("`{shown}`: buckets on S3 Outposts cannot be reached"));
     }
     if name.contains("..") {
         return expected("no two dots in a row");
@@ -338,6 +430,9 @@ mod tests {
             s3: S3Config::of("data", None),
             prefix: String::new(),
             read_only: false,
+            as_of: None,
+            version_delete: false,
+            restore: None,
             allow_other: false,
             no_exec: false,
             uid: 0,

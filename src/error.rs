@@ -141,6 +141,8 @@ pub enum Error {
     NoAttribute,
     #[error("larger than all of an object's metadata may be: 2 KiB")]
     ValueTooLarge,
+    #[error("interrupted by a signal")]
+    Interrupted,
     #[error("bad file handle")]
     BadHandle,
     #[error("too many open handles")]
@@ -195,6 +197,7 @@ impl Error {
             Error::NoSpace(_) => libc::ENOSPC,
             Error::NoAttribute => libc::ENODATA,
             Error::ValueTooLarge => libc::E2BIG,
+            Error::Interrupted => libc::EINTR,
             Error::BadHandle => libc::EBADF,
             Error::TooManyHandles => libc::ENFILE,
             Error::Io(_) => libc::EIO,

@@ -5,6 +5,8 @@
 //! leads back to exactly the key it came from.
 //! Must never know: S3 requests, inode tables.
 
+pub mod past;
+
 use sha2::{Digest, Sha256};
 
 use crate::config::KEY_BYTES_MAX;

@@ -16,6 +16,8 @@ use std::process::{Command, Stdio};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 
+use crate::failure::Failure;
+
 /// The type that a pailfs mount has in the kernel's table.
 pub const FS_TYPE: &str = "fuse.pailfs";
 
@@ -47,10 +49,17 @@ pub fn table() -> io::Result<Vec<Mount>> {
 }
 
 /// The mount that an absolute path without symbolic links lies on, as far as the table tells.
-pub fn holding(path: &Path) -> io::Result<Option<Mount>> {
+fn holding(path: &Path) -> io::Result<Option<Mount>> {
     let above = table()?.into_iter().filter(|mount| path.starts_with(&mount.point));
     // Of several on one mount point the last was made on top.
     Ok(above.max_by_key(|mount| mount.point.components().count()))
+}
+
+/// As [`holding`], if it is one of pailfs.
+pub fn ours_holding(path: &Path) -> Result<Option<Mount>, Failure> {
+    let mount =
+        holding(path).map_err(|e| Failure::new(format_args!("cannot read /proc/self/mountinfo: {e}")))?;
+    Ok(mount.filter(|mount| mount.fs_type == FS_TYPE))
 }
 
 /// The topmost mount whose mount point is exactly `dir` (absolute, without symbolic links).

@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::failure::Failure;
 use crate::journal::{Journal, KeptItem};
 use crate::key;
+use crate::runtime;
 use crate::s3::S3Client;
 use crate::write::recover::{Content, send};
 use crate::write::upload::Uploads;
@@ -102,8 +103,7 @@ fn chosen(items: Vec<KeptItem>, names: &[String]) -> Result<Vec<KeptItem>, Failu
 }
 
 fn connect(s3: &S3Config, journal: Arc<Journal>) -> Result<(tokio::runtime::Runtime, Uploads), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|e| Failure::new(format_args!("cannot start threads: {e}")))?;
+    let runtime = runtime::start()?;
     let client = runtime.block_on(S3Client::connect(s3)).map_err(Failure::new)?;
     let uploads = Uploads { client, runtime: runtime.handle().clone(), journal };
     Ok((runtime, uploads))

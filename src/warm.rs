@@ -107,9 +107,7 @@ pub fn run(warm: &Warm) -> Result<(), Failure> {
 fn on_a_mount_with_a_cache(path: &Path) -> Result<(PathBuf, Cached), Failure> {
     let shown = path.display();
     let absolute = path.canonicalize().map_err(|e| Failure::new(format_args!("cannot use {shown}: {e}")))?;
-    let mount = mountpoint::holding(&absolute)
-        .map_err(|e| Failure::new(format_args!("cannot read /proc/self/mountinfo: {e}")))?;
-    let Some(mount) = mount.filter(|mount| mount.fs_type == FS_TYPE) else {
+    let Some(mount) = mountpoint::ours_holding(&absolute)? else {
         return Err(Failure::new(format_args!(
             "{shown} is not on a pailfs mount; `findmnt -t {FS_TYPE}` lists those there are"
         )));

@@ -86,6 +86,7 @@ fn moto_what_could_not_be_sent_is_named_by_the_next_mount_and_recovered() {
             size: len as u64,
             ranges: vec![0..5, 5..len as u64],
             headers: KeptHeaders::default(),
+            over: None,
             inherits: false,
             owner: None,
             sum: None,

@@ -28,6 +28,7 @@ fn kept(key: &str, base: Option<(&str, usize)>, size: usize, ranges: Vec<Range<u
         size: size as u64,
         ranges,
         headers: KeptHeaders { content_type: Some("text/x-kept".into()), ..KeptHeaders::default() },
+        over: None,
         inherits: false,
         owner: None,
         sum: None,

@@ -302,6 +302,43 @@ fn ones_own_key_encrypts_and_is_needed_again() {
     place.fails(&["head", "s3://small"], 1, "HeadObject");
 }
 
+/// boto3 stores the same bytes with the same checksum, and is asked what S3 keeps of both.
+fn checksums_are_boto3s(kind: Kind) {
+    let mut place = place(kind);
+    place.file("small", &pattern(1, 1000));
+    place.file("large", &pattern(2, (9 << 20) + 5));
+    for algorithm in ["crc32", "crc32c", "crc64nvme", "sha1", "sha256"] {
+        for name in ["small", "large"] {
+            place.ok(&["cp", name, &format!("s3://ours-{name}"), "--checksum", algorithm]);
+            // In one piece for those that cover an object of parts as one, else in the same parts.
+            let (path, upper) = (place.home.path().join(name), algorithm.to_uppercase());
+            let (path, bucket) = (path.display(), &place.bucket);
+            let theirs = match algorithm.starts_with("crc") {
+                true => format!(
+                    "s3.put_object(Body=open('{path}', 'rb'), Bucket='{bucket}', Key='theirs-{name}', \
+                     ChecksumAlgorithm='{upper}')"
+                ),
+                false => format!(
+                    "s3.upload_file('{path}', '{bucket}', 'theirs-{name}', \
+                     ExtraArgs={{'ChecksumAlgorithm': '{upper}'}})"
+                ),
+            };
+            place.boto.evaluate(&theirs).unwrap();
+            let mut checksum = |whose: &str| {
+                let key = format!("{whose}-{name}");
+                let arguments = json!({ "Bucket": place.bucket, "Key": key, "ChecksumMode": "ENABLED" });
+                place.boto.call("head_object", &arguments)[format!("Checksum{upper}")].take()
+            };
+            let ours = checksum("ours");
+            assert!(ours.is_string(), "{algorithm} {name}");
+            assert_eq!(ours, checksum("theirs"), "{algorithm} {name}");
+            for key in [format!("s3://ours-{name}"), format!("s3://theirs-{name}")] {
+                place.ok(&["cp", &key, "back", "--checksum", algorithm]);
+            }
+        }
+    }
+}
+
 macro_rules! on_both {
     ($($test:ident)*) => {
         mod seaweedfs {
@@ -314,6 +351,7 @@ macro_rules! on_both {
 }
 
 on_both!(
+    checksums_are_boto3s
     files_go_up_and_down
     trees_go_up_and_down
     failures_leave_nothing_and_say_why

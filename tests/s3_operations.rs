@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use pailfs::error::{S3Error, S3ErrorKind};
 use pailfs::s3::{
-    Acl, CopySource, Document, ListObjectVersions, ListedVersion, ObjectHeaders, ObjectId, Permission,
-    Precondition, Presigned, S3Client,
+    Acl, CopySource, Document, ListObjectVersions, ListObjectsV2, ListedVersion, ObjectHeaders, ObjectId,
+    Permission, Precondition, Presigned, S3Client,
 };
 use serde_json::{Value, json};
 use support::aws::Boto;
@@ -321,6 +321,102 @@ async fn versions_are_kept_read_and_deleted(mut place: Place) {
     assert_eq!(kind(client.delete_bucket().await), S3ErrorKind::BucketNotEmpty, "old versions count");
 }
 
+/// Keys and their ETags' versions as a client sees them, page by page; and the common prefixes.
+async fn seen(client: &S3Client, query: ListObjectsV2) -> (Vec<(String, u64)>, Vec<String>) {
+    let (mut query, mut objects, mut prefixes) = (query, Vec::new(), Vec::new());
+    for _ in 0..100 {
+        let page = client.list_objects_v2(&query).await.unwrap();
+        for object in page.contents {
+            let head = client.head_object(&object.key).await.unwrap();
+            assert_eq!((&head.etag, head.size), (&object.etag, object.size), "{}", object.key);
+            let mut got = client.get_object(&object.key, None, Some(&object.etag)).await.unwrap();
+            let body = got.body.frame().await.unwrap().unwrap();
+            assert_eq!(body.len() as u64, object.size);
+            objects.push((object.key, object.size));
+        }
+        prefixes.extend(page.common_prefixes);
+        query.continuation_token = page.next_continuation_token;
+        if query.continuation_token.is_none() {
+            objects.sort();
+            prefixes.sort();
+            return (objects, prefixes);
+        }
+    }
+    panic!("a listing without end");
+}
+
+async fn a_bucket_is_listed_and_read_as_it_was(place: Place) {
+    assert!(!place.client.keeps_versions().await.unwrap());
+    let enabled = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
+    place.put_document(Document::Versioning, enabled).await.unwrap();
+    assert!(place.client.keeps_versions().await.unwrap());
+    // SeaweedFS loses keys that sort before `/` where versions come in several pages.
+    let beside = if place.kind == Kind::SeaweedFs { "de" } else { "d+e" };
+    let mut moments = Vec::new();
+    for step in 0..3 {
+        // Several versions of a second, the last of which counts.
+        for version in ["-", "x", "yy"].iter().take(3 - step) {
+            for key in ["d/a", "d/b", "d/s/c", beside] {
+                place.put(key, version).await;
+            }
+        }
+        match step {
+            0 => drop(place.put("d/gone/x", "z").await),
+            1 => place.client.delete_object("d/gone/x").await.unwrap(),
+            _ => place.client.delete_object("d/b").await.unwrap(),
+        }
+        moments.push(SystemTime::now());
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
+    let few = Ground::on_server(place.kind, 2).await.client.beside(&place.bucket).unwrap();
+    for client in [&place.client, &few] {
+        for (step, size) in [(0, 2), (1, 1), (2, 1)] {
+            let then = client.as_of(moments[step]);
+            let query = ListObjectsV2 { prefix: "d".into(), ..Default::default() };
+            let mut keys = vec!["d/a", "d/b", "d/gone/x", "d/s/c", beside];
+            keys.sort_unstable();
+            keys.retain(|key| (step == 0 || *key != "d/gone/x") && (step != 2 || *key != "d/b"));
+            let sizes = keys.iter().map(|key| (key.to_string(), if *key == "d/gone/x" { 1 } else { size }));
+            let all: Vec<_> = sizes.collect();
+            assert_eq!(seen(&then, query.clone()).await, (all.clone(), Vec::new()), "step {step}");
+            let after = ListObjectsV2 { start_after: Some("d/a".into()), ..query };
+            let later = all.iter().filter(|(key, _)| key.as_str() > "d/a").cloned().collect();
+            assert_eq!(seen(&then, after).await, (later, Vec::new()), "step {step}");
+            let below = ListObjectsV2 { prefix: "d/".into(), delimiter: true, ..Default::default() };
+            let direct = all.iter().filter(|(key, _)| matches!(&**key, "d/a" | "d/b")).cloned().collect();
+            let dirs = ["d/gone/", "d/s/"].into_iter().filter(|dir| step == 0 || *dir == "d/s/");
+            let dirs = dirs.map(String::from).collect();
+            assert_eq!(seen(&then, below).await, (direct, dirs), "step {step}");
+        }
+        let before = client.as_of(moments[0] - Duration::from_secs(3600));
+        assert_eq!(seen(&before, ListObjectsV2::default()).await, (Vec::new(), Vec::new()));
+        assert_eq!(kind(before.head_object("d/a").await), S3ErrorKind::NoSuchKey);
+    }
+}
+
+async fn versions_come_in_pages(place: Place) {
+    let enabled = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
+    place.put_document(Document::Versioning, enabled).await.unwrap();
+    for key in ["d/a", "d/b", "d/c", "d/d", "d+e"] {
+        place.put(key, "v").await;
+    }
+    let mut query = ListObjectVersions { max_keys: Some(2), ..ListObjectVersions::default() };
+    let mut keys = Vec::new();
+    loop {
+        let page = place.client.list_object_versions(&query).await.unwrap();
+        keys.extend(page.versions.into_iter().map(|version| version.key));
+        query.after = page.next;
+        if query.after.is_none() {
+            break;
+        }
+    }
+    match place.kind {
+        Kind::Moto => assert_eq!(keys, ["d+e", "d/a", "d/b", "d/c", "d/d"]),
+        // It pages in one order and answers in another (4.48).
+        Kind::SeaweedFs => assert_eq!(keys, ["d/a", "d/b", "d/c", "d/d"], "d+e is lost"),
+    }
+}
+
 async fn all_versions(client: &S3Client, page_keys: u32) -> Vec<ListedVersion> {
     let mut query = ListObjectVersions {
         prefix: "a ".to_string(),
@@ -351,7 +447,7 @@ async fn archived_objects_are_restored(mut place: Place) {
     let object = ObjectId::current("o");
     let refused = place.client.get_object("o", None, None).await;
     assert_eq!(refused.map(|_| ()).unwrap_err().kind, S3ErrorKind::Archived);
-    place.client.restore_object(object, 3, Some("Bulk")).await.unwrap();
+    place.client.restore_object(object, Some(3), Some("Bulk")).await.unwrap();
     let details = place.client.head_object_details(object).await.unwrap();
     let restore = details.headers["x-amz-restore"].to_str().unwrap();
     assert!(restore.contains("ongoing-request"), "{restore}");
@@ -411,6 +507,8 @@ on_both!(
     websites_logging_and_notifications
     acls_are_canned_or_granted
     versions_are_kept_read_and_deleted
+    a_bucket_is_listed_and_read_as_it_was
+    versions_come_in_pages
     archived_objects_are_restored
     presigned_urls_are_taken_by_anybody
 );

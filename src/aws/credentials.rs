@@ -5,15 +5,17 @@
 //! [`CHAIN_WAIT_MAX`]; no secret is ever printed ([`Keys`] has a `Debug` of its own).
 //! Must never know: S3, signing, the configuration's file formats (aws-config reads those).
 
+mod chain;
+
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use aws_config::Region;
-use aws_config::default_provider::credentials::DefaultCredentialsChain;
-use aws_credential_types::provider::ProvideCredentials;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
+
+use self::chain::AwsChain;
+use crate::config::S3Config;
 
 /// Keys are renewed this long before they expire, so that none expires on its way.
 const REFRESH_LEAD: Duration = Duration::from_secs(5 * 60);
@@ -42,10 +44,7 @@ impl fmt::Debug for Keys {
 
 /// No keys could be had. Its text says why and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "no credentials: {0}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile with --profile, \
-     or use --no-sign-request for a public bucket"
-)]
+#[error("no credentials: {0}")]
 pub struct NoCredentials(pub String);
 
 /// Where keys come from; the chain in earnest, a script in tests.
@@ -102,11 +101,10 @@ impl Credentials {
         })))
     }
 
-    /// The AWS chain: environment, profile (keys, process, SSO, assumed roles), web identity, ECS, EC2.
-    /// `region`: where its own services (STS, SSO) are asked, unless the profile says otherwise.
-    /// Looks nothing up yet.
-    pub fn chain(profile: Option<String>, region: String) -> Credentials {
-        Credentials::from_source(Box::new(AwsChain { profile, region }))
+    /// The AWS chain: environment, profile (keys, process, SSO, assumed roles), web identity, container, EC2. Looks
+    /// nothing up yet.
+    pub fn chain(config: &S3Config) -> Credentials {
+        Credentials::from_source(Box::new(AwsChain::of(config)))
     }
 
     fn from_source(source: Box<dyn Source>) -> Credentials {
@@ -169,11 +167,7 @@ impl Chain {
             return false;
         }
         match self.look_up().await {
-            Ok(keys) if *keys != *used => true,
-            Ok(_) => {
-                self.state().fruitless = Some((Instant::now(), None));
-                false
-            }
+            Ok(keys) => *keys != *used,
             Err(_) => false,
         }
     }
@@ -207,8 +201,9 @@ impl Chain {
         match found {
             Ok(keys) => {
                 let keys = Arc::new(keys);
-                state.keys = Some(keys.clone());
-                state.fruitless = None;
+                // EC2 hands out the same ones until it has others.
+                let old = state.keys.replace(keys.clone());
+                state.fruitless = old.filter(|old| *old == keys).map(|_| (Instant::now(), None));
                 Ok(keys)
             }
             Err(e) => {
@@ -222,43 +217,6 @@ impl Chain {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-struct AwsChain {
-    profile: Option<String>,
-    region: String,
-}
-
-impl Source for AwsChain {
-    fn look_up(&self) -> BoxFuture<'_, Result<Keys, NoCredentials>> {
-        Box::pin(async move {
-            // Built anew each time: a built chain never reads changed files again. The region is given,
-            // because the default would be to ask EC2's metadata service.
-            let mut builder = DefaultCredentialsChain::builder().region(Region::new(self.region.clone()));
-            if let Some(profile) = &self.profile {
-                builder = builder.profile_name(profile);
-            }
-            let chain = builder.build().await;
-            let found = chain.provide_credentials().await.map_err(|e| NoCredentials(causes(&e)))?;
-            Ok(Keys {
-                access_key_id: found.access_key_id().to_string(),
-                secret_access_key: found.secret_access_key().to_string(),
-                session_token: found.session_token().map(String::from),
-                expires: found.expiry(),
-            })
-        })
-    }
-}
-
-fn causes(e: &dyn std::error::Error) -> String {
-    let mut text = e.to_string();
-    let mut cause = e.source();
-    while let Some(e) = cause {
-        text.push_str(": ");
-        text.push_str(&e.to_string());
-        cause = e.source();
-    }
-    text
 }
 
 #[cfg(test)]
@@ -320,6 +278,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_renewal_that_brings_the_same_keys_is_not_repeated_at_once() {
+        struct Same(Keys, Arc<AtomicU32>);
+        impl Source for Same {
+            fn look_up(&self) -> BoxFuture<'_, Result<Keys, NoCredentials>> {
+                self.1.fetch_add(1, Ordering::SeqCst);
+                Box::pin(std::future::ready(Ok(self.0.clone())))
+            }
+        }
+        let keys = Keys {
+            access_key_id: "same".to_string(),
+            secret_access_key: "hush".to_string(),
+            session_token: None,
+            expires: Some(SystemTime::now() + Duration::from_secs(200)),
+        };
+        let count = Arc::new(AtomicU32::new(0));
+        let credentials = Credentials::from_source(Box::new(Same(keys, count.clone())));
+        for _ in 0..5 {
+            assert_eq!(id(&credentials).await, "same");
+        }
+        assert_eq!(count.load(Ordering::SeqCst), 2, "found, and once looked for newer ones");
+        tokio::time::advance(LOOKUP_PAUSE).await;
+        id(&credentials).await;
+        assert_eq!(count.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn keys_still_valid_outlive_a_failed_renewal() {
         let (credentials, count) = scripted(|n| match n {
             0 => Ok(Some(Duration::from_secs(200))),
@@ -342,11 +326,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_chain_that_finds_nothing_says_what_to_do_and_fails_for_all_at_once() {
+    async fn a_chain_that_finds_nothing_fails_for_all_at_once() {
         let (credentials, count) = scripted(|_| Err(NoCredentials("nothing found".to_string())));
         let all = futures_util::future::join_all((0..20).map(|_| credentials.keys())).await;
         let text = all[0].clone().unwrap_err().to_string();
-        assert!(text.contains("nothing found") && text.contains("--no-sign-request"), "{text}");
+        assert!(text.contains("nothing found"), "{text}");
         assert_eq!(count.load(Ordering::SeqCst), 1);
     }
 

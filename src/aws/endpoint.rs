@@ -5,29 +5,27 @@
 //! signed; no key ever addresses another object than its own (see [`Endpoint::locate`]).
 //! Must never know: how requests are signed or sent.
 
+use crate::arn::{self, AccessPoint};
 use crate::aws::sign::{encode_path, encode_query};
-use crate::config::Addressing;
+use crate::config::{Addressing, AwsHosts, S3Config};
 
 /// The service a bucket is reached at.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     /// Empty: the service itself is meant.
     bucket: String,
-    style: Style,
+    /// The bucket is named before the host; none: in the path.
+    label: Option<String>,
+    /// The bucket is an access point of this region.
+    access_point: Option<String>,
     addressing: Addressing,
     base: Base,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Style {
-    Path,
-    VirtualHost,
 }
 
 #[derive(Debug, Clone)]
 enum Base {
     /// By region.
-    Aws,
+    Aws(AwsHosts),
     Custom {
         scheme: String,
         /// `host[:port]` as the Host header says it.
@@ -61,14 +59,13 @@ impl Location {
 pub struct EndpointError(pub String);
 
 impl Endpoint {
-    /// `url`: `http[s]://host[:port][/path]`; none: AWS.
-    /// An empty `bucket`: the service itself.
-    pub fn new(url: Option<&str>, addressing: Addressing, bucket: &str) -> Result<Endpoint, EndpointError> {
-        let base = match url {
-            None => Base::Aws,
+    /// Of the configuration's bucket; an empty one: the service itself.
+    pub fn new(config: &S3Config) -> Result<Endpoint, EndpointError> {
+        let base = match &config.endpoint_url {
+            None => Base::Aws(config.hosts),
             Some(url) => parse_base(url)?,
         };
-        Endpoint::of(base, addressing, bucket)
+        Endpoint::of(base, config.addressing, &config.bucket)
     }
 
     /// The same service for another bucket; an empty one: the service itself.
@@ -77,22 +74,24 @@ impl Endpoint {
     }
 
     fn of(base: Base, addressing: Addressing, bucket: &str) -> Result<Endpoint, EndpointError> {
-        if !bucket.is_empty() {
-            check_bucket(bucket)?;
-        }
-        let style = match (addressing, &base) {
-            _ if bucket.is_empty() => Style::Path,
-            (Addressing::Path, _) | (Addressing::Auto, Base::Custom { .. }) => Style::Path,
-            // The certificate's `*` covers one label: a bucket with dots would not match it.
-            (Addressing::Auto, Base::Aws) if bucket.contains('.') || !is_host_label(bucket) => Style::Path,
-            (Addressing::Auto, Base::Aws) | (Addressing::VirtualHost, _) => Style::VirtualHost,
+        let point = arn::access_point(bucket).map_err(|why| EndpointError(format!("{bucket}: {why}")))?;
+        let label = match point {
+            // It has no other form.
+            Some(AccessPoint { name, account, .. }) => Some(format!("{name}-{account}")),
+            None => in_host(&base, addressing, bucket)?.then(|| bucket.to_string()),
         };
-        if style == Style::VirtualHost && !bucket.split('.').all(is_host_label) {
-            return Err(EndpointError(format!(
-                "bucket {bucket:?} cannot be part of a host name: use --path-style"
-            )));
-        }
-        Ok(Endpoint { bucket: bucket.to_string(), style, addressing, base })
+        let access_point = point.map(|point| point.region.to_string());
+        Ok(Endpoint { bucket: bucket.to_string(), label, access_point, addressing, base })
+    }
+
+    /// Where requests go first, and for what region they are signed: an access point's own, else the one
+    /// configured, else the one that the endpoint's host names. None: none says it.
+    pub fn region<'a>(&'a self, configured: Option<&'a str>) -> Option<&'a str> {
+        let told = || match &self.base {
+            Base::Aws(_) => None,
+            Base::Custom { authority, .. } => region_of_host(authority),
+        };
+        self.access_point.as_deref().or(configured).or_else(told)
     }
 
     pub fn bucket(&self) -> &str {
@@ -101,7 +100,7 @@ impl Endpoint {
 
     pub fn is_tls(&self) -> bool {
         match &self.base {
-            Base::Aws => true,
+            Base::Aws(_) => true,
             Base::Custom { scheme, .. } => scheme == "https",
         }
     }
@@ -119,13 +118,13 @@ impl Endpoint {
         }
         let (scheme, authority, base) = match &self.base {
             Base::Custom { scheme, authority, path } => (scheme.as_str(), authority.clone(), path.as_str()),
-            Base::Aws => ("https", aws_host(region)?, ""),
+            Base::Aws(hosts) => ("https", self.aws_host(*hosts, region)?, ""),
         };
         let key = key.map(encode_path);
-        let (host, mut path) = match self.style {
-            Style::VirtualHost => (format!("{}.{authority}", self.bucket), base.to_string()),
-            Style::Path if self.bucket.is_empty() => (authority, base.to_string()),
-            Style::Path => (authority, format!("{base}/{}", encode_query(&self.bucket))),
+        let (host, mut path) = match &self.label {
+            Some(label) => (format!("{label}.{authority}"), base.to_string()),
+            None if self.bucket.is_empty() => (authority, base.to_string()),
+            None => (authority, format!("{base}/{}", encode_query(&self.bucket))),
         };
         if let Some(key) = &key {
             path.push('/');
@@ -135,30 +134,53 @@ impl Endpoint {
         }
         Ok(Location { scheme: scheme.to_string(), host, path })
     }
+
+    /// <https://docs.aws.amazon.com/general/latest/gr/s3.html>; which go together:
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/dual-stack-endpoints.html>.
+    fn aws_host(&self, hosts: AwsHosts, region: &str) -> Result<String, EndpointError> {
+        if !is_host_label(region) {
+            return Err(EndpointError(format!(
+                "{region:?} is not a region: expected something like eu-west-1"
+            )));
+        }
+        let china = region.starts_with("cn-");
+        let none = |what: &str| Err(EndpointError(format!("in {region} S3 has no {what}")));
+        let dual_stack = if hosts.dual_stack { "dualstack." } else { "" };
+        let suffix = domain_of(region);
+        if hosts.accelerate && !self.bucket.is_empty() {
+            return match suffix {
+                "amazonaws.com" => Ok(format!("s3-accelerate.{dual_stack}{suffix}")),
+                _ => none("Transfer Acceleration"),
+            };
+        }
+        let service = if self.access_point.is_some() { "s3-accesspoint" } else { "s3" };
+        let fips = if hosts.fips { "-fips" } else { "" };
+        if hosts.fips && china {
+            return none("FIPS hosts");
+        }
+        Ok(format!("{service}{fips}.{dual_stack}{region}.{suffix}"))
+    }
 }
 
-/// The region in the name of an S3 host: `bucket.s3.eu-west-1.amazonaws.com`, `s3-eu-west-1.amazonaws.com`.
+/// The region in the name of an S3 host: `bucket.s3.eu-west-1.amazonaws.com`, `s3-eu-west-1.amazonaws.com`,
+/// `bucket.vpce-1a2b-3c.s3.eu-west-1.vpce.amazonaws.com`.
 pub fn region_of_host(host: &str) -> Option<&str> {
     let host = host.split(':').next()?;
     let labels = host.strip_suffix(".amazonaws.com").or_else(|| host.strip_suffix(".amazonaws.com.cn"))?;
-    let (before, last) = match labels.rsplit_once('.') {
-        Some((before, last)) => (before, last),
-        None => ("", labels),
-    };
+    let labels = labels.strip_suffix(".vpce").unwrap_or(labels);
+    let (before, last) = labels.rsplit_once('.').unwrap_or(("", labels));
+    let service = before.rsplit('.').next().unwrap_or(before);
     let region = match last.strip_prefix("s3-") {
         Some(region) => region,
-        None if before == "s3" || before.ends_with(".s3") || before.ends_with(".dualstack") => last,
+        None if service == "dualstack" || service == "s3" || service.starts_with("s3-") => last,
         None => return None,
     };
-    is_host_label(region).then_some(region)
+    // `s3-accelerate` names none.
+    (is_host_label(region) && region.matches('-').count() >= 2).then_some(region)
 }
 
-/// <https://docs.aws.amazon.com/general/latest/gr/s3.html>
-fn aws_host(region: &str) -> Result<String, EndpointError> {
-    if !is_host_label(region) {
-        return Err(EndpointError(format!("{region:?} is not a region: expected something like eu-west-1")));
-    }
-    let suffix = match region {
+fn domain_of(region: &str) -> &'static str {
+    match region {
         r if r.starts_with("cn-") => "amazonaws.com.cn",
         r if r.starts_with("us-iso-") => "c2s.ic.gov",
         r if r.starts_with("us-isob-") => "sc2s.sgov.gov",
@@ -166,8 +188,36 @@ fn aws_host(region: &str) -> Result<String, EndpointError> {
         r if r.starts_with("us-isof-") => "csp.hci.ic.gov",
         r if r.starts_with("eusc-") => "amazonaws.eu",
         _ => "amazonaws.com",
+    }
+}
+
+/// Whether the bucket is named in the host.
+fn in_host(base: &Base, addressing: Addressing, bucket: &str) -> Result<bool, EndpointError> {
+    if bucket.is_empty() {
+        return Ok(false);
+    }
+    check_bucket(bucket)?;
+    let virtual_host = match (addressing, base) {
+        (Addressing::Path, _) | (Addressing::Auto, Base::Custom { .. }) => false,
+        // No name resolves below an address.
+        (_, Base::Custom { authority, .. }) if is_address(authority) => false,
+        (Addressing::Auto, Base::Aws(hosts)) if hosts.accelerate => true,
+        // The certificate's `*` covers one label: a bucket with dots would not match it.
+        (Addressing::Auto, Base::Aws(_)) => is_host_label(bucket),
+        (Addressing::VirtualHost, _) => true,
     };
-    Ok(format!("s3.{region}.{suffix}"))
+    if virtual_host && !bucket.split('.').all(is_host_label) {
+        return Err(EndpointError(format!(
+            "bucket {bucket:?} cannot be part of a host name: use --path-style"
+        )));
+    }
+    Ok(virtual_host)
+}
+
+/// `authority` as URLs have it.
+fn is_address(authority: &str) -> bool {
+    authority.starts_with('[')
+        || authority.split(':').next().is_some_and(|host| host.parse::<std::net::Ipv4Addr>().is_ok())
 }
 
 /// The same parser the transport uses, so that the host we sign is the host that is sent.
@@ -233,8 +283,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn url(endpoint: Option<&str>, style: Addressing, bucket: &str, key: Option<&str>) -> String {
-        Endpoint::new(endpoint, style, bucket).unwrap().locate("eu-west-1", key).unwrap().url("")
+    fn endpoint(url: Option<&str>, addressing: Addressing, bucket: &str) -> Result<Endpoint, EndpointError> {
+        Endpoint::new(&S3Config { addressing, ..S3Config::of(bucket, url) })
+    }
+
+    fn url(of: Option<&str>, style: Addressing, bucket: &str, key: Option<&str>) -> String {
+        endpoint(of, style, bucket).unwrap().locate("eu-west-1", key).unwrap().url("")
     }
 
     #[test]
@@ -249,7 +303,7 @@ mod tests {
 
     #[test]
     fn without_a_bucket_it_is_the_service_itself() {
-        let aws = Endpoint::new(None, Addressing::VirtualHost, "photos").unwrap();
+        let aws = endpoint(None, Addressing::VirtualHost, "photos").unwrap();
         let at = |endpoint: &Endpoint| endpoint.locate("eu-west-1", None).unwrap().url("");
         let service = aws.for_bucket("").unwrap();
         assert_eq!(at(&service), "https://s3.eu-west-1.amazonaws.com/");
@@ -274,21 +328,46 @@ mod tests {
 
     #[test]
     fn other_partitions() {
-        let e = Endpoint::new(None, Addressing::Auto, "b").unwrap();
+        let e = endpoint(None, Addressing::Auto, "b").unwrap();
         let host = |region| e.locate(region, None).unwrap().host;
         assert_eq!(host("cn-north-1"), "b.s3.cn-north-1.amazonaws.com.cn");
         assert_eq!(host("us-gov-west-1"), "b.s3.us-gov-west-1.amazonaws.com");
         assert!(e.locate("evil.example/", None).is_err());
     }
 
+    /// What botocore makes of the same: `tests/addresses.rs`.
+    #[test]
+    fn what_regions_lack_is_told() {
+        let hosts =
+            |hosts: AwsHosts| Endpoint::new(&S3Config { hosts, ..S3Config::of("data", None) }).unwrap();
+        let fips = hosts(AwsHosts { fips: true, ..AwsHosts::default() });
+        let accelerated = hosts(AwsHosts { accelerate: true, ..AwsHosts::default() });
+        for endpoint in [&fips, &accelerated] {
+            let e = endpoint.locate("cn-north-1", None).unwrap_err().to_string();
+            assert!(e.contains("in cn-north-1 S3 has no"), "{e}");
+        }
+        let service = accelerated.for_bucket("").unwrap();
+        assert_eq!(service.locate("eu-west-1", None).unwrap().host, "s3.eu-west-1.amazonaws.com");
+    }
+
+    #[test]
+    fn who_says_the_region() {
+        let at = |url, bucket, configured| {
+            let endpoint = endpoint(url, Addressing::Auto, bucket).unwrap();
+            endpoint.region(configured).map(String::from)
+        };
+        let vpc = Some("https://bucket.vpce-1a2b-3c.s3.us-east-1.vpce.amazonaws.com");
+        let arn = "arn:aws:s3:us-west-2:123456789012:accesspoint:name";
+        assert_eq!(at(None, "data", None), None);
+        assert_eq!(at(vpc, "data", None).as_deref(), Some("us-east-1"));
+        assert_eq!(at(vpc, "data", Some("eu-west-1")).as_deref(), Some("eu-west-1"));
+        assert_eq!(at(vpc, arn, Some("eu-west-1")).as_deref(), Some("us-west-2"));
+    }
+
     #[test]
     fn keys_are_encoded_once_and_byte_for_byte() {
         let path = |key| {
-            Endpoint::new(Some("http://h"), Addressing::Auto, "b")
-                .unwrap()
-                .locate("r", Some(key))
-                .unwrap()
-                .path
+            endpoint(Some("http://h"), Addressing::Auto, "b").unwrap().locate("r", Some(key)).unwrap().path
         };
         assert_eq!(path("a b"), "/b/a%20b");
         assert_eq!(path("a+b"), "/b/a%2Bb");
@@ -304,7 +383,7 @@ mod tests {
 
     #[test]
     fn keys_that_would_reach_another_object_are_refused() {
-        let e = Endpoint::new(None, Addressing::Auto, "b").unwrap();
+        let e = endpoint(None, Addressing::Auto, "b").unwrap();
         for key in ["", ".", "..", "a/../b", "a/.", "./a"] {
             assert!(e.locate("us-east-1", Some(key)).is_err(), "{key}");
         }
@@ -313,13 +392,13 @@ mod tests {
     #[test]
     fn bad_endpoints_and_buckets_say_what_was_expected() {
         for bad in ["localhost:9000", "ftp://h", "http://u:p@h", "http://h/?x=1", "http://"] {
-            let e = Endpoint::new(Some(bad), Addressing::Auto, "b").unwrap_err();
+            let e = endpoint(Some(bad), Addressing::Auto, "b").unwrap_err();
             assert!(e.to_string().contains("expected http"), "{e}");
         }
         for bad in ["..", "a/b", "ü"] {
-            assert!(Endpoint::new(None, Addressing::Auto, bad).is_err());
+            assert!(endpoint(None, Addressing::Auto, bad).is_err());
         }
-        assert!(Endpoint::new(None, Addressing::VirtualHost, "Old_Name").is_err());
+        assert!(endpoint(None, Addressing::VirtualHost, "Old_Name").is_err());
     }
 
     #[test]
@@ -327,7 +406,11 @@ mod tests {
         assert_eq!(region_of_host("b.s3.eu-west-1.amazonaws.com"), Some("eu-west-1"));
         assert_eq!(region_of_host("b.s3-us-west-2.amazonaws.com:443"), Some("us-west-2"));
         assert_eq!(region_of_host("s3.cn-north-1.amazonaws.com.cn"), Some("cn-north-1"));
+        assert_eq!(region_of_host("b.s3-fips.dualstack.us-gov-west-1.amazonaws.com"), Some("us-gov-west-1"));
+        assert_eq!(region_of_host("bucket.vpce-1a2b-3c.s3.us-east-1.vpce.amazonaws.com"), Some("us-east-1"));
         assert_eq!(region_of_host("b.s3.amazonaws.com"), None);
+        assert_eq!(region_of_host("b.s3-accelerate.amazonaws.com"), None);
+        assert_eq!(region_of_host("b.s3-accelerate.dualstack.amazonaws.com"), None);
         assert_eq!(region_of_host("evil.example"), None);
     }
 
@@ -335,7 +418,7 @@ mod tests {
         /// What `url::Url` would change, a signature would not cover.
         #[test]
         fn no_key_is_changed_on_its_way(key in any::<String>()) {
-            let e = Endpoint::new(Some("http://h:1"), Addressing::Auto, "b").unwrap();
+            let e = endpoint(Some("http://h:1"), Addressing::Auto, "b").unwrap();
             if let Ok(location) = e.locate("r", Some(&key)) {
                 let ours = location.url("");
                 let parsed = reqwest::Url::parse(&ours).unwrap();

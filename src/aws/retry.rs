@@ -123,6 +123,7 @@ impl Wire {
         judge: Judge,
         request_timeout: Duration,
     ) -> Wire {
+        let region = endpoint.region(region).unwrap_or(REGION_UNKNOWN).into();
         Wire {
             transport,
             credentials: Arc::new(credentials),
@@ -133,7 +134,7 @@ impl Wire {
             standing: HeaderMap::new(),
             tokens: RetryTokens::default(),
             hedges: Hedges::default(),
-            region: RwLock::new(Arc::from(region.unwrap_or(REGION_UNKNOWN))),
+            region: RwLock::new(region),
             skew_seconds: AtomicI64::new(0),
         }
     }
@@ -145,6 +146,8 @@ impl Wire {
 
     /// What sends to another bucket, or none, of the same service, with the same keys over the same connections.
     pub fn beside(&self, endpoint: Endpoint) -> Wire {
+        let region = self.region();
+        let region = endpoint.region(Some(&region)).unwrap_or(REGION_UNKNOWN).into();
         Wire {
             transport: self.transport.clone(),
             credentials: self.credentials.clone(),
@@ -155,7 +158,7 @@ impl Wire {
             standing: self.standing.clone(),
             tokens: RetryTokens::default(),
             hedges: Hedges::default(),
-            region: RwLock::new(self.region()),
+            region: RwLock::new(region),
             skew_seconds: AtomicI64::new(self.skew_seconds.load(Ordering::Relaxed)),
         }
     }

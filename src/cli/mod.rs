@@ -72,6 +72,10 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
             eprintln!("pailfs: {failure}");
             ExitCode::from(255)
         }
+        Err(Ending::Interrupted(failure, signal)) => {
+            eprintln!("pailfs: {failure}");
+            ExitCode::from(signal.saturating_add(128))
+        }
     }
 }
 
@@ -82,6 +86,8 @@ enum Ending {
     Failed(Failure),
     /// What was waited for did not come.
     InVain(Failure),
+    /// By this signal, which was seen to; the status is a shell's for it.
+    Interrupted(Failure, u8),
 }
 
 impl From<clap::Error> for Ending {

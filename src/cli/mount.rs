@@ -6,13 +6,15 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_types::os_shim_internal::{Env, Fs};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tracing::level_filters::LevelFilter;
 
-use crate::config::AttributesConfig;
+use crate::config::{AttributesConfig, ChecksumAlgorithm, RestoreConfig};
 use crate::failure::Failure;
 use crate::mount::{self, Plan};
 
@@ -28,6 +30,8 @@ use super::resolve;
 #[command(args_override_self = true, after_help = EXAMPLES)]
 pub(super) struct MountArgs {
     /// The bucket: `name`, `s3://name`, or `s3://name/prefix/` for the keys under a prefix
+    ///
+    /// The name may be an access point's alias or ARN, too: s3://arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME/prefix/
     pub bucket: String,
     /// The directory to mount on
     pub dir: PathBuf,
@@ -37,6 +41,8 @@ pub(super) struct MountArgs {
     pub new_objects: NewObjectArgs,
     #[command(flatten)]
     pub files: FileArgs,
+    #[command(flatten)]
+    pub past: PastArgs,
     #[command(flatten)]
     pub resources: ResourceArgs,
     #[command(flatten)]
@@ -83,6 +89,22 @@ pub(super) struct S3Args {
     /// Default on AWS. Else: addressing_style in the profile's s3 settings.
     #[arg(long)]
     pub virtual_host_style: bool,
+    /// Reach AWS by hosts that have IPv6 addresses, too
+    ///
+    /// Else: AWS_USE_DUALSTACK_ENDPOINT, then use_dualstack_endpoint of the profile.
+    #[arg(long, conflicts_with = "endpoint_url")]
+    pub dual_stack: bool,
+    /// Reach AWS by hosts whose cryptography is validated by FIPS 140
+    ///
+    /// Else: AWS_USE_FIPS_ENDPOINT, then use_fips_endpoint of the profile.
+    #[arg(long, conflicts_with = "endpoint_url")]
+    pub fips: bool,
+    /// Reach the bucket by AWS's nearest edge (S3 Transfer Acceleration)
+    ///
+    /// The bucket must have it enabled, and no dot in its name. Else: use_accelerate_endpoint in the profile's s3
+    /// settings.
+    #[arg(long, conflicts_with_all = ["endpoint_url", "path_style", "fips"])]
+    pub accelerate: bool,
     /// Send requests unsigned: public buckets, no credentials
     #[arg(long)]
     pub no_sign_request: bool,
@@ -109,12 +131,40 @@ pub(super) struct RequestArgs {
     /// Refuse to work with a bucket that is not this account's
     #[arg(long, value_name = "ACCOUNT")]
     pub expected_bucket_owner: Option<String>,
+    /// Checksum that S3 keeps of new objects [default: S3's own choice]
+    ///
+    /// What has one, also by other programs, is compared with it where one request brings it whole, as it does with files
+    /// up to about 1 MiB, and by `pailfs s3 cp`: what differs is an error (EIO).
+    #[arg(long, value_name = "ALGORITHM")]
+    pub checksum: Option<Checksum>,
     /// File with one's own key (SSE-C): 32 bytes, as they are or in base64
     ///
     /// It is sent with every request that reads, writes or copies an object; S3 keeps none, so without the file
     /// nobody reads the objects again. Objects that are encrypted otherwise cannot be read while it is given.
     #[arg(long, value_name = "FILE")]
     pub sse_c_key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Checksum {
+    Crc32,
+    Crc32c,
+    #[value(name = "crc64nvme")]
+    Crc64Nvme,
+    Sha1,
+    Sha256,
+}
+
+impl From<Checksum> for ChecksumAlgorithm {
+    fn from(checksum: Checksum) -> ChecksumAlgorithm {
+        match checksum {
+            Checksum::Crc32 => ChecksumAlgorithm::Crc32,
+            Checksum::Crc32c => ChecksumAlgorithm::Crc32c,
+            Checksum::Crc64Nvme => ChecksumAlgorithm::Crc64Nvme,
+            Checksum::Sha1 => ChecksumAlgorithm::Sha1,
+            Checksum::Sha256 => ChecksumAlgorithm::Sha256,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -193,6 +243,37 @@ pub(super) struct FileArgs {
     /// Content-Type of new objects [default: by the name's extension]
     #[arg(long, value_name = "TYPE")]
     pub content_type: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Versions and the archive")]
+pub(super) struct PastArgs {
+    /// Show the bucket as it was then, such as 2026-10-01T12:00Z; read-only
+    ///
+    /// For buckets that keep versions. Offsets are understood: 2026-10-01T14:00+02:00. What was does not change, so
+    /// --metadata-ttl is `forever` if it is not set.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub as_of: Option<SystemTime>,
+    /// Let rm remove versions, and delete markers, for good
+    ///
+    /// In a bucket that keeps versions each directory has `.versions/NAME/` (not listed), with one read-only file a
+    /// version of NAME: `ls .versions/NAME`, `cp .versions/NAME/VERSION NAME`.
+    #[arg(long)]
+    pub allow_version_delete: bool,
+    /// Ask archived objects back when they are read
+    ///
+    /// As `--restore-on-read=days=7,tier=Bulk,wait=12h`, each as you like: for how many days (1), how quickly
+    /// (Expedited, Standard, Bulk), and how long a read waits. Without `wait` a read fails with EACCES once S3 was
+    /// asked, and the log says when to come back. Only reading asks: ls, stat and open do not. S3 charges for it.
+    #[arg(
+        long,
+        value_name = "HOW",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "",
+        value_parser = restore
+    )]
+    pub restore_on_read: Option<RestoreConfig>,
 }
 
 #[derive(Debug, Args)]
@@ -438,6 +519,37 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
         .map_err(|_| "expected a time with its unit, such as 500ms, 5s or 2m".into())
 }
 
+const RESTORE_TIERS: [&str; 3] = ["Expedited", "Standard", "Bulk"];
+
+/// RFC 3339, the seconds left out if one likes.
+fn moment(text: &str) -> Result<SystemTime, String> {
+    let mut full = text.to_owned();
+    if text.get(16..17).is_some_and(|next| next != ":") {
+        full.insert_str(16, ":00");
+    }
+    OffsetDateTime::parse(&full, &Rfc3339)
+        .map(SystemTime::from)
+        .map_err(|_| "expected a date and time with its zone, such as 2026-10-01T12:00Z".into())
+}
+
+/// `days=7,tier=Bulk,wait=12h`.
+fn restore(text: &str) -> Result<RestoreConfig, String> {
+    let expected = |what: &str| format!("expected {what}, as in days=7,tier=Standard,wait=12h");
+    let mut config = RestoreConfig { days: 1, tier: None, wait: None };
+    for item in text.split(',').filter(|item| !item.is_empty()) {
+        match item.split_once('=') {
+            Some(("days", days)) => {
+                config.days = days.parse().ok().filter(|days| *days > 0).ok_or_else(|| expected("days"))?;
+            }
+            Some(("tier", tier)) if RESTORE_TIERS.contains(&tier) => config.tier = Some(tier.into()),
+            Some(("tier", _)) => return Err(expected("one of Expedited, Standard and Bulk")),
+            Some(("wait", wait)) => config.wait = Some(time(wait)?),
+            _ => return Err(expected("days, tier and wait")),
+        }
+    }
+    Ok(config)
+}
+
 fn time_or_forever(text: &str) -> Result<Duration, String> {
     if text == "forever" {
         return Ok(Duration::MAX);
@@ -472,6 +584,32 @@ mod tests {
         assert_eq!(time_or_forever("forever"), Ok(Duration::MAX));
         assert_eq!(time_or_forever("5s"), Ok(Duration::from_secs(5)));
         assert!(time_or_forever("never").is_err());
+    }
+
+    #[test]
+    fn restores_are_told_in_any_order() {
+        let all = RestoreConfig { days: 7, tier: Some("Bulk".into()), wait: Some(Duration::from_secs(7200)) };
+        assert_eq!(restore("wait=2h,days=7,tier=Bulk"), Ok(all));
+        assert_eq!(restore(""), Ok(RestoreConfig { days: 1, tier: None, wait: None }));
+        for wrong in ["7", "days=0", "days=x", "tier=Fast", "wait=2", "speed=1"] {
+            assert!(restore(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn moments_have_a_zone() {
+        let noon = SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_856_000);
+        for text in [
+            "2026-10-01T12:00Z",
+            "2026-10-01T12:00:00Z",
+            "2026-10-01T14:00+02:00",
+            "2026-10-01T11:30:00.0-00:30",
+        ] {
+            assert_eq!(moment(text), Ok(noon), "{text}");
+        }
+        for wrong in ["", "2026-10-01", "2026-10-01T12:00", "12:00Z", "yesterday", "2026-13-01T12:00Z"] {
+            assert!(moment(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -129,20 +129,20 @@ fn is_generic(item: &str) -> bool {
     GENERIC.contains(&item) || GENERIC_PREFIXES.iter().any(|p| item.starts_with(p))
 }
 
-/// One of our options: its long name, and whether it wants a value.
+/// One of our options: its long name, and whether it may or must have a value.
 struct Own {
     name: String,
     takes_value: bool,
+    needs_value: bool,
 }
 
 fn own_options() -> Vec<Own> {
     HelperArgs::command()
         .get_arguments()
         .filter_map(|arg| {
-            Some(Own {
-                name: arg.get_long()?.to_owned(),
-                takes_value: matches!(arg.get_action(), ArgAction::Set | ArgAction::Append),
-            })
+            let takes_value = matches!(arg.get_action(), ArgAction::Set | ArgAction::Append);
+            let needs_value = takes_value && arg.get_num_args().is_none_or(|count| count.min_values() > 0);
+            Some(Own { name: arg.get_long()?.to_owned(), takes_value, needs_value })
         })
         .filter(|own| !matches!(own.name.as_str(), "help" | "version"))
         .collect()
@@ -160,8 +160,8 @@ fn own(item: &str, names: &[Own]) -> Result<Option<OsString>, clap::Error> {
     };
     match (own.takes_value, value) {
         (true, Some(value)) => Ok(Some(format!("--{name}={value}").into())),
-        (false, None) => Ok(Some(format!("--{name}").into())),
-        (true, None) => {
+        (_, None) if !own.needs_value => Ok(Some(format!("--{name}").into())),
+        (_, None) => {
             Err(usage(ErrorKind::InvalidValue, format!("the option `{name}` needs a value: -o {name}=VALUE")))
         }
         (false, Some(_)) => {

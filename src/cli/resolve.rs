@@ -13,9 +13,10 @@ use aws_runtime::env_config::file::EnvConfigFiles;
 use aws_runtime::env_config::section::EnvConfigSections;
 use aws_types::os_shim_internal::{Env, Fs};
 
+use crate::arn;
 use crate::config::{
-    Addressing, AttributesConfig, Config, DiskCacheConfig, Encryption, LIST_PAGE_KEYS_MAX, PayloadSigning,
-    RequestOptions, S3Config, StagingConfig,
+    Addressing, AttributesConfig, AwsHosts, Config, DiskCacheConfig, Encryption, LIST_PAGE_KEYS_MAX,
+    PayloadSigning, RequestOptions, S3Config, StagingConfig,
 };
 use crate::failure::Failure;
 
@@ -45,10 +46,15 @@ pub(super) fn config(args: &MountArgs, env: &Env, files: &Fs) -> Result<Config, 
     let request_timeout = resources.request_timeout.unwrap_or(REQUEST_TIMEOUT);
     let mut s3 = s3(bucket, &args.s3, request_timeout, env, files)?;
     new_objects(&mut s3.requests, &args.new_objects);
+    // What was does not change any more.
+    let metadata_ttl = if args.past.as_of.is_some() { Duration::MAX } else { METADATA_TTL };
     let config = Config {
         s3,
         prefix,
-        read_only: files_args.read_only,
+        read_only: files_args.read_only || args.past.as_of.is_some(),
+        as_of: args.past.as_of,
+        version_delete: args.past.allow_version_delete,
+        restore: args.past.restore_on_read.clone(),
         allow_other: files_args.allow_other,
         no_exec: false,
         uid: files_args.uid.unwrap_or_else(|| nix::unistd::getuid().as_raw()),
@@ -56,7 +62,7 @@ pub(super) fn config(args: &MountArgs, env: &Env, files: &Fs) -> Result<Config, 
         attributes: files_args.attrs.map_or_else(AttributesConfig::default, AttributesConfig::from),
         file_mode,
         dir_mode,
-        metadata_ttl: resources.metadata_ttl.unwrap_or(METADATA_TTL),
+        metadata_ttl: resources.metadata_ttl.unwrap_or(metadata_ttl),
         metadata_bytes_max: resources.metadata_memory.unwrap_or(METADATA_BYTES),
         memory_bytes_max: resources.memory.unwrap_or(MEMORY_BYTES),
         part_bytes: resources.part_size.unwrap_or(PART_BYTES),
@@ -84,20 +90,21 @@ fn staging(args: &StagingArgs, env: &Env) -> Result<StagingConfig, Failure> {
     Ok(StagingConfig { dir, bytes_max: args.staging_size.unwrap_or(STAGING_BYTES) })
 }
 
-/// `name`, `s3://name`, `s3://name/prefix` (which gets its last slash).
+/// `name`, `s3://name`, `s3://name/prefix` (which gets its last slash); for a name the ARN of an access point, too.
 pub(super) fn bucket(source: &str) -> Result<(String, String), Failure> {
     let (name, prefix) = match source.strip_prefix("s3://") {
-        Some(rest) => rest.split_once('/').unwrap_or((rest, "")),
+        Some(place) => arn::split(place),
+        None if source.starts_with("arn:") => arn::split(source),
         None if source.contains(['/', ':']) => {
             return Err(Failure::new(format_args!(
                 "`{}` is not a bucket: expected `name`, `s3://name` or `s3://name/prefix/`",
                 source.escape_debug()
             )));
         }
-        None => (source, ""),
+        None => (source.to_owned(), ""),
     };
     let slash = if prefix.is_empty() || prefix.ends_with('/') { "" } else { "/" };
-    Ok((name.to_owned(), format!("{prefix}{slash}")))
+    Ok((name, format!("{prefix}{slash}")))
 }
 
 /// What the S3 client needs to know, not yet checked.
@@ -117,10 +124,13 @@ pub(super) fn s3(
     let ca_bundle = ca_bundle.or_else(|| look_up("AWS_CA_BUNDLE", "ca_bundle").map(PathBuf::from));
     let mut options = RequestOptions::default();
     requests(&mut options, &args.requests)?;
+    let endpoint_url = endpoint_url(args, env, &sections)?;
     Ok(S3Config {
         bucket,
-        endpoint_url: endpoint_url(args, env, &sections)?,
+        hosts: hosts(args, endpoint_url.is_some(), env, &sections)?,
+        endpoint_url,
         region,
+        profile_is_typed: args.profile.is_some(),
         profile,
         addressing: addressing(args, &sections)?,
         sign_requests: !args.no_sign_request,
@@ -135,6 +145,9 @@ pub(super) fn s3(
 /// What is typed is put over what is there.
 pub(super) fn requests(options: &mut RequestOptions, args: &RequestArgs) -> Result<(), Failure> {
     options.requester_pays |= args.requester_pays;
+    if let Some(checksum) = args.checksum {
+        options.checksum = Some(checksum.into());
+    }
     if let Some(owner) = &args.expected_bucket_owner {
         options.expected_bucket_owner = Some(owner.clone());
     }
@@ -228,16 +241,49 @@ fn endpoint_url(args: &S3Args, env: &Env, sections: &EnvConfigSections) -> Resul
 fn ignores_configured(env: &Env, sections: &EnvConfigSections) -> Result<bool, Failure> {
     const VARIABLE: &str = "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS";
     let said = var(env, VARIABLE).or_else(|| get(sections, "ignore_configured_endpoint_urls"));
+    is_true(said, VARIABLE)
+}
+
+/// Who names an endpoint has no use for what is set for AWS's hosts in general: other AWS programs ignore it, too.
+fn hosts(
+    args: &S3Args,
+    endpoint: bool,
+    env: &Env,
+    sections: &EnvConfigSections,
+) -> Result<AwsHosts, Failure> {
+    let set = |variable: &str, key: &str| {
+        let said = var(env, variable).or_else(|| get(sections, key)).or_else(|| nested(sections, key));
+        let said = said.filter(|_| !endpoint);
+        is_true(said, variable)
+    };
+    let accelerate = is_true(nested(sections, "use_accelerate_endpoint"), "use_accelerate_endpoint")?;
+    Ok(AwsHosts {
+        dual_stack: args.dual_stack || set("AWS_USE_DUALSTACK_ENDPOINT", "use_dualstack_endpoint")?,
+        fips: args.fips || set("AWS_USE_FIPS_ENDPOINT", "use_fips_endpoint")?,
+        accelerate: args.accelerate || accelerate,
+    })
+}
+
+/// `name`: of a variable, or of an entry in the profile. Not said: false.
+fn is_true(said: Option<String>, name: &str) -> Result<bool, Failure> {
     match said.as_deref().map(str::to_ascii_lowercase).as_deref() {
         None | Some("false") => Ok(false),
         Some("true") => Ok(true),
-        Some(_) => Err(Failure::new(format_args!(
-            "{VARIABLE} (or its entry in the profile): expected true or false"
-        ))),
+        Some(_) => {
+            let or =
+                if name.starts_with("AWS_") { " (or its entry in the profile)" } else { " in the profile" };
+            Err(Failure::new(format_args!("{name}{or}: expected true or false")))
+        }
     }
 }
 
 /// The profile writes it as `s3 =` followed by indented `addressing_style = path`.
+fn nested(sections: &EnvConfigSections, key: &str) -> Option<String> {
+    let lines = sections.get("s3").unwrap_or_default().lines();
+    let mut entries = lines.filter_map(|line| line.split_once('='));
+    entries.find(|(name, _)| name.trim() == key).map(|(_, value)| value.trim().to_owned())
+}
+
 fn addressing(args: &S3Args, sections: &EnvConfigSections) -> Result<Addressing, Failure> {
     if args.path_style {
         return Ok(Addressing::Path);
@@ -245,13 +291,7 @@ fn addressing(args: &S3Args, sections: &EnvConfigSections) -> Result<Addressing,
     if args.virtual_host_style {
         return Ok(Addressing::VirtualHost);
     }
-    let nested = sections.get("s3").unwrap_or_default();
-    let style = nested
-        .lines()
-        .filter_map(|line| line.split_once('='))
-        .find(|(key, _)| key.trim() == "addressing_style")
-        .map(|(_, style)| style.trim());
-    match style {
+    match nested(sections, "addressing_style").as_deref() {
         None | Some("auto") => Ok(Addressing::Auto),
         Some("path") => Ok(Addressing::Path),
         Some("virtual") => Ok(Addressing::VirtualHost),

@@ -131,6 +131,50 @@ fn addressing_by_option_then_profile() {
     assert!(odd.to_string().contains("sideways"), "{odd}");
 }
 
+/// By variable and profile, and where they lead: `tests/addresses.rs`.
+#[test]
+fn hosts_of_aws_by_option() {
+    let scene = scene();
+    let hosts = |options: &[&str], vars: &[(&str, &str)]| scene.s3(options, vars).hosts;
+    let none = AwsHosts::default();
+    assert_eq!(hosts(&["--dual-stack"], &[]), AwsHosts { dual_stack: true, ..none });
+    assert_eq!(hosts(&["--fips"], &[]), AwsHosts { fips: true, ..none });
+    assert_eq!(hosts(&["--accelerate"], &[]), AwsHosts { accelerate: true, ..none });
+    let fips = [("AWS_USE_FIPS_ENDPOINT", "True")];
+    assert_eq!(hosts(&[], &fips), AwsHosts { fips: true, ..none });
+    assert_eq!(hosts(&["--endpoint-url", "http://opt:1"], &fips), none);
+    let odd = scene.resolve(&[], &[("AWS_USE_FIPS_ENDPOINT", "yes")]).unwrap_err().to_string();
+    assert!(odd.contains("AWS_USE_FIPS_ENDPOINT") && odd.contains("true or false"), "{odd}");
+}
+
+#[test]
+fn options_that_contradict_each_other_are_refused() {
+    let scene = scene();
+    for options in [
+        ["--fips", "--endpoint-url=http://h"],
+        ["--dual-stack", "--endpoint-url=http://h"],
+        ["--accelerate", "--endpoint-url=http://h"],
+        ["--accelerate", "--path-style"],
+        ["--accelerate", "--fips"],
+        ["--path-style", "--virtual-host-style"],
+    ] {
+        let line = ["pailfs", "data", "/mnt"].iter().chain(&options);
+        let e = HelperArgs::try_parse_from(line).unwrap_err().to_string();
+        assert!(e.contains("cannot be used with"), "{options:?}: {e}");
+    }
+    // One by option, the other by variable.
+    let bundle = ("AWS_CA_BUNDLE", scene.path.as_str());
+    let refused =
+        |options: &[&str], var: (&str, &str)| scene.resolve(options, &[bundle, var]).unwrap_err().to_string();
+    let endpoint = ("AWS_ENDPOINT_URL", "http://h");
+    for option in ["--fips", "--dual-stack", "--accelerate"] {
+        let e = refused(&[option], endpoint);
+        assert!(e.contains("--endpoint-url") && e.contains(option), "{e}");
+    }
+    let e = refused(&["--accelerate"], ("AWS_USE_FIPS_ENDPOINT", "true"));
+    assert!(e.contains("--accelerate") && e.contains("FIPS"), "{e}");
+}
+
 #[test]
 fn a_named_profile_must_exist() {
     let scene = scene();
@@ -175,6 +219,8 @@ fn forms_of_a_bucket() {
         ("s3://name/a/b", "name", "a/b/"),
         ("s3://name/a/b/", "name", "a/b/"),
         ("s3://name/späß 1", "name", "späß 1/"),
+        ("s3://arn:aws:s3:r:1:accesspoint/ap/a", "arn:aws:s3:r:1:accesspoint:ap", "a/"),
+        ("arn:aws:s3:r:1:accesspoint/ap", "arn:aws:s3:r:1:accesspoint:ap", ""),
     ];
     for (source, name, prefix) in table {
         let expected = (name.to_owned(), prefix.to_owned());

@@ -249,7 +249,7 @@ impl Filesystem {
 
     /// Writes the marker object `dir/`. Counts one reference of the kernel.
     pub async fn mkdir(&self, parent: u64, name: &OsStr, maker: Maker) -> Result<Attr, Error> {
-        self.check_writable()?;
+        self.check_writable(parent)?;
         let name = new_name(name)?;
         let _pass = self.pass_names(&[(parent, name)]).await?;
         let key = key::dir_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;

@@ -124,7 +124,10 @@ impl Filesystem {
         let truncate = flags & libc::O_TRUNC != 0;
         let writes = truncate || flags & libc::O_ACCMODE != libc::O_RDONLY;
         if writes {
-            self.check_writable()?;
+            self.check_writable(ino)?;
+        }
+        if entry.is_deleted() {
+            return Err(Error::NotFound);
         }
         let (fh, handle) = self.handles.add_file(FileHandle::new(ino, flags))?;
         self.namespace.pin(ino);
@@ -187,7 +190,11 @@ impl Filesystem {
     pub(super) async fn begin_anew(&self, handle: &FileHandle) -> Result<(), Error> {
         let key = self.namespace.key(handle.ino)?;
         let metadata = self.metadata_to_keep(handle.ino, &key).await?;
-        let writer = self.writer_for(handle, Start::New { exclusive: false }, metadata)?;
+        let over = match self.namespace.entry(handle.ino)?.node {
+            Node::File(info) => Some(info.etag).filter(|etag| !etag.is_empty()),
+            Node::Directory => None,
+        };
+        let writer = self.writer_for(handle, Start::New { exclusive: false, over }, metadata)?;
         writer.truncate(0).await?;
         // What was empty in S3 already is not ours to publish.
         if writer.is_dirty().await {
@@ -204,7 +211,7 @@ impl Filesystem {
         flags: i32,
         maker: Maker,
     ) -> Result<(Attr, Opened), Error> {
-        self.check_writable()?;
+        self.check_writable(parent)?;
         let name = new_name(name)?;
         key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?; // no longer than a key may be
         let attributes = Attributes { mtime: None, ctime: None, ..self.made_by(parent, Kind::File, maker) };
@@ -218,7 +225,7 @@ impl Filesystem {
         })?;
         self.namespace.pin(entry.ino);
         let exclusive = flags & libc::O_EXCL != 0;
-        self.writer_for(&handle, Start::New { exclusive }, metadata)?;
+        self.writer_for(&handle, Start::New { exclusive, over: None }, metadata)?;
         let backing = handle.enter(&self.backings, None).map(|(backing, _)| backing);
         Ok((self.attr(&entry), Opened { fh, keep_cache: false, direct_io: true, backing }))
     }

@@ -10,13 +10,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::SystemTime;
 
+use futures_util::future;
+
 use super::meta::{SetAttr, SetTime};
 use super::{Attr, Filesystem};
 use crate::attr::{Attributes, Kind, PERMISSIONS};
 use crate::config::COPY_BYTES_MAX;
 use crate::error::{Error, S3ErrorKind};
 use crate::namespace::{FileInfo, Kept, Node};
-use crate::s3::{CopySource, ObjectHead, ObjectHeaders, Precondition, Written};
+use crate::s3::{CopySource, ObjectHead, ObjectHeaders, ObjectId, Precondition, Written};
 use crate::write::{Published, Writer, markers, upload};
 
 /// Whose a new file or directory is, and its mode.
@@ -28,12 +30,12 @@ pub struct Maker {
     pub gid: u32,
 }
 
-/// Who changes what an object carries, by inode. Held for an instant only, nothing under it.
+/// Who changes what an object carries, or asks it back, by inode. Held for an instant only, nothing under it.
 #[derive(Default)]
 pub(super) struct Keeping(Mutex<HashMap<u64, Weak<tokio::sync::Mutex<()>>>>);
 
 impl Keeping {
-    fn turn(&self, ino: u64) -> Arc<tokio::sync::Mutex<()>> {
+    pub fn turn(&self, ino: u64) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(turn) = turns.get(&ino).and_then(Weak::upgrade) {
             return turn;
@@ -112,7 +114,8 @@ impl Filesystem {
         self.change_headers(ino, &node, change).await
     }
 
-    /// Changes what the object of a file or directory carries: with what is to be published, else by a copy.
+    /// Changes what the object of a file or directory carries: with what is to be published, else by a copy, after which
+    /// the object's ACL is given to it again.
     async fn change_headers(
         &self,
         ino: u64,
@@ -142,11 +145,16 @@ impl Filesystem {
         let Some(change) = change else { return Ok(()) };
         let Ok(key) = self.namespace.key(ino) else { return self.change_unlinked(ino, node, change) };
         self.deletes.settled(&key).await;
-        let head = self.client.head_object(&key).await?;
+        let object = ObjectId::current(&key);
+        let (head, acl) = future::join(self.client.head_object(&key), self.client.acl_to_keep(object)).await;
+        let head = head?;
         let mut headers = ObjectHeaders::from(head.clone());
         self.pin_mtime(&head, &mut headers);
         change(&mut headers)?;
-        self.rewrite(ino, &key, &head, &headers).await
+        let acl = acl?;
+        self.rewrite(ino, &key, &head, &headers).await?;
+        // The copy is S3's default meanwhile, which is nobody's but the owner's, or what --acl says.
+        Ok(self.client.put_acl_again(object, acl).await?)
     }
 
     /// What handles still hold of a file that was removed is kept here alone.
@@ -184,7 +192,7 @@ impl Filesystem {
         let Written { etag, .. } = self.copy_onto_itself(key, head, headers).await?;
         let writer = self.handles.writer(ino);
         if let Some(writer) = writer.as_ref().filter(|_| etag != head.etag) {
-            writer.renamed(key.into(), Some(&etag)).await?;
+            writer.renamed(key.into(), Some(&etag), None).await?;
         }
         self.versions.made(ino, Some(&head.etag), &etag);
         let kept = self.kept(self.attributes_in(headers));

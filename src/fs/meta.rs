@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use super::{Attr, Filesystem, old_name};
 use crate::attr::PERMISSIONS;
 use crate::error::Error;
-use crate::key::ROOT_INO;
+use crate::key::{self, ROOT_INO};
 use crate::namespace::{Entry, Node};
 
 /// What S3's `Last-Modified` tells apart is a second; setting a time to now is done if it is now already, as
@@ -40,7 +40,10 @@ impl Filesystem {
     /// Counts one reference of the kernel.
     pub async fn lookup(&self, parent: u64, name: &OsStr) -> Result<Attr, Error> {
         let name = old_name(name)?;
-        let entry = self.namespace.lookup(parent, name).await?;
+        let entry = match self.namespace.lookup(parent, name).await {
+            Err(Error::NotFound) => self.lookup_versions(parent, name).await?,
+            found => found?,
+        };
         self.namespace.ask_ahead(parent, name);
         self.relieve();
         Ok(self.attr(&entry))
@@ -69,7 +72,7 @@ impl Filesystem {
     ///
     /// Errors: [`Error::NotPermitted`] for attributes that are not kept, [`Error::ReadOnly`].
     pub async fn setattr(&self, ino: u64, mut set: SetAttr) -> Result<Attr, Error> {
-        self.check_writable()?;
+        self.check_writable(ino)?;
         let entry = self.namespace.attributes(ino).await?;
         if !self.namespace.keeps_attributes() {
             self.check_unchanged(&entry, &set)?;
@@ -113,6 +116,6 @@ impl Filesystem {
         if let Some(name) = name {
             key.push_str(&name.to_string_lossy());
         }
-        key.escape_debug().to_string()
+        key::past::shown(&key).escape_debug().to_string()
     }
 }

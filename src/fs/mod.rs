@@ -16,10 +16,13 @@ mod handles;
 mod keep;
 mod meta;
 mod orphans;
+mod past;
 mod refresh;
 mod rename;
 mod s3_xattr;
+mod signals;
 mod special;
+mod thaw;
 mod unlink;
 mod write_back;
 mod xattr;
@@ -59,7 +62,9 @@ use keep::Keeping;
 pub use keep::Maker;
 pub use meta::{SetAttr, SetTime};
 use orphans::Orphans;
+use past::KeepsVersions;
 pub use refresh::{FLUSH, Kernel, REFRESH};
+use thaw::Waiting;
 use unlink::Failed;
 use write_back::WriteBack;
 pub use xattr::{CACHED, S3};
@@ -103,7 +108,11 @@ pub struct Filesystem {
     versions: Versions,
     gate: Gate,
     keeping: Keeping,
+    /// Who asks archived files back.
+    thawing: Keeping,
+    waiting: Waiting,
     copies: Copies,
+    keeps_versions: KeepsVersions,
     journal: Arc<Journal>,
     /// Directories have no time in S3; they show the mount's.
     mounted: SystemTime,
@@ -122,11 +131,11 @@ impl Filesystem {
         journal: Arc<Journal>,
         runtime: Handle,
     ) -> Arc<Filesystem> {
+        let client = config.as_of.map_or(client.clone(), |moment| client.as_of(moment));
         let cache = Arc::new(PartCache::new(Budget::new(config.memory_bytes_max), config.s3.request_timeout));
         let uploads = Uploads { client: client.clone(), runtime: runtime.clone(), journal: journal.clone() };
         let staging = Staging::new(journal.clone(), config.staging.bytes_max, config.s3.request_timeout);
-        let by_name = config.content_type.is_none();
-        let writes = Writes::new(uploads, cache.clone(), staging, config.part_bytes, by_name);
+        let writes = Writes::new(uploads, cache.clone(), staging, config.part_bytes);
         let (ttl, metadata_bytes) = (config.metadata_ttl, config.metadata_bytes_max);
         let keeps = config.attributes == AttributesConfig::Metadata;
         Arc::new_cyclic(|me| Filesystem {
@@ -146,7 +155,10 @@ impl Filesystem {
             versions: Versions::new(),
             gate: Gate::default(),
             keeping: Keeping::default(),
+            thawing: Keeping::default(),
+            waiting: Waiting::new(),
             copies: Copies::new(),
+            keeps_versions: KeepsVersions::default(),
             journal,
             mounted: SystemTime::now(),
             kernel: OnceLock::new(),
@@ -170,6 +182,9 @@ impl Filesystem {
     /// Proves that the mount can work: the bucket is there and may be listed.
     pub async fn probe(&self) -> Result<(), Error> {
         self.client.head_bucket().await?;
+        if self.config.as_of.is_some() && !self.client.keeps_versions().await? {
+            return Err(Error::NotSupported("--as-of, for this bucket keeps no versions, and never did"));
+        }
         let query =
             ListObjectsV2 { prefix: self.config.prefix.clone(), max_keys: Some(1), ..Default::default() };
         self.client.list_objects_v2(&query).await?;
@@ -251,6 +266,8 @@ impl Filesystem {
             Node::File(info) => (info.size, info.mtime, self.config.file_mode),
             Node::Directory => (0, self.mounted, self.config.dir_mode),
         };
+        let perm = kept.perm.and_then(|perm| u16::try_from(perm).ok()).unwrap_or(perm);
+        let perm = if entry.is_deleted() { 0 } else { perm };
         let mtime = kept.mtime.unwrap_or(modified);
         Attr {
             ino: entry.ino,
@@ -259,7 +276,7 @@ impl Filesystem {
             mtime,
             atime: kept.atime.unwrap_or(mtime),
             ctime: kept.ctime.unwrap_or(modified),
-            perm: kept.perm.and_then(|perm| u16::try_from(perm).ok()).unwrap_or(perm),
+            perm,
             uid: kept.uid.unwrap_or(self.config.uid),
             gid: kept.gid.unwrap_or(self.config.gid),
             nlink: u32::from(entry.linked),
@@ -268,8 +285,10 @@ impl Filesystem {
         }
     }
 
-    fn check_writable(&self) -> Result<(), Error> {
-        if self.config.read_only { Err(Error::ReadOnly) } else { Ok(()) }
+    /// Whether what is at an inode, or in it, may be changed.
+    fn check_writable(&self, ino: u64) -> Result<(), Error> {
+        let fixed = self.config.read_only || self.namespace.is_past(ino);
+        if fixed { Err(Error::ReadOnly) } else { Ok(()) }
     }
 }
 

@@ -41,6 +41,14 @@ impl Filesystem {
         self.forget_names(self.namespace.too_many());
     }
 
+    /// The kernel is to ask anew what stands at a name.
+    pub(super) fn forget_name(&self, parent: u64, name: &str, ino: Option<u64>) {
+        if let Some((kernel, ino)) = self.kernel.get().zip(ino) {
+            kernel.forget_attributes(ino);
+        }
+        self.forget_names(vec![(parent, name.to_owned())]);
+    }
+
     fn forget_names(&self, names: Vec<(u64, String)>) {
         if let Some(kernel) = self.kernel.get().filter(|_| !names.is_empty()).map(Arc::clone) {
             self.runtime.spawn_blocking(move || {

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::journal::{Intent, JournalError};
 use crate::key::{self, ROOT_INO};
 use crate::namespace::{FileInfo, Kind, Node};
-use crate::s3::ListedObject;
+use crate::s3::{ListedObject, ObjectHeaders};
 use crate::write::moves::{self, Moved};
 use crate::write::{Object, Writer, markers};
 
@@ -37,7 +37,8 @@ impl Filesystem {
         new: &OsStr,
         flags: u32,
     ) -> Result<(), Error> {
-        self.check_writable()?;
+        self.check_writable(parent)?;
+        self.check_writable(new_parent)?;
         let (from, to) = ((parent, old_name(name)?), (new_parent, new_name(new)?));
         if flags & !libc::RENAME_NOREPLACE != 0 {
             return Err(Error::Invalid("RENAME_EXCHANGE and RENAME_WHITEOUT"));
@@ -79,17 +80,22 @@ impl Filesystem {
         if source_etag.is_empty() {
             // Nothing could be copied: it is published under its new name, where S3 has what it replaces until then.
             info.etag = replaced.map_or_else(String::new, |replaced| replaced.etag);
+            if let Some(writer) = &writer {
+                self.retype(writer, &source, &target).await?;
+            }
         } else {
-            let pinned = ino.filter(|ino| self.namespace.is_local(*ino)).map(|_| source_etag.as_str());
-            let (names, replaced) = ((source.as_str(), target.as_str()), replaced.map(|info| info.etag));
-            info = self.move_object(from.0, names, pinned, replaced).await?;
+            let pinned = ino.is_some_and(|ino| self.namespace.is_local(ino));
+            let replaced = replaced.map(|replaced| replaced.etag).filter(|etag| !etag.is_empty());
+            let pinned = pinned.then_some(&source_etag);
+            info = self.move_object(from.0, (&source, pinned), (&target, replaced)).await?;
             moved_etag = Some(info.etag.clone());
         }
         if let Some(writer) = &writer {
-            writer.renamed(target, moved_etag.as_deref()).await?;
+            writer.renamed(target, moved_etag.as_deref(), Some(info.etag.as_str())).await?;
         }
-        // It is open, or was acknowledged and is not in S3 yet.
-        if let Some(replaced) = open.map(|(_, writer)| writer).or_else(|| self.writer_at(to.0, to.1)) {
+        // Open, or acknowledged and on its way.
+        let replaced = open.map(|(_, writer)| writer).or_else(|| self.writer_at(to.0, to.1));
+        if let Some(replaced) = replaced {
             replaced.unlink().await;
         }
         if let (Some(ino), Some(now)) = (ino, &moved_etag) {
@@ -102,17 +108,16 @@ impl Filesystem {
         Ok(())
     }
 
-    /// Copies an object, tells those who link ranges of it, and removes it from the directory `parent`. `pinned`: this
-    /// version and no other. `replaced`: the ETag of what the copy replaces. Answers the copy.
+    /// Copies an object, tells those who link ranges of it, and removes the original, an entry of the directory `parent`.
+    /// `pinned`: this version and no other; `replaced`: the ETag of what is at the new key. Answers the copy.
     async fn move_object(
         &self,
         parent: u64,
-        (source, target): (&str, &str),
-        pinned: Option<&str>,
-        replaced: Option<String>,
+        (source, pinned): (&str, Option<&String>),
+        (target, replaced): (&str, Option<String>),
     ) -> Result<FileInfo, Error> {
         let head = self.client.head_object(source).await?;
-        if pinned.is_some_and(|etag| etag != head.etag) {
+        if pinned.is_some_and(|etag| *etag != head.etag) {
             return Err(Error::Stale); // what was written goes on from another version
         }
         let info = FileInfo { mtime: SystemTime::now(), ..self.namespace.info_of(&head) };
@@ -128,23 +133,37 @@ impl Filesystem {
             from: source.to_owned(),
             to: target.to_owned(),
             etag: object.etag.clone(),
-            replaced: replaced.filter(|etag| !etag.is_empty()),
+            replaced,
             keep: doomed.keep,
         });
         let noted = noted.inspect_err(|e| tracing::warn!("a crash would leave half a rename: {e}")).ok();
-        let moved = match moves::copy(&self.writes.uploads, &object, target).await {
-            Ok(etag) => {
-                self.objects_moved(|linked| {
-                    let is_it = (&linked.key, &linked.etag) == (&object.key, &object.etag);
-                    is_it.then(|| Object { key: target.to_owned(), etag: etag.clone(), size: linked.size })
-                })
-                .await;
-                self.deletes.remove(doomed).await.map(|()| etag)
-            }
-            Err(e) => Err(e),
+        let moved = async {
+            let etag = moves::copy(&self.writes.uploads, &object, target).await?;
+            self.objects_moved(|linked| {
+                let is_it = (&linked.key, &linked.etag) == (&object.key, &object.etag);
+                is_it.then(|| Object { key: target.to_owned(), etag: etag.clone(), size: linked.size })
+            })
+            .await;
+            self.deletes.remove(doomed).await?;
+            Ok(FileInfo { etag, ..info })
         };
+        let moved = moved.await;
         noted.into_iter().for_each(|noted| self.journal.end(noted));
-        Ok(FileInfo { etag: moved?, ..info })
+        moved
+    }
+
+    /// What is published under its last name has the content type of that, unless it was given another.
+    async fn retype(&self, writer: &Writer, source: &str, target: &str) -> Result<(), Error> {
+        if self.config.content_type.is_some() {
+            return Ok(());
+        }
+        let (before, now) = (key::content_type_of(source), key::content_type_of(target));
+        let change = |headers: &mut ObjectHeaders| {
+            if headers.content_type == before {
+                headers.content_type = now;
+            }
+        };
+        writer.amend(change).await.map(|_| ())
     }
 
     fn file_renamed(&self, from: Name<'_>, to: Name<'_>, info: FileInfo) {
@@ -281,7 +300,7 @@ impl Filesystem {
             let Ok(key) = self.namespace.key(ino) else { continue };
             if let Some(name) = key.strip_prefix(target) {
                 let etag = by_name.get(name).map(|object| object.etag.as_str());
-                if let Err(e) = writer.renamed(key.clone(), etag).await {
+                if let Err(e) = writer.renamed(key.clone(), etag, None).await {
                     tracing::error!(key, "the local disk has it under its old name: {e}");
                 }
             }

@@ -1,7 +1,8 @@
 //! S3's own features as extended attributes `s3.NAME`, of files and of the bucket's root.
 //!
 //! Owns: which there are, and their forms: what a header holds as it stands, documents as S3 writes them, an object's
-//! tags as `KEY=VALUE&KEY=VALUE` with %-escapes (as S3 takes them in a header).
+//! tags as `KEY=VALUE&KEY=VALUE` with %-escapes (as S3 takes them in a header), an ACL that is set as a canned name, or as
+//! `PERMISSION GRANTEE, …; …`, grantees as the aws CLI has them.
 //! Invariant: they are never listed.
 //! Must never know: how S3 is asked.
 
@@ -15,7 +16,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use super::Filesystem;
 use crate::error::Error;
 use crate::key::ROOT_INO;
-use crate::s3::{Acl, Document, ObjectDetails, ObjectHeaders, ObjectId, Presigned};
+use crate::s3::{Acl, Document, ObjectDetails, ObjectHeaders, ObjectId, Permission, Presigned};
 
 /// How long a presigned URL lasts.
 const PRESIGNED_FOR: Duration = Duration::from_secs(3600);
@@ -27,6 +28,9 @@ const SSE: &str = "x-amz-server-side-encryption";
 const SSE_KEY: &str = "x-amz-server-side-encryption-aws-kms-key-id";
 const CHECKSUM: &str = "x-amz-checksum-";
 const ONLY_READ: Error = Error::NotPermitted("it can only be read");
+
+/// Of a version, too, may be asked for, for that changes nothing of it.
+pub(super) const RESTORE: &str = "restore";
 
 /// NAME of `s3.NAME`.
 pub(super) fn name(full: &OsStr) -> Option<&str> {
@@ -55,7 +59,7 @@ impl Filesystem {
         let key = self.namespace.key(ino)?;
         match name {
             "bucket" => return Ok(self.client.bucket().into()),
-            "key" => return Ok(key.into_bytes()),
+            "key" if !self.namespace.is_past(ino) => return Ok(key.into_bytes()),
             _ => {}
         }
         if ino == ROOT_INO {
@@ -65,8 +69,10 @@ impl Filesystem {
                 None => Err(Error::NoAttribute),
             };
         }
-        let object = ObjectId::current(&key);
+        let located = self.client.locate(&key).await?;
+        let object = located.id();
         match name {
+            "key" => Ok(object.key.into()),
             "presigned-url" => {
                 Ok(self.client.presign(Presigned::Get, object, PRESIGNED_FOR).await?.into_bytes())
             }
@@ -75,16 +81,16 @@ impl Filesystem {
                 let tags = self.client.get_tags(Some(object)).await?;
                 if tags.is_empty() { Err(Error::NoAttribute) } else { Ok(tags_text(&tags).into_bytes()) }
             }
-            _ => self.get_header(ino, &key, name).await,
+            _ => self.get_header(ino, object, name).await,
         }
     }
 
-    async fn get_header(&self, ino: u64, key: &str, name: &str) -> Result<Vec<u8>, Error> {
+    async fn get_header(&self, ino: u64, object: ObjectId<'_>, name: &str) -> Result<Vec<u8>, Error> {
         let entry = self.namespace.attributes(ino).await?;
         let text = if self.namespace.is_local(ino) {
             settable(&self.headers_of(ino, &entry.node).await?, name)
         } else {
-            header(&self.client.head_object_details(ObjectId::current(key)).await?, name)
+            header(&self.client.head_object_details(object).await?, name)
         };
         text.map(String::into_bytes).ok_or(Error::NoAttribute)
     }
@@ -92,7 +98,8 @@ impl Filesystem {
     /// `value`: none removes it.
     pub(super) async fn set_s3_xattr(&self, ino: u64, name: &str, value: Option<&[u8]>) -> Result<(), Error> {
         let key = self.namespace.key(ino)?;
-        let of = (ino != ROOT_INO).then(|| ObjectId::current(&key));
+        let located = self.client.locate(&key).await?;
+        let of = (ino != ROOT_INO).then(|| located.id());
         match (document(name), value) {
             (Some(Document::Acl), Some(value)) => self.set_acl(of, value).await,
             (Some(Document::Tagging), Some(value)) if of.is_some() && !value.starts_with(b"<") => {
@@ -105,23 +112,25 @@ impl Filesystem {
                 None => Ok(self.client.delete_document(document, of).await?),
             },
             _ if of.is_none() => Err(ONLY_READ),
-            (None, Some(value)) if name == "restore" => self.restore(ObjectId::current(&key), value).await,
+            (None, Some(value)) if name == RESTORE => self.restore(located.id(), value).await,
             _ => self.set_header(ino, name, value).await,
         }
     }
 
-    /// A canned ACL's name, or a document.
+    /// A canned ACL's name, grants, or a document.
     async fn set_acl(&self, of: Option<ObjectId<'_>>, value: &[u8]) -> Result<(), Error> {
         if value.starts_with(b"<") {
             return Ok(self.client.put_document(Document::Acl, of, Bytes::copy_from_slice(value)).await?);
         }
-        Ok(self.client.put_acl(&Acl::Canned(text(value)?.to_owned()), of).await?)
+        let value = text(value)?;
+        let acl = read_grants(value).map_or_else(|| Acl::Canned(value.to_owned()), Acl::Grants);
+        Ok(self.client.put_acl(&acl, of).await?)
     }
 
     /// `days=5,tier=Bulk`.
     async fn restore(&self, object: ObjectId<'_>, value: &[u8]) -> Result<(), Error> {
         let (days, tier) = read_restore(text(value)?)?;
-        Ok(self.client.restore_object(object, days, tier).await?)
+        Ok(self.client.restore_object(object, Some(days), tier).await?)
     }
 
     async fn set_header(&self, ino: u64, name: &str, value: Option<&[u8]>) -> Result<(), Error> {
@@ -209,6 +218,20 @@ fn read_tags(text: &str) -> Result<Vec<(String, String)>, Error> {
         .collect()
 }
 
+/// `FULL_CONTROL id="…"; READ uri="…", id="…"`; none for what is no grants, but a name.
+fn read_grants(text: &str) -> Option<Vec<(Permission, String)>> {
+    let mut grants: Vec<(Permission, String)> = Vec::new();
+    for grant in text.split(';').map(str::trim).filter(|grant| !grant.is_empty()) {
+        let (permission, grantees) = grant.split_once(' ')?;
+        let permission = Permission::named(permission)?;
+        match grants.iter_mut().find(|(known, _)| *known == permission) {
+            Some((_, known)) => *known = format!("{known}, {}", grantees.trim()),
+            None => grants.push((permission, grantees.trim().to_owned())),
+        }
+    }
+    Some(grants).filter(|grants| !grants.is_empty())
+}
+
 fn read_restore(text: &str) -> Result<(u32, Option<&str>), Error> {
     let expected = Error::Invalid("expected days=NUMBER, and tier=Expedited|Standard|Bulk after a comma");
     let (mut days, mut tier) = (None, None);
@@ -237,6 +260,17 @@ mod tests {
             [("a b", "c"), ("d", "")].map(|(k, v)| (k.into(), v.into()))
         );
         assert!(read_tags("%ff=1").is_err());
+    }
+
+    #[test]
+    fn grants_name_what_they_allow() {
+        use Permission::{FullControl, Read};
+        let grants = read_grants("READ uri=\"all\"; FULL_CONTROL id=\"a\", id=\"b\"; READ id=c;").unwrap();
+        let expected = [(Read, "uri=\"all\", id=c"), (FullControl, "id=\"a\", id=\"b\"")];
+        assert_eq!(grants, expected.map(|(what, who)| (what, who.to_string())));
+        for name in ["private", "public-read", "", "LOOK id=a"] {
+            assert_eq!(read_grants(name), None, "{name}");
+        }
     }
 
     #[test]

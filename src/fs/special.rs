@@ -58,7 +58,7 @@ impl Filesystem {
         body: &[u8],
         attributes: Attributes,
     ) -> Result<Attr, Error> {
-        self.check_writable()?;
+        self.check_writable(parent)?;
         if !self.namespace.keeps_attributes() {
             return Err(Error::NotPermitted("links and special files are kept with --attrs=meta only"));
         }

@@ -49,7 +49,10 @@ impl Failed {
 impl Filesystem {
     /// Errors: [`Error::IsDirectory`], [`Error::NotFound`].
     pub async fn unlink(&self, parent: u64, name: &OsStr) -> Result<(), Error> {
-        self.check_writable()?;
+        if self.namespace.is_past(parent) {
+            return self.remove_version(parent, name).await;
+        }
+        self.check_writable(parent)?;
         let name = old_name(name)?;
         let _pass = self.pass_names(&[(parent, name)]).await?;
         let mut info = self.file_at(parent, name).await?;
@@ -86,7 +89,7 @@ impl Filesystem {
 
     /// Errors: [`Error::NotEmpty`], [`Error::NotDirectory`], [`Error::NotFound`].
     pub async fn rmdir(&self, parent: u64, name: &OsStr) -> Result<(), Error> {
-        self.check_writable()?;
+        self.check_writable(parent)?;
         let name = old_name(name)?;
         let _pass = self.pass_names(&[(parent, name)]).await?;
         match self.namespace.find(parent, name).await? {

@@ -43,6 +43,10 @@ impl Filesystem {
             return self.cached(ino).await;
         }
         if name == S3 {
+            // `pailfs s3` would act on what is there now.
+            if self.config.as_of.is_some() {
+                return Err(Error::NotSupported("a mount of what was names no bucket: say s3://bucket/key"));
+            }
             let mut config = self.config.s3.clone();
             config.region = Some(self.client.region().to_string());
             return serde_json::to_vec(&config).map_err(|e| Error::Io(format!("{S3}: {e}")));
@@ -76,7 +80,9 @@ impl Filesystem {
     /// Errors: [`Error::Exists`] and [`Error::NoAttribute`] as the flags say; [`Error::NoSpace`] and
     /// [`Error::ValueTooLarge`] beyond S3's limit; [`Error::NotPermitted`] for names of a file's own attributes.
     pub async fn setxattr(&self, ino: u64, name: &OsStr, value: &[u8], flags: i32) -> Result<(), Error> {
-        self.check_writable()?;
+        if s3_xattr::name(name) != Some(s3_xattr::RESTORE) || self.config.read_only {
+            self.check_writable(ino)?;
+        }
         if let Some(name) = s3_xattr::name(name) {
             return self.set_s3_xattr(ino, name, Some(value)).await;
         }
@@ -102,7 +108,7 @@ impl Filesystem {
     ///
     /// Errors: as [`Filesystem::setxattr`].
     pub async fn removexattr(&self, ino: u64, name: &OsStr) -> Result<(), Error> {
-        self.check_writable()?;
+        self.check_writable(ino)?;
         if let Some(name) = s3_xattr::name(name) {
             return self.set_s3_xattr(ino, name, None).await;
         }

@@ -279,7 +279,7 @@ impl fuser::Filesystem for Door {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -288,9 +288,9 @@ impl fuser::Filesystem for Door {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let fs = self.fs();
+        let (fs, tid) = (self.fs(), req.pid());
         self.run(async move {
-            match fs.read(fh.0, offset, size as usize).await {
+            match fs.read_by(tid, fh.0, offset, size as usize).await {
                 Ok(frames) => reply_frames(reply, &frames),
                 Err(e) => reply.error(refuse(&fs, "read", ino, None, &e)),
             }

@@ -39,6 +39,9 @@ pub struct Kept {
     pub key: String,
     /// The version whose bytes stand where `ranges` has none; none: the file is new, or replaces what was there.
     pub base: Option<Base>,
+    /// Without a base: the version that it was to replace, where that is known.
+    #[serde(default)]
+    pub over: Option<String>,
     /// Only where no object is: the file was opened with O_EXCL.
     pub exclusive: bool,
     /// Of the whole file, in bytes.

@@ -208,6 +208,7 @@ fn kept() -> Kept {
         size: 5000,
         ranges: vec![10..14, 4000..4006],
         headers: KeptHeaders { content_type: Some("text/plain".into()), ..KeptHeaders::default() },
+        over: None,
         inherits: false,
         owner: None,
         sum: None,

@@ -42,9 +42,7 @@ fn advice(e: &S3Error, config: &S3Config) -> String {
             "{place} refuses access to {bucket}: check the credentials (and --profile), and that they \
              grant s3:ListBucket on it"
         ),
-        S3ErrorKind::NoCredentials => "no AWS credentials were found: set AWS_ACCESS_KEY_ID and \
-             AWS_SECRET_ACCESS_KEY, name a --profile, or use --no-sign-request for a public bucket"
-            .to_owned(),
+        S3ErrorKind::NoCredentials => format!("requests for {bucket} cannot be signed"),
         S3ErrorKind::WrongRegion => {
             format!("{bucket} is in another region (region: {region}): give the right one with --region")
         }
@@ -116,7 +114,7 @@ mod tests {
         let table = [
             (S3ErrorKind::NoSuchBucket, "aws s3 mb s3://data"),
             (S3ErrorKind::AccessDenied, "s3:ListBucket"),
-            (S3ErrorKind::NoCredentials, "AWS_ACCESS_KEY_ID"),
+            (S3ErrorKind::NoCredentials, "cannot be signed"),
             (S3ErrorKind::WrongRegion, "--region"),
             (S3ErrorKind::Unavailable, "http://127.0.0.1:8333"),
             (S3ErrorKind::Malformed, "--endpoint-url"),

@@ -24,9 +24,11 @@ use crate::failure::Failure;
 use crate::fs::Filesystem;
 use crate::fuse::FuseMount;
 use crate::journal::Journal;
+use crate::key::past;
 use crate::logging::{self, Log, Target};
 use crate::mountpoint;
 use crate::recover;
+use crate::runtime;
 use crate::s3::S3Client;
 
 use signals::Signals;
@@ -90,7 +92,13 @@ pub fn run(mut plan: Plan) -> Result<(), Failure> {
         Ready::foreground()
     } else {
         match daemon::fork()? {
-            Role::Parent(waiter) => return waiter.wait(&target.to_string()),
+            Role::Parent(waiter) => {
+                waiter.wait(&target.to_string())?;
+                if let Some(moment) = plan.config.as_of {
+                    eprintln!("pailfs: {} as it was at {}, read-only", plan.source(), past::moment(moment));
+                }
+                return Ok(());
+            }
             Role::Child(ready) => ready,
         }
     };
@@ -113,11 +121,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Threads start here, after the fork.
 fn serve(plan: &Plan, ready: &mut Ready, log: &Log) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("pailfs")
-        .build()
-        .map_err(|e| Failure::new(format_args!("cannot start threads: {e}")))?;
+    let runtime = runtime::start()?;
     let served = serve_on(&runtime, plan, ready, log);
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     served
@@ -144,7 +148,9 @@ fn serve_on(runtime: &Runtime, plan: &Plan, ready: &mut Ready, log: &Log) -> Res
         }
         return Err(failure);
     }
-    tracing::info!("{} is mounted on {}", plan.source(), plan.dir.display());
+    let then =
+        plan.config.as_of.map_or(String::new(), |then| format!(" as it was at {}", past::moment(then)));
+    tracing::info!("{}{then} is mounted on {}", plan.source(), plan.dir.display());
     let leaving = signals::Leaving::new(plan, fs.clone(), log.clone());
     runtime.spawn(leaving.watch(signals));
     let ended = mount.join();

@@ -185,7 +185,7 @@ fn attributes_of(client: &S3Client, head: &ObjectHead) -> Attributes {
 impl Table {
     /// What a directory's marker says, if it is known and fresh. `dir`: its key.
     pub(super) fn marker_says(&self, dir: &str) -> Option<&MarkerSays> {
-        self.dirs.get(dir)?.says.as_ref().filter(|says| self.is_young(says.asked))
+        self.dirs.get(dir)?.says.as_ref().filter(|says| self.is_young(dir, says.asked))
     }
 
     fn hear_marker_says(&mut self, dir: &str, attributes: Attributes, asked: Instant) {

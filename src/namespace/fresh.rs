@@ -7,6 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::inode::{TTL_MAX, Table};
 use super::known::{Source, When};
+use crate::key;
+
+/// Whatever is written makes a version: of these nothing is believed for longer, however long the rest is.
+const PAST_TTL_MAX: Duration = Duration::from_secs(1);
 
 impl Table {
     /// For how long a name that was not found may be taken for absent: what its listing or HEAD has left of the
@@ -22,24 +26,29 @@ impl Table {
             Some(_) => None,
             None => known.absent_since(name),
         };
-        heard.map_or(Duration::ZERO, |at| self.ttl.saturating_sub(at.elapsed())).min(TTL_MAX)
+        heard.map_or(Duration::ZERO, |at| self.ttl_in(dir).saturating_sub(at.elapsed())).min(TTL_MAX)
     }
 
     /// When a directory's whole listing was asked for, if that is known and fresh.
     pub(super) fn whole_since(&self, dir: &str) -> Option<Instant> {
-        self.dirs.get(dir)?.whole_since().filter(|asked| self.is_young(*asked))
+        self.dirs.get(dir)?.whole_since().filter(|asked| self.is_young(dir, *asked))
     }
 
-    pub(super) fn is_young(&self, asked: Instant) -> bool {
-        asked.elapsed() < self.ttl
+    /// How long what is heard of names in a directory is believed.
+    pub(super) fn ttl_in(&self, dir: &str) -> Duration {
+        if key::past::is_past(dir) { self.ttl.min(PAST_TTL_MAX) } else { self.ttl }
+    }
+
+    pub(super) fn is_young(&self, dir: &str, asked: Instant) -> bool {
+        asked.elapsed() < self.ttl_in(dir)
     }
 
     pub(super) fn is_fresh(&self, dir: &str, when: When) -> bool {
         let listed_still = || self.listed.get(dir).is_some_and(|(_, since)| when.at >= *since);
         match when.source {
             Source::Doubted => false,
-            Source::Listed => self.is_young(when.at) || listed_still(),
-            Source::Asked | Source::Changed => self.is_young(when.at),
+            Source::Listed => self.is_young(dir, when.at) || listed_still(),
+            Source::Asked | Source::Changed => self.is_young(dir, when.at),
         }
     }
 

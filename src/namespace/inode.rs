@@ -127,6 +127,10 @@ impl Table {
         if ino == ROOT_INO { Some(Kind::Directory) } else { self.state(ino)?.0.kind() }
     }
 
+    pub(super) fn is_past(&self, ino: u64) -> bool {
+        self.inodes.get(&ino).is_some_and(|inode| key::past::holds_past(&inode.dir))
+    }
+
     /// The directory that holds the inode's name.
     pub(super) fn parent(&self, ino: u64) -> Option<u64> {
         let dir = &self.inodes.get(&ino)?.dir;
@@ -160,18 +164,20 @@ impl Table {
     pub(super) fn entry(&self, ino: u64) -> Option<Entry> {
         if ino == ROOT_INO {
             let ttl = self.ttl.min(TTL_MAX);
-            let entry = Entry { ino, node: Node::Directory, attributes: None, linked: true, ttl };
+            let entry =
+                Entry { ino, node: Node::Directory, attributes: None, linked: true, past: false, ttl };
             return Some(self.with_directorys(entry));
         }
         let (known, when) = self.state(ino)?;
         let age = match when.source {
             _ if self.is_local(ino) => Duration::ZERO,
-            Source::Doubted => self.ttl,
+            Source::Doubted => Duration::MAX,
             _ => when.at.elapsed(),
         };
-        let (node, ttl) = (known.node()?, self.ttl.saturating_sub(age).min(TTL_MAX));
-        let linked = self.place(ino).is_some();
-        Some(self.with_directorys(Entry { ino, attributes: node.kept(), node, linked, ttl }))
+        let ttl = self.inodes.get(&ino).map_or(self.ttl, |inode| self.ttl_in(&inode.dir));
+        let (node, ttl) = (known.node()?, ttl.saturating_sub(age).min(TTL_MAX));
+        let (linked, past) = (self.place(ino).is_some(), self.is_past(ino));
+        Some(self.with_directorys(Entry { ino, attributes: node.kept(), node, linked, past, ttl }))
     }
 
     /// What is known of the inode, if it is fresh.
@@ -205,7 +211,7 @@ impl Table {
         match known.get(name) {
             Some(slot) if self.is_local(slot.ino) || self.is_fresh(dir, slot.when) => Some(slot.known.node()),
             Some(_) => None,
-            None => known.absent_since(name).is_some_and(|asked| self.is_young(asked)).then_some(None),
+            None => known.absent_since(name).is_some_and(|asked| self.is_young(dir, asked)).then_some(None),
         }
     }
 
@@ -459,6 +465,17 @@ impl Table {
                 dir.forget_spans();
             });
         }
+    }
+
+    pub(super) fn doubt_name(&mut self, dir: &str, name: &str) {
+        let Some(known) = self.dirs.get(dir) else { return };
+        let slot = known.get(name).map(|slot| slot.known.clone());
+        self.edit(dir, |dir| {
+            if let Some(known) = slot {
+                dir.set(name, known, When::now(Source::Doubted));
+            }
+            dir.forget_spans();
+        });
     }
 
     /// S3 has something below a directory. If that is known to be empty, it is not known well enough.

@@ -332,7 +332,7 @@ impl DirStream {
             self.log_hidden();
         }
         if !self.merge.in_order {
-            self.namespace.lists_in_another_order();
+            self.namespace.lists_in_another_order(&self.dir);
         }
         // Where the server knows no order, pages are in order by chance.
         let in_order = self.merge.in_order && self.namespace.in_key_order();

@@ -142,7 +142,16 @@ pub struct Entry {
     pub attributes: Option<Arc<Kept>>,
     /// Its name leads to it still.
     pub linked: bool,
+    /// It is a version, or a directory of versions.
+    pub past: bool,
     pub ttl: Duration,
+}
+
+impl Entry {
+    /// It stands for a delete marker.
+    pub fn is_deleted(&self) -> bool {
+        self.past && matches!(&self.node, Node::File(info) if info.etag == key::past::DELETED_ETAG)
+    }
 }
 
 /// How the names of S3's directory buckets end, which list in no order:
@@ -226,6 +235,30 @@ impl Namespace {
 
     pub fn parent(&self, ino: u64) -> u64 {
         self.lock().parent(ino).unwrap_or(key::ROOT_INO)
+    }
+
+    /// Whether it is a version, or a directory of versions.
+    pub fn is_past(&self, ino: u64) -> bool {
+        self.lock().is_past(ino)
+    }
+
+    /// The directory of the versions of what is and was in a directory. Counts one reference of the kernel. It is no
+    /// entry of the directory, so that no listing shows or loses it.
+    pub fn enter_versions(&self, dir: u64) -> Result<Entry, Error> {
+        let dir = self.dir_key(dir)?;
+        let (mark, rest) = key::past::MARK;
+        let mut table = self.lock();
+        let ino = table.intern(&format!("{dir}{mark}"), rest, &Node::Directory);
+        table.remember(ino);
+        Ok(table.entry(ino).expect("interned under this lock"))
+    }
+
+    /// What stands at a name was changed otherwise than by that name: S3 is asked anew. `dir`: the directory's key.
+    /// Answers the inodes of the directory and, if it has one, of the name.
+    pub fn doubt(&self, dir: &str, name: &str) -> (u64, Option<u64>) {
+        let mut table = self.lock();
+        table.doubt_name(dir, name);
+        (table.ino_of_dir(dir), table.child_in(dir, name))
     }
 
     /// The kernel dropped `count` of its references.
@@ -423,8 +456,9 @@ impl Namespace {
         !self.unordered.load(Ordering::Relaxed)
     }
 
-    fn lists_in_another_order(&self) {
-        if !self.unordered.swap(true, Ordering::Relaxed) {
+    /// A listing of `dir` came in another order. Directories of versions do by nature: their names are of objects.
+    fn lists_in_another_order(&self, dir: &str) {
+        if !key::past::is_past(dir) && !self.unordered.swap(true, Ordering::Relaxed) {
             tracing::info!("the server does not list in key order: no pages are asked for out of turn");
         }
     }

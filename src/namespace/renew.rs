@@ -11,6 +11,7 @@ use super::inode::Table;
 use super::listing::Merge;
 use super::{Namespace, Node};
 use crate::error::Error;
+use crate::key;
 use crate::s3::ListObjectsV2;
 
 /// Names known between two that are asked about, at most, for these to be one walk.
@@ -23,7 +24,8 @@ impl Namespace {
     /// What stands at a name, from a page of its directory's listing that begins just before it. None:
     /// nothing speaks for a page, or the page did not come so far.
     pub(super) async fn renew(&self, dir: &str, name: &str) -> Result<Option<Option<Node>>, Error> {
-        if self.forgets_at_once || !self.in_key_order() || self.lock().page_before(dir, name).is_none() {
+        let in_order = self.in_key_order() && !key::past::is_past(dir);
+        if self.forgets_at_once || !in_order || self.lock().page_before(dir, name).is_none() {
             return Ok(None);
         }
         let turn = self.turn(dir);
@@ -51,7 +53,7 @@ impl Namespace {
             merge.release_all();
         }
         if !merge.in_order() {
-            self.lists_in_another_order();
+            self.lists_in_another_order(dir);
             return Ok(None);
         }
         let upto = (!at_end).then(|| merge.last().into());

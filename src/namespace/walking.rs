@@ -27,7 +27,7 @@ impl Namespace {
                 ahead.into_iter().for_each(|ask| self.clone().walk_on(ask));
                 return known;
             }
-            if self.forgets_at_once || !self.in_key_order() {
+            if self.forgets_at_once || !self.in_key_order() || key::past::is_past(dir) {
                 return None;
             }
             let page_keys = self.client.list_page_keys() as usize;
@@ -74,7 +74,7 @@ impl Namespace {
 
     fn take_told(&self, root: &str, told: Told) {
         if told.out_of_order {
-            self.lists_in_another_order();
+            self.lists_in_another_order(root);
         }
         if told.hidden > 0 {
             let hidden = told.hidden;

@@ -8,20 +8,20 @@ use http::Method;
 use super::{ObjectId, R, S3Client, call_on, payload, set_document, xml};
 
 impl S3Client {
-    /// Asks for a copy of an archived object that lasts for `days`; `tier`: `Expedited`, `Standard`, `Bulk`, none is
+    /// Asks for a copy of an archived object that lasts for `days` (none: for good, from the archive tiers of
+    /// INTELLIGENT_TIERING); `tier`: `Expedited`, `Standard`, `Bulk`, none is
     /// S3's default. Of one that is restored already, changes how long it lasts.
     ///
     /// # Errors
     /// `Refused`, code `RestoreAlreadyInProgress`; `Archived` (`InvalidObjectState`), if it is not archived at all.
-    pub async fn restore_object(&self, object: ObjectId<'_>, days: u32, tier: Option<&str>) -> R<()> {
+    pub async fn restore_object(&self, object: ObjectId<'_>, days: Option<u32>, tier: Option<&str>) -> R<()> {
         let mut call = call_on("RestoreObject", Method::POST, Some(object));
         call.query.push(("restore", "".into()));
         let tier = tier.map(xml::escape).map_or(String::new(), |tier| {
             format!("<GlacierJobParameters><Tier>{tier}</Tier></GlacierJobParameters>")
         });
-        let namespace = xml::NAMESPACE;
-        let document =
-            format!("<RestoreRequest xmlns=\"{namespace}\"><Days>{days}</Days>{tier}</RestoreRequest>");
+        let days = days.map_or(String::new(), |days| format!("<Days>{days}</Days>"));
+        let document = format!("<RestoreRequest xmlns=\"{}\">{days}{tier}</RestoreRequest>", xml::NAMESPACE);
         let md5 = payload::content_md5(document.as_bytes());
         self.set_header(&mut call, "content-md5", &md5)?;
         set_document(&mut call, document).await;

@@ -131,6 +131,18 @@ pub enum Permission {
 }
 
 impl Permission {
+    /// As documents and the aws CLI name it.
+    pub fn named(name: &str) -> Option<Permission> {
+        Some(match name {
+            "READ" => Permission::Read,
+            "WRITE" => Permission::Write,
+            "READ_ACP" => Permission::ReadAcp,
+            "WRITE_ACP" => Permission::WriteAcp,
+            "FULL_CONTROL" => Permission::FullControl,
+            _ => return None,
+        })
+    }
+
     fn header(self) -> &'static str {
         match self {
             Permission::Read => "x-amz-grant-read",
@@ -231,6 +243,30 @@ impl S3Client {
         self.put_checked(&call).await
     }
 
+    /// The ACL of an object, for a copy onto itself, which takes it away: none where S3 gives the copy the same, or does
+    /// not tell (the server knows no ACLs, or one may not read them).
+    pub async fn acl_to_keep(&self, object: ObjectId<'_>) -> R<Option<Bytes>> {
+        let acl = match self.get_document(Document::Acl, Some(object)).await {
+            Ok(acl) => acl,
+            Err(e) if matches!(e.kind, S3ErrorKind::AccessDenied | S3ErrorKind::NotImplemented) => {
+                tracing::info!("an ACL cannot be read, so it cannot be kept: {e}");
+                return Ok(None);
+            }
+            Err(e) => return Err(e),
+        };
+        let named_otherwise = self.inner.standing.new_object.contains_key("x-amz-acl");
+        let is_default = is_owners_alone(&xml::parse(&acl).unwrap_or_default());
+        Ok(Some(acl).filter(|_| named_otherwise || !is_default))
+    }
+
+    /// Gives an object the ACL again that [`S3Client::acl_to_keep`] told.
+    pub async fn put_acl_again(&self, object: ObjectId<'_>, acl: Option<Bytes>) -> R<()> {
+        match acl {
+            Some(acl) => self.put_document(Document::Acl, Some(object), acl).await,
+            None => Ok(()),
+        }
+    }
+
     /// None at all: no tags, whichever way the server says so.
     pub async fn get_tags(&self, of: Option<ObjectId<'_>>) -> R<Vec<(String, String)>> {
         match self.get_document(Document::Tagging, of).await {
@@ -273,6 +309,16 @@ impl S3Client {
     }
 }
 
+/// Whether all an ACL allows is everything, to the owner.
+fn is_owners_alone(acl: &Element) -> bool {
+    let owner = acl.child("Owner").and_then(|owner| owner.text_of("ID"));
+    let mut grants = acl.child("AccessControlList").into_iter().flat_map(|list| list.children("Grant"));
+    grants.all(|grant| {
+        let grantee = grant.child("Grantee").and_then(|grantee| grantee.text_of("ID"));
+        grant.text_of("Permission") == Some("FULL_CONTROL") && grantee.is_some() && grantee == owner
+    })
+}
+
 fn read_tags(root: &Element) -> Vec<(String, String)> {
     let text = |tag: &Element, name| tag.text_of(name).unwrap_or_default().to_string();
     let set = root.child("TagSet").into_iter();
@@ -292,6 +338,25 @@ fn tagging(tags: &[(String, String)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_acl_of_the_owner_alone_is_known() {
+        let acl = |grants: &str| {
+            let text = format!(
+                "<AccessControlPolicy><Owner><ID>me</ID></Owner><AccessControlList>{grants}</AccessControlList>\
+                 </AccessControlPolicy>"
+            );
+            is_owners_alone(&xml::parse(text.as_bytes()).unwrap())
+        };
+        let grant = |who: &str, what: &str| {
+            format!("<Grant><Grantee>{who}</Grantee><Permission>{what}</Permission></Grant>")
+        };
+        let mine = grant("<ID>me</ID>", "FULL_CONTROL");
+        assert!(acl(&mine) && acl(""));
+        assert!(!acl(&grant("<ID>me</ID>", "READ")));
+        assert!(!acl(&format!("{mine}{}", grant("<URI>all</URI>", "READ"))));
+        assert!(!acl(&grant("<ID>you</ID>", "FULL_CONTROL")));
+    }
 
     #[test]
     fn tags_come_back() {

@@ -13,7 +13,8 @@ use futures_util::{FutureExt, StreamExt};
 use http::Method;
 use tokio::time::timeout;
 
-use super::object::{content_length, read_head};
+use super::checksum::{Checksum, Promise};
+use super::object::{CHECKSUM_MODE_HEADER, content_length, read_head};
 use super::{ObjectHead, ObjectId, R, S3Client, call_on};
 use crate::aws::retry::{Call, Effort, Failure};
 use crate::aws::transport::{BodyStream, Response};
@@ -44,6 +45,8 @@ pub struct ObjectBody {
     /// None: to be asked for (again).
     stream: Option<BodyStream>,
     effort: Effort,
+    /// Of a body that is the whole object.
+    verifying: Option<(Promise, Checksum)>,
 }
 
 impl S3Client {
@@ -58,7 +61,9 @@ impl S3Client {
         range: Option<Range<u64>>,
         if_match: Option<&str>,
     ) -> R<GetObject> {
-        self.get_object_version(ObjectId::current(key), range, if_match).await
+        let (located, etag) = self.locate_pinned(key, if_match).await?;
+        let got = self.get_object_version(located.id(), range, etag.as_deref()).await?;
+        Ok(GetObject { head: self.told(&located, got.head), ..got })
     }
 
     /// [`S3Client::get_object`] of any version.
@@ -75,7 +80,8 @@ impl S3Client {
             && asked.is_empty()
         {
             let head = self.head_object_if(object, if_match).await?;
-            return Ok(self.got(object, head, asked.start..asked.start, None, self.wire().effort()));
+            let nothing = asked.start..asked.start;
+            return Ok(self.got(object, head, nothing, None, self.wire().effort(), None));
         }
         let call = self.get_call(object, range.clone(), if_match)?;
         let mut effort = self.wire().effort();
@@ -84,7 +90,10 @@ impl S3Client {
                 let (head, got) =
                     read_answer(&response, range).map_err(|why| self.malformed(&call, &effort, why))?;
                 self.check_version(&call, &effort, &head, if_match)?;
-                Ok(self.got(object, head, got, Some(response.body), effort))
+                let whole = self.checksum_asked().is_some() && got == (0..head.size);
+                let promise = Promise::of(&response.headers).filter(|_| whole);
+                let verifying = promise.map(|promise| (promise.clone(), Checksum::new(promise.algorithm)));
+                Ok(self.got(object, head, got, Some(response.body), effort, verifying))
             }
             // No byte can be had of an empty object, so a range of it is an error to S3.
             Err(e) if e.kind == S3ErrorKind::InvalidRange && range.is_some_and(|r| r.start == 0) => {
@@ -92,7 +101,7 @@ impl S3Client {
                 if head.size > 0 {
                     return Err(e);
                 }
-                Ok(self.got(object, head, 0..0, None, effort))
+                Ok(self.got(object, head, 0..0, None, effort, None))
             }
             Err(e) => Err(e),
         }
@@ -105,6 +114,7 @@ impl S3Client {
         range: Range<u64>,
         stream: Option<BodyStream>,
         effort: Effort,
+        verifying: Option<(Promise, Checksum)>,
     ) -> GetObject {
         let body = ObjectBody {
             client: self.clone(),
@@ -114,6 +124,7 @@ impl S3Client {
             left: range.clone(),
             stream,
             effort,
+            verifying,
         };
         GetObject { head, range, body }
     }
@@ -137,6 +148,9 @@ impl S3Client {
         if let Some(etag) = if_match {
             self.set_header(&mut call, "if-match", etag)?;
         }
+        if self.checksum_asked().is_some() {
+            self.set_header(&mut call, CHECKSUM_MODE_HEADER, "ENABLED")?;
+        }
         Ok(call)
     }
 }
@@ -146,7 +160,8 @@ impl ObjectBody {
     ///
     /// # Errors
     /// `PreconditionFailed`, if the body broke and the object has changed since; `Unavailable`, if nothing
-    /// arrived within the time-out, counted over all tries.
+    /// arrived within the time-out, counted over all tries; `Malformed`, if the bytes are not those that S3 keeps the
+    /// checksum of, which is told before the last of them is given out.
     pub async fn frame(&mut self) -> Result<Option<Bytes>, S3Error> {
         loop {
             if self.left.is_empty() {
@@ -193,6 +208,17 @@ impl ObjectBody {
         }
         self.left.start += bytes;
         self.effort.gained();
+        if let Some((_, checksum)) = &mut self.verifying {
+            checksum.update(&frame);
+        }
+        if self.left.is_empty()
+            && let Some((promise, checksum)) = self.verifying.take()
+            && let Err(differs) = promise.compare(&checksum.finish())
+        {
+            tracing::error!(bucket = self.client.bucket(), key = self.key, etag = self.etag, "{differs}");
+            let call = self.client.get_call(ObjectId::current(&self.key), None, None)?;
+            return Err(self.client.malformed(&call, &self.effort, differs));
+        }
         Ok(frame)
     }
 }

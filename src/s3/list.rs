@@ -11,9 +11,15 @@ use super::object::{parse_timestamp, storage_class};
 use super::payload::quoted_etag;
 use super::xml::{self, Element, Step};
 use super::{ListObjectsV2, ListPage, ListedObject, R, S3Client, call};
+use crate::key::past;
 
 impl S3Client {
     pub async fn list_objects_v2(&self, query: &ListObjectsV2) -> R<ListPage> {
+        match (past::parse(&query.prefix), self.inner.as_of) {
+            (Some(past), _) => return self.list_past(past, query).await,
+            (None, Some(moment)) => return self.list_as_of(query, moment).await,
+            (None, None) => {}
+        }
         let mut call = call("ListObjectsV2", Method::GET, None);
         let mut add = |name, value: &str| call.query.push((name, value.to_string().into()));
         add("list-type", "2");

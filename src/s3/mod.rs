@@ -24,6 +24,7 @@
 
 mod archive;
 mod bucket;
+mod checksum;
 mod delete;
 mod document;
 mod error;
@@ -31,6 +32,7 @@ mod get;
 mod list;
 mod multipart;
 mod object;
+mod past;
 mod payload;
 mod presign;
 mod requests;
@@ -41,6 +43,7 @@ pub mod xml;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -53,11 +56,13 @@ use crate::aws::endpoint::Endpoint;
 use crate::aws::retry::{Answer, Call, Effort, Failure, HedgeCounts, Wire};
 use crate::aws::sign::{EMPTY_SHA256, UNSIGNED_PAYLOAD};
 use crate::aws::transport::{HttpTransport, Transport};
-use crate::config::{PayloadSigning, S3Config};
+use crate::config::{ChecksumAlgorithm, PayloadSigning, S3Config};
 use crate::error::{S3Error, S3ErrorKind};
+pub use checksum::{Checksum, Promise};
 pub use delete::DELETE_KEYS_MAX;
 pub use document::{Acl, Document, Permission};
 pub use get::{GetObject, ObjectBody};
+pub use past::Located;
 pub use presign::{PRESIGN_EXPIRES_MAX, Presigned};
 pub use types::*;
 
@@ -75,6 +80,8 @@ struct Inner {
     payload_signing: PayloadSigning,
     list_page_keys: u32,
     standing: Arc<Standing>,
+    /// Answers as S3 would have then; none: as it does now.
+    as_of: Option<SystemTime>,
     /// The server refused a checksum header and took the same request without.
     checksums_refused: AtomicBool,
     /// The server does not know DeleteObjects.
@@ -99,12 +106,8 @@ impl S3Client {
             Ok::<_, String>((transport.map_err(|e| e.to_string())?, standing))
         });
         let (transport, standing) = blocking.await.map_err(|e| refused(e.to_string()))?.map_err(refused)?;
-        let credentials = if config.sign_requests {
-            let region = config.region.as_deref().unwrap_or("us-east-1");
-            Credentials::chain(config.profile.clone(), region.to_string())
-        } else {
-            Credentials::unsigned()
-        };
+        let credentials =
+            if config.sign_requests { Credentials::chain(config) } else { Credentials::unsigned() };
         Ok(S3Client::assemble(config, endpoint, Arc::new(transport), credentials, standing))
     }
 
@@ -150,6 +153,7 @@ impl S3Client {
                 payload_signing: config.payload_signing,
                 list_page_keys: config.list_page_keys,
                 standing: Arc::new(standing),
+                as_of: None,
                 checksums_refused: AtomicBool::new(false),
                 batches_refused: AtomicBool::new(false),
             }),
@@ -165,10 +169,15 @@ impl S3Client {
         let call = call("connect", Method::GET, None);
         let endpoint = self.wire().endpoint().for_bucket(bucket);
         let endpoint = endpoint.map_err(|e| self.refused(&call, e.to_string()))?;
+        Ok(self.with(self.inner.wire.beside(endpoint), self.inner.as_of))
+    }
+
+    fn with(&self, wire: Wire, as_of: Option<SystemTime>) -> S3Client {
         let inner = &self.inner;
-        Ok(S3Client {
+        S3Client {
             inner: Arc::new(Inner {
-                wire: inner.wire.beside(endpoint),
+                wire,
+                as_of,
                 sign_requests: inner.sign_requests,
                 payload_signing: inner.payload_signing,
                 list_page_keys: inner.list_page_keys,
@@ -176,7 +185,7 @@ impl S3Client {
                 checksums_refused: AtomicBool::new(inner.checksums_refused.load(Ordering::Relaxed)),
                 batches_refused: AtomicBool::new(inner.batches_refused.load(Ordering::Relaxed)),
             }),
-        })
+        }
     }
 
     pub fn bucket(&self) -> &str {
@@ -213,15 +222,29 @@ impl S3Client {
     fn protection(&self) -> Protection {
         let inner = &self.inner;
         let may_hash = inner.sign_requests && inner.payload_signing == PayloadSigning::Auto;
-        if may_hash && !self.wire().endpoint().is_tls() {
-            Protection::Hash
-        } else if !inner.checksums_refused.load(Ordering::Relaxed) {
-            Protection::Checksum
-        } else if may_hash {
-            Protection::Hash
-        } else {
-            Protection::None
+        let hash = may_hash && !self.wire().endpoint().is_tls();
+        match self.checksum_asked() {
+            Some(algorithm) => Protection { checksum: Some(algorithm), hash },
+            None if hash || inner.checksums_refused.load(Ordering::Relaxed) => without_checksum(may_hash),
+            None => Protection { checksum: Some(payload::CHECKSUM_DEFAULT), hash },
         }
+    }
+
+    /// What to do where the server refused the checksum, if that was it; none: it was asked for, and its refusal stands.
+    fn protection_after(&self, refused: Protection, refusal: &S3Error) -> Option<Protection> {
+        let inner = &self.inner;
+        let may_hash = inner.sign_requests && inner.payload_signing == PayloadSigning::Auto;
+        let chosen_here = refused.checksum.is_some() && self.checksum_asked().is_none();
+        (chosen_here && blames_checksum(refusal)).then(|| without_checksum(may_hash))
+    }
+
+    /// Whether what is read is to be compared with the checksum that S3 keeps.
+    pub fn verifies(&self) -> bool {
+        self.checksum_asked().is_some()
+    }
+
+    fn checksum_asked(&self) -> Option<ChecksumAlgorithm> {
+        self.inner.standing.checksum
     }
 
     /// Sends a body with its digests; where the server refuses checksums, sends it without, and if that is
@@ -235,23 +258,13 @@ impl S3Client {
         let checksum = protect(call, first).await;
         let refusal = match self.wire().send(call, effort).await {
             Ok(answer) => return Ok((answer, checksum)),
-            Err(e) if first == Protection::Checksum && blames_checksum(&e) => e,
-            Err(e) => return Err(e),
+            Err(e) => e,
         };
-        let second = self.without_checksums();
+        let Some(second) = self.protection_after(first, &refusal) else { return Err(refusal) };
         protect(call, second).await;
         let answer = self.wire().send(call, effort).await?;
         self.remember_refusal(&refusal);
         Ok((answer, None))
-    }
-
-    fn without_checksums(&self) -> Protection {
-        let inner = &self.inner;
-        if inner.sign_requests && inner.payload_signing == PayloadSigning::Auto {
-            Protection::Hash
-        } else {
-            Protection::None
-        }
     }
 
     fn remember_refusal(&self, refusal: &S3Error) {
@@ -279,8 +292,7 @@ impl S3Client {
 }
 
 fn endpoint(config: &S3Config) -> Result<Endpoint, String> {
-    Endpoint::new(config.endpoint_url.as_deref(), config.addressing, &config.bucket)
-        .map_err(|e| e.to_string())
+    Endpoint::new(config).map_err(|e| e.to_string())
 }
 
 fn setup_error(config: &S3Config, message: String) -> S3Error {
@@ -327,20 +339,24 @@ async fn set_document(call: &mut Call<'_>, document: impl Into<Bytes>) {
     call.headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
 }
 
+fn without_checksum(hash: bool) -> Protection {
+    Protection { checksum: None, hash }
+}
+
 /// Puts digests of the body into the call, and takes out those of an earlier way.
 async fn protect(call: &mut Call<'_>, protection: Protection) -> Option<PartChecksum> {
-    call.headers.remove(payload::CHECKSUM_HEADER);
-    call.payload_hash = match protection {
-        Protection::Hash => Cow::Owned(payload::sha256(&call.body).await),
-        Protection::Checksum | Protection::None => Cow::Borrowed(UNSIGNED_PAYLOAD),
+    call.payload_hash = match protection.hash {
+        true => Cow::Owned(payload::sha256(&call.body).await),
+        false => Cow::Borrowed(UNSIGNED_PAYLOAD),
     };
-    if protection != Protection::Checksum {
+    let Some(algorithm) = protection.checksum else {
+        call.headers.remove(payload::CHECKSUM_DEFAULT.header());
         return None;
-    }
-    let value = payload::crc32c(&call.body).await;
-    let header = HeaderValue::from_str(&value).expect("base64 is ASCII");
-    call.headers.insert(HeaderName::from_static(payload::CHECKSUM_HEADER), header);
-    Some(PartChecksum { element: payload::CHECKSUM_ELEMENT, value })
+    };
+    let checksum = payload::checksum(&call.body, algorithm).await;
+    let value = HeaderValue::from_str(&checksum.value).expect("base64 is ASCII");
+    call.headers.insert(HeaderName::from_static(algorithm.header()), value);
+    Some(checksum)
 }
 
 /// Whether an error may come from a header the server does not know.

@@ -9,32 +9,43 @@ use std::ops::Range;
 
 use http::Method;
 
+use super::checksum::{self, FULL_OBJECT};
 use super::list::Keys;
 use super::object::{is_gone, parse_timestamp};
-use super::payload::{self, Protection};
+use super::payload;
 use super::xml::{self, Element};
 use super::{
     CopySource, ListPartsPage, ListUploadsPage, ListedPart, ListedUpload, ObjectHeaders, PartChecksum,
-    Payload, Precondition, R, S3Client, UploadedPart, Written, blames_checksum, call, set_document,
+    Payload, Precondition, R, S3Client, UploadedPart, Written, call, set_document,
 };
 use crate::aws::retry::Call;
+use crate::config::ChecksumAlgorithm;
 use crate::error::S3ErrorKind;
 
-const CHECKSUM_ALGORITHM_HEADER: &str = "x-amz-checksum-algorithm";
+pub(super) const CHECKSUM_ALGORITHM_HEADER: &str = "x-amz-checksum-algorithm";
+const CHECKSUM_TYPE_HEADER: &str = "x-amz-checksum-type";
 
 impl S3Client {
+    /// The checksum that was asked for, if S3 keeps it of an object of parts as of one.
+    fn covered_as_one(&self) -> Option<ChecksumAlgorithm> {
+        self.checksum_asked().filter(|algorithm| algorithm.covers_objects_of_parts())
+    }
+
     /// Answers the upload id.
     pub async fn create_multipart_upload(&self, key: &str, headers: &ObjectHeaders) -> R<String> {
         let mut call = call("CreateMultipartUpload", Method::POST, Some(key));
         call.query.push(("uploads", "".into()));
         call.headers.extend(self.inner.standing.new_object.clone());
         self.set_object_headers(&mut call, headers)?;
-        let with_checksums = self.protection() == Protection::Checksum;
-        if with_checksums {
-            self.set_header(&mut call, CHECKSUM_ALGORITHM_HEADER, payload::CHECKSUM_ALGORITHM)?;
+        let protection = self.protection();
+        if let Some(algorithm) = protection.checksum {
+            self.set_header(&mut call, CHECKSUM_ALGORITHM_HEADER, algorithm.name())?;
+        }
+        if self.covered_as_one().is_some() {
+            self.set_header(&mut call, CHECKSUM_TYPE_HEADER, FULL_OBJECT)?;
         }
         let (answer, effort) = match self.send(&call).await {
-            Err(refusal) if with_checksums && blames_checksum(&refusal) => {
+            Err(refusal) if self.protection_after(protection, &refusal).is_some() => {
                 call.headers.remove(CHECKSUM_ALGORITHM_HEADER);
                 let taken = self.send(&call).await?;
                 self.remember_refusal(&refusal);
@@ -83,10 +94,10 @@ impl S3Client {
         self.set_header(&mut call, "x-amz-copy-source-range", &bytes)?;
         let (answer, effort) = self.send(&call).await?;
         let told = self.document(&call, &effort, &answer, "CopyPartResult")?;
-        let checksum = told
-            .text_of(payload::CHECKSUM_ELEMENT)
-            .filter(|value| !value.is_empty() && self.protection() == Protection::Checksum)
-            .map(|value| PartChecksum { element: payload::CHECKSUM_ELEMENT, value: value.to_string() });
+        let checksum = self.protection().checksum.and_then(|algorithm| {
+            let value = told.text_of(algorithm.element()).filter(|value| !value.is_empty())?;
+            Some(PartChecksum { algorithm, value: value.to_string(), bytes: range.end - range.start })
+        });
         let etag = told.text_of("ETag");
         Ok(UploadedPart { number, etag: self.written(&call, &effort, &answer, etag)?.etag, checksum })
     }
@@ -102,6 +113,12 @@ impl S3Client {
         let mut call = call("CompleteMultipartUpload", Method::POST, Some(key));
         call.query.push(("uploadId", upload_id.into()));
         self.set_guard(&mut call, guard)?;
+        if let Some(algorithm) = self.covered_as_one() {
+            self.set_header(&mut call, CHECKSUM_TYPE_HEADER, FULL_OBJECT)?;
+            if let Some(sum) = checksum::whole(algorithm, parts.iter().map(|part| part.checksum.as_ref())) {
+                self.set_header(&mut call, algorithm.header(), &sum)?;
+            }
+        }
         set_document(&mut call, complete_document(parts)).await;
         let mut effort = self.wire().effort();
         match self.wire().send(&call, &mut effort).await {
@@ -185,7 +202,8 @@ fn complete_document(parts: &[UploadedPart]) -> String {
     );
     for part in parts {
         out.push_str("<Part>");
-        if let Some(PartChecksum { element, value }) = &part.checksum {
+        if let Some(PartChecksum { algorithm, value, .. }) = &part.checksum {
+            let element = algorithm.element();
             write!(out, "<{element}>{}</{element}>", xml::escape(value)).expect("a String takes all");
         }
         let etag = xml::escape(&part.etag);
@@ -260,8 +278,11 @@ mod tests {
         let part = |number, checksum: Option<&str>| UploadedPart {
             number,
             etag: "\"e\"".to_string(),
-            checksum: checksum
-                .map(|value| PartChecksum { element: payload::CHECKSUM_ELEMENT, value: value.to_string() }),
+            checksum: checksum.map(|value| PartChecksum {
+                algorithm: ChecksumAlgorithm::Crc32c,
+                value: value.to_string(),
+                bytes: 1,
+            }),
         };
         let document = complete_document(&[part(1, Some("AAAA==")), part(2, None)]);
         assert!(document.ends_with(

@@ -8,10 +8,13 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
+use super::multipart::CHECKSUM_ALGORITHM_HEADER;
+use super::past::object_of;
 use super::{
     CopySource, ObjectDetails, ObjectHead, ObjectHeaders, ObjectId, Payload, Precondition, R, S3Client,
     Written, call, call_on, header_value, payload, xml,
 };
+use crate::arn;
 use crate::aws::endpoint::check_key;
 use crate::aws::retry::{Answer, Call, Effort};
 use crate::aws::sign::{encode_path, encode_query};
@@ -22,12 +25,19 @@ use crate::s3::error::header_text;
 const KEPT_HEADERS: [&str; 5] =
     ["content-encoding", "cache-control", "content-disposition", "content-language", "expires"];
 const METADATA_PREFIX: &str = "x-amz-meta-";
+/// `ENABLED`: the answer tells the object's checksum, if the request is for all of it.
+pub(super) const CHECKSUM_MODE_HEADER: &str = "x-amz-checksum-mode";
 
 impl S3Client {
     /// # Errors
     /// `NoSuchKey` also where the bucket is gone: an answer to HEAD does not tell the two apart.
     pub async fn head_object(&self, key: &str) -> R<ObjectHead> {
-        self.head_object_if(ObjectId::current(key), None).await
+        if let Some(deleted) = self.head_deleted(key).await? {
+            return Ok(deleted);
+        }
+        let located = self.locate(key).await?;
+        let head = self.head_object_if(located.id(), None).await?;
+        Ok(self.told(&located, head))
     }
 
     /// HeadObject of any version, with its checksums.
@@ -37,7 +47,7 @@ impl S3Client {
     pub async fn head_object_details(&self, object: ObjectId<'_>) -> R<ObjectDetails> {
         let mut call = call_on("HeadObject", Method::HEAD, Some(object));
         call.headers.extend(self.inner.standing.content.clone());
-        self.set_header(&mut call, "x-amz-checksum-mode", "ENABLED")?;
+        self.set_header(&mut call, CHECKSUM_MODE_HEADER, "ENABLED")?;
         self.head(&call, None).await
     }
 
@@ -70,6 +80,10 @@ impl S3Client {
         call.headers.extend(self.inner.standing.new_object.clone());
         self.set_object_headers(&mut call, headers)?;
         self.set_guard(&mut call, guard)?;
+        if let Some(algorithm) = self.checksum_asked() {
+            // S3 does without; moto keeps a checksum only if it is named.
+            self.set_header(&mut call, "x-amz-sdk-checksum-algorithm", algorithm.name())?;
+        }
         call.body = payload;
         let mut effort = self.wire().effort();
         match self.send_protected(&mut call, &mut effort).await {
@@ -103,6 +117,9 @@ impl S3Client {
             "COPY"
         };
         self.set_header(&mut call, "x-amz-metadata-directive", directive)?;
+        if let Some(algorithm) = self.checksum_asked() {
+            self.set_header(&mut call, CHECKSUM_ALGORITHM_HEADER, algorithm.name())?;
+        }
         self.set_guard(&mut call, guard)?;
         let (answer, effort) = self.send(&call).await?;
         let told = xml::parse_root(&answer.body, "CopyObjectResult")
@@ -196,8 +213,14 @@ impl S3Client {
     pub(super) fn set_copy_source(&self, call: &mut Call<'_>, source: &CopySource) -> R<()> {
         // Servers that keep objects as files resolve `..` in this header, too.
         check_key(&source.key).map_err(|e| self.refused(call, e.to_string()))?;
-        let mut path = format!("{}/{}", source.bucket, encode_path(&source.key));
-        if let Some(version_id) = &source.version_id {
+        let from = object_of(&source.key).ok_or_else(|| self.refused(call, "no object to copy from"))?;
+        let (bucket, key) = (&source.bucket, &from.key);
+        let path = match arn::access_point(bucket) {
+            Ok(Some(point)) => format!("{}/object/{key}", arn::of_copy_source(point, bucket)),
+            _ => format!("{bucket}/{key}"),
+        };
+        let mut path = encode_path(&path).into_owned();
+        if let Some(version_id) = from.version_id.as_ref().or(source.version_id.as_ref()) {
             path.push_str("?versionId=");
             path.push_str(&encode_query(version_id));
         }

@@ -1,47 +1,43 @@
 //! How a request's body is protected on its way.
 //!
-//! Owns: [`Protection`] and the digests. Over TLS: a CRC32C header, which the server checks and keeps, and
+//! Owns: [`Protection`] and the digests. Over TLS: a checksum's header, which the server checks and keeps, and
 //! `UNSIGNED-PAYLOAD`; over plain HTTP: the payload's SHA-256 in the signature, since there the signature is
-//! all that keeps a stranger from changing the bytes.
-//! CRC32C and not CRC64NVME: every S3-compatible server that knows checksums at all knows it, and it is
-//! given per part, as we send it; CRC64NVME (2024) is known to few.
+//! all that keeps a stranger from changing the bytes, and a checksum where one was asked for.
 //! Must never know: operations, retries.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use crc_fast::{CrcAlgorithm, Digest as Crc};
 use md5::{Digest as _, Md5};
 use sha2::Sha256;
 
+use super::checksum::Checksum;
+use super::{PartChecksum, Payload};
 use crate::aws::sign::hex;
-use crate::s3::Payload;
+use crate::config::ChecksumAlgorithm;
 
-pub const CHECKSUM_ALGORITHM: &str = "CRC32C";
-pub const CHECKSUM_HEADER: &str = "x-amz-checksum-crc32c";
-pub const CHECKSUM_ELEMENT: &str = "ChecksumCRC32C";
+/// Where none was asked for. Not CRC64NVME: every S3-compatible server that knows checksums at all knows this one, and it
+/// is given per part, as we send it; CRC64NVME (2024) is known to few.
+pub const CHECKSUM_DEFAULT: ChecksumAlgorithm = ChecksumAlgorithm::Crc32c;
 
 /// Larger payloads are hashed on a thread where that holds up nobody else.
 const INLINE_BYTES_MAX: usize = 256 << 10;
 
-/// How the bytes of a request body are protected.
+/// How the bytes of a request body are protected; neither: the server knows no checksums, and nothing may be hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protection {
-    /// CRC32C in a header, `UNSIGNED-PAYLOAD` in the signature.
-    Checksum,
-    /// SHA-256 in the signature.
-    Hash,
-    /// The server knows no checksums, and nothing may or can be hashed.
-    None,
+pub struct Protection {
+    /// In a header.
+    pub checksum: Option<ChecksumAlgorithm>,
+    /// SHA-256 in the signature; else that says `UNSIGNED-PAYLOAD`.
+    pub hash: bool,
 }
 
-/// Base64 of the big-endian CRC32C.
-pub async fn crc32c(payload: &Payload) -> String {
-    digest(payload, |chunks| {
-        let mut crc = Crc::new(CrcAlgorithm::Crc32Iscsi);
-        chunks.iter().for_each(|chunk| crc.update(chunk));
-        let [_, _, _, _, sum @ ..] = crc.finalize().to_be_bytes();
-        BASE64.encode(sum)
+pub async fn checksum(payload: &Payload, algorithm: ChecksumAlgorithm) -> PartChecksum {
+    let bytes = payload.iter().map(|chunk| chunk.len() as u64).sum();
+    digest(payload, move |chunks| {
+        let mut checksum = Checksum::new(algorithm);
+        chunks.iter().for_each(|chunk| checksum.update(chunk));
+        checksum.of_part(bytes)
     })
     .await
 }
@@ -101,7 +97,7 @@ fn hex_bytes(text: &str) -> Option<Vec<u8>> {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
 }
 
-async fn digest(payload: &Payload, of: fn(&[Bytes]) -> String) -> String {
+async fn digest<T: Send + 'static>(payload: &Payload, of: impl FnOnce(&[Bytes]) -> T + Send + 'static) -> T {
     if payload.iter().map(Bytes::len).sum::<usize>() <= INLINE_BYTES_MAX {
         return of(payload);
     }
@@ -121,7 +117,9 @@ mod tests {
         let chunks: Payload = vec!["1234".into(), Bytes::new(), "56789".into()];
         for payload in [whole, chunks] {
             // The check value of CRC-32C is e3069283.
-            assert_eq!(crc32c(&payload).await, BASE64.encode([0xe3, 0x06, 0x92, 0x83]));
+            let checksum = checksum(&payload, ChecksumAlgorithm::Crc32c).await;
+            assert_eq!(checksum.value, BASE64.encode([0xe3, 0x06, 0x92, 0x83]));
+            assert_eq!(checksum.bytes, 9);
             assert_eq!(md5(&payload).await, "25f9e794323b453885f5181f1b624d0b");
             assert!(sha256(&payload).await.starts_with("15e2b0d3c33891ebb0f1ef609ec41942"));
         }

@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{header_value, payload};
-use crate::config::{Encryption, RequestOptions};
+use crate::config::{ChecksumAlgorithm, Encryption, RequestOptions};
 
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/ServerSideEncryptionCustomerKeys.html>.
 const CUSTOMER_KEY_BYTES: usize = 32;
@@ -39,12 +39,14 @@ pub(super) struct Standing {
     pub content: HeaderMap,
     /// What copies from an object of this bucket.
     pub source: HeaderMap,
+    /// Of new objects, and to verify by.
+    pub checksum: Option<ChecksumAlgorithm>,
 }
 
 impl Standing {
     /// Errors: why an option cannot be sent.
     pub fn of(options: &RequestOptions) -> Result<Standing, String> {
-        let mut standing = Standing::default();
+        let mut standing = Standing { checksum: options.checksum, ..Standing::default() };
         if options.requester_pays {
             set(&mut standing.all, "x-amz-request-payer", "requester")?;
         }
@@ -127,7 +129,7 @@ mod tests {
             }),
             ..RequestOptions::default()
         };
-        let Standing { all, new_object, content, source } = Standing::of(&options).unwrap();
+        let Standing { all, new_object, content, source, .. } = Standing::of(&options).unwrap();
         assert_eq!(text(&all, "x-amz-request-payer").unwrap(), "requester");
         assert_eq!(text(&all, "x-amz-expected-bucket-owner").unwrap(), "123456789012");
         assert_eq!(text(&source, "x-amz-source-expected-bucket-owner").unwrap(), "123456789012");

@@ -1,6 +1,7 @@
 //! The client over a scripted transport.
 
 mod get;
+mod past;
 
 use std::collections::VecDeque;
 use std::sync::Mutex;

@@ -5,6 +5,8 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::HeaderMap;
 
+use crate::config::ChecksumAlgorithm;
+
 /// A request body whose chunks are shared, so that a retry sends the same bytes again without a copy.
 pub type Payload = Vec<Bytes>;
 
@@ -121,11 +123,14 @@ pub struct UploadedPart {
     pub checksum: Option<PartChecksum>,
 }
 
-/// Element name (`ChecksumCRC32C`, `ChecksumCRC64NVME`) and base64 value.
+/// Of a part's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartChecksum {
-    pub element: &'static str,
+    pub algorithm: ChecksumAlgorithm,
+    /// Base64.
     pub value: String,
+    /// Size of the part.
+    pub bytes: u64,
 }
 
 /// An object's bytes on the server's side, for copies.

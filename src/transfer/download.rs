@@ -4,19 +4,21 @@
 //! Invariants: all pieces are of one version, pinned by ETag; the file has its name only once it is whole.
 //! Must never know: which objects there are.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::{Shared, make_dir};
+use crate::config::ChecksumAlgorithm;
 use crate::error::Error;
-use crate::s3::{GetObject, ObjectBody, S3Client};
+use crate::s3::{Checksum, GetObject, ObjectBody, ObjectId, PartChecksum, Promise, S3Client};
 
 /// What one request brings.
 const PIECE_BYTES: u64 = 8 << 20;
@@ -35,8 +37,13 @@ struct Temporary {
 impl Temporary {
     fn beside(target: &Path) -> Result<Temporary, Error> {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
-        if target.is_dir() {
-            return Err(Error::IsDirectory);
+        match target.metadata() {
+            Ok(there) if there.is_dir() => return Err(Error::IsDirectory),
+            // It would be replaced: a device, a fifo.
+            Ok(there) if !there.is_file() => {
+                return Err(Error::Io("the target is no regular file".to_string()));
+            }
+            _ => {}
         }
         let dir = target.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         make_dir(dir)?;
@@ -68,12 +75,13 @@ fn io(e: &dyn std::fmt::Display) -> Error {
 }
 
 pub(super) async fn download(shared: &Arc<Shared>, key: &str, target: &Path) -> Result<(), Error> {
-    shared.check()?;
-    let GetObject { head, range, body } = shared.client.get_object(key, Some(0..PIECE_BYTES), None).await?;
+    let verified = Verified::of(shared, key).await?;
+    let GetObject { head, range, body } =
+        shared.client.get_object(key, Some(0..PIECE_BYTES), verified.etag()).await?;
     shared.tally.begun(head.size);
     let temporary = Temporary::beside(target)?;
     let mut pieces = JoinSet::new();
-    let (sink, first) = (Sink::of(shared, &temporary, range.clone()), range.end);
+    let (sink, first) = (Sink::of(shared, &temporary, range.clone(), &verified), range.end);
     pieces.spawn(async move { sink.fill(body).await });
     let mut at = first;
     while at < head.size {
@@ -82,11 +90,12 @@ pub(super) async fn download(shared: &Arc<Shared>, key: &str, target: &Path) -> 
         }
         let piece = at..head.size.min(at + PIECE_BYTES);
         at = piece.end;
-        let sink = Sink::of(shared, &temporary, piece.clone());
+        let sink = Sink::of(shared, &temporary, piece.clone(), &verified);
         let (client, key, etag) = (shared.client.clone(), key.to_string(), head.etag.clone());
         pieces.spawn(async move { sink.fetch(client, key, piece, etag).await });
     }
     while finish_one(&mut pieces).await? {}
+    verified.compare()?;
     temporary.become_file(target)
 }
 
@@ -97,16 +106,61 @@ async fn finish_one(pieces: &mut JoinSet<Result<(), Error>>) -> Result<bool, Err
     }
 }
 
+/// What S3 promises of the object, if that is to be compared, and what its pieces were.
+struct Verified {
+    promise: Option<(Promise, String)>,
+    sums: Arc<Mutex<BTreeMap<u64, PartChecksum>>>,
+}
+
+impl Verified {
+    async fn of(shared: &Shared, key: &str) -> Result<Verified, Error> {
+        let mut verified = Verified { promise: None, sums: Arc::default() };
+        if shared.client.verifies() {
+            let details = shared.client.head_object_details(ObjectId::current(key)).await?;
+            verified.promise = Promise::of(&details.headers).map(|promise| (promise, details.head.etag));
+        }
+        Ok(verified)
+    }
+
+    /// What the promise was made of.
+    fn etag(&self) -> Option<&str> {
+        self.promise.as_ref().map(|(_, etag)| etag.as_str())
+    }
+
+    fn algorithm(&self) -> Option<ChecksumAlgorithm> {
+        self.promise.as_ref().map(|(promise, _)| promise.algorithm)
+    }
+
+    /// Once all pieces are there.
+    fn compare(&self) -> Result<(), Error> {
+        let sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        let sums: Vec<PartChecksum> = sums.values().cloned().collect();
+        match &self.promise {
+            Some((promise, _)) if !sums.is_empty() => promise.compare_pieces(&sums).map_err(Error::Io),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Where the bytes of one piece go.
 struct Sink {
     shared: Arc<Shared>,
     file: Arc<File>,
     range: Range<u64>,
+    /// None: nothing is to be compared.
+    checksum: Option<Checksum>,
+    sums: Arc<Mutex<BTreeMap<u64, PartChecksum>>>,
 }
 
 impl Sink {
-    fn of(shared: &Arc<Shared>, temporary: &Temporary, range: Range<u64>) -> Sink {
-        Sink { shared: shared.clone(), file: temporary.file.clone(), range }
+    fn of(shared: &Arc<Shared>, temporary: &Temporary, range: Range<u64>, verified: &Verified) -> Sink {
+        Sink {
+            shared: shared.clone(),
+            file: temporary.file.clone(),
+            range,
+            checksum: verified.algorithm().map(Checksum::new),
+            sums: verified.sums.clone(),
+        }
     }
 
     async fn fetch(
@@ -121,7 +175,7 @@ impl Sink {
         self.fill(got.body).await
     }
 
-    async fn fill(self, mut body: ObjectBody) -> Result<(), Error> {
+    async fn fill(mut self, mut body: ObjectBody) -> Result<(), Error> {
         // What is gathered, and as much that is being written.
         let _permit = self.shared.budget.take(2 * WRITE_BYTES).await;
         let mut at = self.range.start;
@@ -133,15 +187,26 @@ impl Sink {
             bytes += frame.as_ref().map_or(0, |frame| frame.len() as u64);
             gathered.extend(frame);
             if bytes >= WRITE_BYTES || (ended && bytes > 0) {
-                self.shared.check()?;
                 let (file, from, frames) = (self.file.clone(), at, std::mem::take(&mut gathered));
-                let write = move || write_all(&file, from, &frames);
-                tokio::task::spawn_blocking(write).await.map_err(|e| io(&e))?.map_err(|e| io(&e))?;
+                let mut checksum = self.checksum.take();
+                let write = move || {
+                    if let Some(checksum) = &mut checksum {
+                        frames.iter().for_each(|frame| checksum.update(frame));
+                    }
+                    write_all(&file, from, &frames).map(|()| checksum)
+                };
+                let written = tokio::task::spawn_blocking(write).await.map_err(|e| io(&e))?;
+                self.checksum = written.map_err(|e| io(&e))?;
                 self.shared.tally.moved(bytes);
                 at += bytes;
                 bytes = 0;
             }
             if ended {
+                if let Some(checksum) = self.checksum {
+                    let sum = checksum.of_part(at - self.range.start);
+                    let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+                    sums.insert(self.range.start, sum);
+                }
                 return Ok(());
             }
         }

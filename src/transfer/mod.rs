@@ -9,12 +9,13 @@ mod download;
 mod tally;
 mod upload;
 
+use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use walkdir::WalkDir;
 
@@ -25,6 +26,7 @@ use crate::failure::Failure;
 use crate::journal::Journal;
 use crate::key::{check_name, content_type_of};
 use crate::progress::{LINE_EVERY, Show};
+use crate::runtime;
 use crate::s3::{ListObjectsV2, ObjectHeaders, S3Client};
 use crate::write::plan::Ladder;
 use crate::write::upload::Uploads;
@@ -83,14 +85,17 @@ struct Shared {
     headers: ObjectHeaders,
     tally: Tally,
     /// Interrupted: what is under way is given up.
-    stop: AtomicBool,
+    stop: watch::Sender<bool>,
 }
 
 impl Shared {
-    fn check(&self) -> Result<(), Error> {
-        match self.stop.load(Ordering::Relaxed) {
-            true => Err(Error::Io("interrupted".to_string())),
-            false => Ok(()),
+    /// Runs until it is done, or all is interrupted: then it is dropped where it waits.
+    async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let mut stop = self.stop.subscribe();
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => Err(Error::Io("interrupted".to_string())),
+            done = work => done,
         }
     }
 
@@ -101,18 +106,56 @@ impl Shared {
     }
 }
 
+/// Why not all is copied.
+#[derive(Debug)]
+pub struct Unfinished {
+    pub failure: Failure,
+    /// It was interrupted by this one.
+    pub signal: Option<u8>,
+}
+
+impl From<Failure> for Unfinished {
+    fn from(failure: Failure) -> Unfinished {
+        Unfinished { failure, signal: None }
+    }
+}
+
 /// Copies.
 ///
 /// Errors: what failed, which stderr has named where there was more than one file.
-pub fn run(transfer: Transfer) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::new(format_args!("cannot start threads: {e}")))?;
-    runtime.block_on(copy(transfer))
+pub fn run(transfer: Transfer) -> Result<(), Unfinished> {
+    runtime::start()?.block_on(copy(transfer))
 }
 
-async fn copy(transfer: Transfer) -> Result<(), Failure> {
+/// SIGINT and SIGTERM.
+struct Interruptions {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interruptions {
+    fn listen() -> Result<Interruptions, Failure> {
+        let listen =
+            |kind| signal(kind).map_err(|e| Failure::new(format_args!("cannot listen for signals: {e}")));
+        Ok(Interruptions {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
+    }
+
+    /// Its number.
+    async fn next(&mut self) -> u8 {
+        const SIGINT: u8 = 2;
+        const SIGTERM: u8 = 15;
+        tokio::select! {
+            _ = self.interrupt.recv() => SIGINT,
+            _ = self.terminate.recv() => SIGTERM,
+        }
+    }
+}
+
+async fn copy(transfer: Transfer) -> Result<(), Unfinished> {
+    let mut interruptions = Interruptions::listen()?;
     let client = S3Client::connect(&transfer.config).await.map_err(Failure::new)?;
     let shared = Arc::new(Shared {
         uploads: uploads(client.clone(), &transfer.staging_dir, &transfer.config),
@@ -122,27 +165,36 @@ async fn copy(transfer: Transfer) -> Result<(), Failure> {
         ladder: Ladder::new(transfer.part_bytes, transfer.memory_bytes_max),
         headers: transfer.headers.clone(),
         tally: Tally::new(Show::choose(transfer.quiet)),
-        stop: AtomicBool::new(false),
+        stop: watch::Sender::new(false),
     });
     let (found, queue) = mpsc::channel(JOBS_AHEAD_MAX);
     let up = matches!(transfer.way, Way::Up { .. });
     let finding = tokio::spawn(find(shared.clone(), transfer.way, transfer.recursive, found));
     let mut working = std::pin::pin!(work(shared.clone(), queue, transfer.jobs, up));
+    let mut interrupted = None;
     let mut line = tokio::time::interval_at(tokio::time::Instant::now() + LINE_EVERY, LINE_EVERY);
     loop {
         tokio::select! {
             () = &mut working => break,
             _ = line.tick() => shared.tally.line(),
-            _ = tokio::signal::ctrl_c() => if shared.stop.swap(true, Ordering::Relaxed) {
-                return Err(Failure::new("interrupted twice: an upload may be left behind, see `pailfs s3 uploads`"));
-            },
+            by = interruptions.next() => {
+                if interrupted.replace(by).is_some() {
+                    let why = "interrupted twice: an upload may be left behind, see `pailfs s3 uploads`";
+                    return Err(Unfinished { failure: Failure::new(why), signal: interrupted });
+                }
+                shared.stop.send_replace(true);
+                finding.abort();
+            }
         }
+    }
+    if let Some(signal) = interrupted {
+        return Err(Unfinished { failure: shared.tally.interrupted(), signal: Some(signal) });
     }
     let found = finding.await.map_err(|e| Failure::new(format_args!("looking for files: {e}")))?;
     if let Err(e) = found {
         shared.tally.failed(&e);
     }
-    shared.tally.end()
+    Ok(shared.tally.end()?)
 }
 
 /// What uploads are carried out with outside of a mount.
@@ -154,8 +206,7 @@ pub fn uploads(client: S3Client, staging_dir: &Path, config: &S3Config) -> Uploa
 async fn work(shared: Arc<Shared>, mut queue: mpsc::Receiver<Job>, jobs: usize, up: bool) {
     let mut under_way = JoinSet::new();
     while let Some(job) = queue.recv().await {
-        if shared.stop.load(Ordering::Relaxed) {
-            shared.tally.failed(&"interrupted");
+        if *shared.stop.borrow() {
             break;
         }
         while under_way.len() >= jobs {
@@ -165,7 +216,7 @@ async fn work(shared: Arc<Shared>, mut queue: mpsc::Receiver<Job>, jobs: usize, 
         under_way.spawn(async move {
             let copied = match up {
                 true => upload::upload(&shared, &job.file, &job.key).await,
-                false => download::download(&shared, &job.key, &job.file).await,
+                false => shared.unless_stopped(download::download(&shared, &job.key, &job.file)).await,
             };
             match copied {
                 Ok(()) => shared.tally.done(),

@@ -66,6 +66,14 @@ impl Tally {
         }
     }
 
+    /// Errors and all: what is left is not looked at.
+    pub fn interrupted(&self) -> Failure {
+        self.bar.finish_and_clear();
+        let files = self.files_done.load(Ordering::Relaxed);
+        let s = if files == 1 { "" } else { "s" };
+        Failure::new(format_args!("interrupted; {files} file{s} copied before, what was under way is undone"))
+    }
+
     pub fn end(&self) -> Result<(), Failure> {
         let moved = self.bar.position();
         self.bar.finish_and_clear(); // which sets it to its end

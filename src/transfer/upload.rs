@@ -54,7 +54,6 @@ impl Source {
         if bytes == 0 {
             return Ok(None);
         }
-        shared.check()?;
         let permit = shared.budget.take(bytes).await;
         let file = self.file.clone();
         let read = move || {
@@ -93,17 +92,22 @@ pub(super) async fn upload(shared: &Shared, path: &Path, key: &str) -> Result<()
     let headers = shared.headers_of(key);
     let first = shared.ladder.part_bytes(1).unwrap_or_default();
     if size <= first {
-        let payload = source.part(shared, first).await?.into_iter().collect();
-        source.check_unchanged()?;
-        shared.client.put_object(key, payload, &headers, &Precondition::None).await?;
+        let put = async {
+            let payload = source.part(shared, first).await?.into_iter().collect();
+            source.check_unchanged()?;
+            Ok(shared.client.put_object(key, payload, &headers, &Precondition::None).await?)
+        };
+        shared.unless_stopped(put).await?;
         shared.tally.moved(size);
         return Ok(());
     }
+    // Not dropped midway: an upload that S3 has begun must be known to be aborted.
     let mut upload = Upload::create(&shared.uploads, key, &headers).await?;
-    let sent = match send(shared, &mut source, &mut upload).await {
-        Ok(count) => upload.complete(count, &Precondition::None).await,
-        Err(e) => Err(e),
+    let sent = async {
+        let count = send(shared, &mut source, &mut upload).await?;
+        upload.complete(count, &Precondition::None).await
     };
+    let sent = shared.unless_stopped(sent).await;
     if sent.is_err() {
         upload.abort().await;
     }

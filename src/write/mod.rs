@@ -58,8 +58,6 @@ pub struct Writes {
     pub staging: Arc<Staging>,
     cache: Arc<PartCache>,
     ladder: Ladder,
-    /// New objects have the content type of their name.
-    types_by_name: bool,
     /// Bytes of parts that were sent and are kept.
     bytes_kept: Arc<AtomicU64>,
 }
@@ -88,17 +86,9 @@ impl Drop for KeptPart {
 }
 
 impl Writes {
-    /// `types_by_name`: whether new objects have the content type of their name.
-    pub fn new(
-        uploads: Uploads,
-        cache: Arc<PartCache>,
-        staging: Staging,
-        part_bytes: u64,
-        types_by_name: bool,
-    ) -> Writes {
+    pub fn new(uploads: Uploads, cache: Arc<PartCache>, staging: Staging, part_bytes: u64) -> Writes {
         let ladder = Ladder::new(part_bytes, cache.budget().bytes_max());
-        let staging = Arc::new(staging);
-        Writes { uploads, staging, cache, ladder, types_by_name, bytes_kept: Arc::default() }
+        Writes { uploads, staging: Arc::new(staging), cache, ladder, bytes_kept: Arc::default() }
     }
 
     /// A permit as soon as there is room; none is needed for no bytes.
@@ -159,8 +149,8 @@ pub enum Acknowledgement {
 
 /// How a file begins to be written.
 pub enum Start {
-    /// New; exclusive: only where no object is.
-    New { exclusive: bool },
+    /// New; exclusive: only where no object is; `over`: the version that it replaces, where that is known.
+    New { exclusive: bool, over: Option<String> },
     /// Existing content goes on.
     From(Committed),
 }
@@ -187,11 +177,11 @@ impl Writer {
         start: Start,
     ) -> Writer {
         let (base, guard) = match start {
-            Start::New { exclusive: true } => (None, Precondition::Absent),
-            Start::New { exclusive: false } => (None, Precondition::None),
+            Start::New { exclusive: true, .. } => (None, (Precondition::Absent, None)),
+            Start::New { over, .. } => (None, (Precondition::None, over)),
             Start::From(Committed { etag, size }) => {
                 let guard = Precondition::Etag(etag.clone());
-                (Some(Object { key: key.clone(), etag, size }), guard)
+                (Some(Object { key: key.clone(), etag, size }), (guard, None))
             }
         };
         let len = Arc::new(AtomicU64::new(0));
@@ -484,13 +474,16 @@ impl Writer {
     }
 
     /// The file is at `key` from now on, and nothing of it was sent that is not published ([`Writer::has_sent`]). `etag`:
-    /// of the object that moved along; none: there is none, and what is published replaces what is there.
+    /// of the object that moved along; none: there is none, and what is published replaces what is there, which is `over`
+    /// if anything is.
     ///
     /// Errors: the local disk, which has what was acknowledged under the old key.
-    pub async fn renamed(&self, key: String, etag: Option<&str>) -> Result<(), Error> {
+    pub async fn renamed(&self, key: String, etag: Option<&str>, over: Option<&str>) -> Result<(), Error> {
         let mut state = self.state.lock().await;
-        let typed = self.writes.types_by_name && etag.is_none();
-        state.move_to(key.clone(), typed).await?;
+        if etag.is_none() {
+            state.over = over.map(str::to_owned);
+        }
+        state.move_to(key.clone()).await?;
         match etag {
             Some(etag) if state.content.base().is_some() => {
                 state.content.base_moved(&key, etag);

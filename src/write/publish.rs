@@ -20,7 +20,6 @@ use crate::cache::{Chunks, Permit};
 use crate::config::PART_BYTES_MIN;
 use crate::error::{Error, S3ErrorKind};
 use crate::journal::{Base, Kept, KeptHeaders};
-use crate::key;
 use crate::s3::{CopySource, ObjectHeaders, Precondition, Written};
 
 pub(super) struct State {
@@ -35,6 +34,8 @@ pub(super) struct State {
     /// What the base carries is still to be asked, to go on with what is written.
     inherits: bool,
     pub guard: Precondition,
+    /// The version that is replaced as a whole, where it is known.
+    pub over: Option<String>,
     pub content: Content,
     pub upload: Option<Upload>,
     pub changed: bool,
@@ -61,7 +62,7 @@ impl State {
         headers: ObjectHeaders,
         stamps: bool,
         content: Content,
-        guard: Precondition,
+        (guard, over): (Precondition, Option<String>),
         changed: bool,
     ) -> State {
         let inherits = content.base().is_some();
@@ -73,6 +74,7 @@ impl State {
             late: false,
             inherits,
             guard,
+            over,
             content,
             upload: None,
             changed,
@@ -97,7 +99,8 @@ impl State {
         if let Some(upload) = self.upload.take() {
             upload.abort().await;
         }
-        if self.content.base().is_some() {
+        if let Some(base) = self.content.base() {
+            self.over = Some(base.etag.clone());
             self.guard = Precondition::None; // a whole replacement: the last closer wins
         }
         self.inherits = false;
@@ -317,15 +320,15 @@ impl State {
         Ok(Published { now: Committed { etag, size }, from, headers: self.headers.clone(), late })
     }
 
-    /// Whether the local disk holds all that there is to be published.
+    /// Whether the local disk holds all bytes that are to be published.
     pub fn is_acknowledged(&self) -> bool {
-        self.acknowledged.is_some() && self.covers == Covers::All
+        self.acknowledged.is_some() && self.covers != Covers::Not
     }
 
     /// Puts all that S3 does not have on the local disk, from where the next mount sends it if this one dies. False where
     /// it must be published instead: parts were sent already, or it is made of other objects' bytes.
     pub async fn acknowledge(&mut self, writes: &Writes) -> Result<bool, Error> {
-        if self.is_acknowledged() {
+        if self.acknowledged.is_some() && self.covers == Covers::All {
             return Ok(true);
         }
         if self.upload.is_some() || self.content.has_links() {
@@ -335,7 +338,9 @@ impl State {
             self.inherit(writes).await?;
             self.stamp();
         }
-        if let (Covers::Bytes, Some(mut acknowledged)) = (self.covers, self.acknowledged.take()) {
+        if self.covers == Covers::Bytes
+            && let Some(mut acknowledged) = self.acknowledged.take()
+        {
             let told = self.told(acknowledged.item.kept.ranges.clone(), String::new());
             let Kept { owner, sum, .. } = acknowledged.item.kept.clone();
             let rewritten = staging::rewrite(&mut acknowledged.item, Kept { owner, sum, ..told }).await;
@@ -360,22 +365,25 @@ impl State {
         }
     }
 
-    /// The file is at `key` from now on: what was acknowledged is found there. `typed`: what had the content type of the
-    /// old name has that of the new one.
-    pub async fn move_to(&mut self, key: String, typed: bool) -> Result<(), Error> {
-        if typed && self.headers.content_type == key::content_type_of(&self.key) {
-            self.headers.content_type = key::content_type_of(&key);
-        }
-        if let Some(Acknowledged { item, .. }) = &mut self.acknowledged {
-            let at = SystemTime::now();
-            let mut kept = Kept { key: key.clone(), at, exclusive: false, ..item.kept.clone() };
-            if typed {
-                kept.headers.content_type.clone_from(&self.headers.content_type);
-            }
-            staging::rewrite(item, kept).await?;
-        }
+    /// The file is at `key` from now on: what was acknowledged is found there.
+    pub async fn move_to(&mut self, key: String) -> Result<(), Error> {
         self.key = key;
-        Ok(())
+        let Some(mut acknowledged) = self.acknowledged.take() else { return Ok(()) };
+        let before = acknowledged.item.kept.clone();
+        let at = SystemTime::now();
+        let kept = match self.covers {
+            Covers::Not => {
+                Kept { key: self.key.clone(), at, exclusive: false, over: self.over.clone(), ..before }
+            }
+            _ => {
+                self.covers = Covers::All;
+                let told = self.told(before.ranges, String::new());
+                Kept { exclusive: false, owner: before.owner, sum: before.sum, ..told }
+            }
+        };
+        let rewritten = staging::rewrite(&mut acknowledged.item, kept).await;
+        self.acknowledged = Some(acknowledged);
+        rewritten
     }
 
     /// It is in S3.
@@ -410,6 +418,7 @@ impl State {
         Kept {
             key: self.key.clone(),
             base: self.content.base().map(|base| Base { etag: base.etag.clone(), size: base.size }),
+            over: self.over.clone(),
             exclusive: self.guard == Precondition::Absent,
             size: self.content.len(),
             ranges,

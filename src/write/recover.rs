@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -252,7 +253,9 @@ async fn guard(uploads: &Uploads, kept: &Kept) -> Result<Precondition, Error> {
         Some(base) => Ok(Precondition::Etag(base.etag.clone())),
         None if kept.exclusive => Ok(Precondition::Absent),
         None => match uploads.client.head_object(&kept.key).await {
-            Ok(head) if head.last_modified > kept.at => Err(Error::Stale),
+            Ok(head) if kept.over.as_ref() == Some(&head.etag) => Ok(Precondition::Etag(head.etag)),
+            // S3 tells whole seconds.
+            Ok(head) if head.last_modified + Duration::from_secs(1) > kept.at => Err(Error::Stale),
             Ok(head) => Ok(Precondition::Etag(head.etag)),
             Err(e) if e.kind == S3ErrorKind::NoSuchKey => Ok(Precondition::Absent),
             Err(e) => Err(e.into()),
@@ -337,6 +340,7 @@ mod tests {
             let kept = Kept {
                 key: "k".into(),
                 base: Some(Base { etag: String::new(), size: base }),
+                over: None,
                 exclusive: false,
                 size,
                 ranges: ranges.clone(),

@@ -11,6 +11,8 @@ pub mod fake;
 pub mod faults;
 pub mod ground;
 pub mod house;
+pub mod services;
+pub mod stand_in;
 pub mod xml;
 
 #[cfg(feature = "servers")]

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, stream};
 
 use super::*;
-use crate::config::Addressing;
+use crate::config::S3Config;
 
 type Step = Box<dyn Fn(&Request) -> BoxFuture<'static, Result<Response, TransportError>> + Send>;
 
@@ -78,7 +78,7 @@ fn wire(steps: Vec<Step>, rest: Option<Step>) -> (Wire, Arc<Script>) {
     let wire = Wire::new(
         script.clone(),
         Credentials::fixed("id".to_string(), "secret".to_string()),
-        Endpoint::new(None, Addressing::Auto, "bucket").unwrap(),
+        Endpoint::new(&S3Config::of("bucket", None)).unwrap(),
         None,
         "s3",
         judge,

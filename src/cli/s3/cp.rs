@@ -16,7 +16,7 @@ use crate::cli::mount::NewObjectArgs;
 use crate::cli::resolve;
 use crate::failure::Failure;
 use crate::s3::ObjectHeaders;
-use crate::transfer::{self, Transfer, Way};
+use crate::transfer::{self, Transfer, Unfinished, Way};
 
 /// Enough small files at once to hide what one request takes.
 const JOBS: usize = 16;
@@ -36,7 +36,9 @@ Examples:
   pailfs s3 cp s3://data/models/model.bin .
   pailfs s3 cp -r results s3://data/results/ --storage-class STANDARD_IA
 
-Exit status: 0 all is copied; 1 some is not, stderr names it; 2 wrong usage.")]
+An interruption (Ctrl-C, SIGTERM) aborts what is under way; what was copied before stays.
+
+Exit status: 0 all is copied; 1 some is not, stderr names it; 2 wrong usage; 130 Ctrl-C; 143 SIGTERM.")]
 pub(in crate::cli) struct Cp {
     /// A file, or s3://bucket/key
     #[arg(value_name = "SRC")]
@@ -86,7 +88,7 @@ impl Cp {
         if memory_bytes_max < crate::config::MEMORY_BYTES_MIN {
             return Err(Failure::new("--memory: must be 64MiB or more").into());
         }
-        Ok(transfer::run(Transfer {
+        let done = transfer::run(Transfer {
             staging_dir: resolve::staging_dir(None, &Env::real())?,
             way,
             recursive: self.recursive,
@@ -101,7 +103,11 @@ impl Cp {
             },
             quiet: self.quiet,
             config: place.config,
-        })?)
+        });
+        done.map_err(|Unfinished { failure, signal }| match signal {
+            Some(signal) => Ending::Interrupted(failure, signal),
+            None => Ending::Failed(failure),
+        })
     }
 
     fn up(&self) -> Result<(Place, Way), Failure> {

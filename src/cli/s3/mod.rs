@@ -24,6 +24,7 @@ use super::Ending;
 use super::mount::S3Args;
 use crate::error::S3Error;
 use crate::failure::Failure;
+use crate::runtime;
 use crate::s3::S3Client;
 use place::Place;
 
@@ -133,7 +134,7 @@ impl Common {
     where
         F: Future<Output = Result<T, S3Error>>,
     {
-        let runtime = runtime()?;
+        let runtime = runtime::start()?;
         let asked = runtime.block_on(async { ask(S3Client::connect(&place.config).await?).await });
         asked.map_err(Failure::new)
     }
@@ -159,11 +160,4 @@ impl Shown {
     fn show(&self, told: &Value) -> Result<(), Ending> {
         Ok(print::show(told, self.json)?)
     }
-}
-
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::new(format_args!("cannot start threads: {e}")))
 }

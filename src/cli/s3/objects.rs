@@ -42,7 +42,7 @@ pub(in crate::cli) struct Ls {
 impl Ls {
     pub(super) fn run(&self) -> Result<(), Ending> {
         let place = Place::of(&self.place, &self.shown.common)?;
-        Ok(runtime()?.block_on(self.list(&place))?)
+        Ok(runtime::start()?.block_on(self.list(&place))?)
     }
 
     async fn list(&self, place: &Place) -> Result<(), Failure> {
@@ -225,7 +225,7 @@ impl Versions {
         match self {
             Versions::List(args) => {
                 let place = Place::of(&args.place, &args.shown.common)?;
-                Ok(runtime()?.block_on(args.list(&place))?)
+                Ok(runtime::start()?.block_on(args.list(&place))?)
             }
             Versions::Delete(args) => {
                 let place = Place::of(&args.place, &args.common)?;
@@ -323,8 +323,9 @@ impl Restore {
             Restore::Set(SetRestore { object: args, days, tier }) => {
                 let place = args.place()?;
                 let object = args.object(&place);
-                args.common
-                    .act(&place, async |client| client.restore_object(object, *days, tier.as_deref()).await)
+                args.common.act(&place, async |client| {
+                    client.restore_object(object, Some(*days), tier.as_deref()).await
+                })
             }
         }
     }
@@ -337,7 +338,7 @@ pub(in crate::cli) enum StorageClass {
     Get(Head),
     /// Change it: S3 copies the object onto itself
     ///
-    /// Metadata, headers and tags stay; an ACL does not: S3 gives a copy the default one.
+    /// Metadata, headers and tags stay, and the ACL, if it can be read.
     Set(SetStorageClass),
 }
 
@@ -365,7 +366,7 @@ impl StorageClass {
                 let place = Place::of(&args.place, &args.common)?;
                 place.object()?;
                 let staging = resolve::staging_dir(None, &Env::real())?;
-                let copied = runtime()?.block_on(async {
+                let copied = runtime::start()?.block_on(async {
                     let client = S3Client::connect(&place.config).await?;
                     let uploads = transfer::uploads(client, &staging, &place.config);
                     set_storage_class(&uploads, &place.key, &args.class).await
@@ -386,19 +387,21 @@ async fn set_storage_class(uploads: &UploadsWith, key: &str, class: &str) -> Res
         storage_class: Some(class.to_string()),
         ..CopySource::default()
     };
+    let object = ObjectId::current(key);
+    let acl = client.acl_to_keep(object).await?;
     let size = head.size;
     let headers = ObjectHeaders { storage_class: Some(class.to_string()), ..ObjectHeaders::from(head) };
     if size <= COPY_BYTES_MAX {
         client.copy_object(&source, key, None, &Precondition::None).await?;
-        return Ok(());
+        return Ok(client.put_acl_again(object, acl).await?);
     }
     // A copy in parts is a new object, which has no tags of its source's.
-    let tags = client.get_tags(Some(ObjectId::current(key))).await?;
+    let tags = client.get_tags(Some(object)).await?;
     copy_large(uploads, &source, size, key, &headers, &Precondition::None).await?;
     if !tags.is_empty() {
-        client.put_tags(&tags, Some(ObjectId::current(key))).await?;
+        client.put_tags(&tags, Some(object)).await?;
     }
-    Ok(())
+    Ok(client.put_acl_again(object, acl).await?)
 }
 
 /// A URL with which anybody may read, write or delete an object for a while

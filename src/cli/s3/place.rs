@@ -12,11 +12,13 @@ use std::path::{Path, PathBuf};
 use aws_types::os_shim_internal::{Env, Fs};
 
 use super::Common;
+use crate::arn;
 use crate::cli::mount::NewObjectArgs;
 use crate::cli::resolve;
-use crate::config::{Addressing, PayloadSigning, S3Config};
+use crate::config::{Addressing, AwsHosts, PayloadSigning, S3Config};
 use crate::failure::Failure;
 use crate::fs::S3;
+use crate::key::past;
 use crate::mountpoint::{self, FS_TYPE, Mount};
 use crate::s3::ObjectId;
 
@@ -80,19 +82,17 @@ impl Place {
 
     fn of_url(url: &[u8], common: &Common) -> Result<Place, Failure> {
         let url = std::str::from_utf8(url).map_err(|_| Failure::new("a key that is not UTF-8"))?;
-        let (bucket, key) = url.split_once('/').unwrap_or((url, ""));
+        let (bucket, key) = arn::split(url);
         if bucket.is_empty() {
             return Err(Failure::new("s3:// names no bucket: expected s3://bucket or s3://bucket/key"));
         }
-        Ok(Place { config: config(bucket.to_string(), common)?, key: key.to_string() })
+        Ok(Place { config: config(bucket, common)?, key: key.to_string() })
     }
 
     fn on_mount(path: &Path, common: &Common) -> Result<Place, Failure> {
         let shown = path.display();
         let absolute = absolute(path).map_err(|e| Failure::new(format_args!("cannot use {shown}: {e}")))?;
-        let mount = mountpoint::holding(&absolute)
-            .map_err(|e| Failure::new(format_args!("cannot read /proc/self/mountinfo: {e}")))?;
-        let Some(mount) = mount.filter(|mount| mount.fs_type == FS_TYPE) else {
+        let Some(mount) = mountpoint::ours_holding(&absolute)? else {
             return Err(Failure::new(format_args!(
                 "{shown} is neither an s3:// URL nor on a pailfs mount; `findmnt -t {FS_TYPE}` lists those there are"
             )));
@@ -101,6 +101,7 @@ impl Place {
         change(&mut config, common)?;
         let key = key_of(&absolute, &mount)
             .ok_or_else(|| Failure::new(format_args!("{shown} has no key: its name is not UTF-8")))?;
+        refuse_version(&absolute, &config.bucket, &key)?;
         Ok(Place { config, key })
     }
 }
@@ -119,8 +120,15 @@ fn change(config: &mut S3Config, common: &Common) -> Result<(), Failure> {
         }
     };
     set(&mut config.endpoint_url, &args.endpoint_url);
+    if args.endpoint_url.is_some() {
+        config.hosts = AwsHosts::default();
+    }
+    config.hosts.dual_stack |= args.dual_stack;
+    config.hosts.fips |= args.fips;
+    config.hosts.accelerate |= args.accelerate;
     set(&mut config.region, &args.region);
     set(&mut config.profile, &args.profile);
+    config.profile_is_typed |= args.profile.is_some();
     if args.path_style {
         config.addressing = Addressing::Path;
     } else if args.virtual_host_style {
@@ -163,6 +171,21 @@ fn config_of(mount: &Mount) -> Result<S3Config, Failure> {
             "the mount on {point} does not tell where its bucket is ({e}): mount it anew"
         ))
     })
+}
+
+/// A version on a mount is of another object than its path says.
+fn refuse_version(path: &Path, bucket: &str, key: &str) -> Result<(), Failure> {
+    if !key.split('/').any(|segment| segment == past::DIR_NAME) {
+        return Ok(());
+    }
+    let told = |name| xattr::get(path, name).ok().flatten().and_then(|value| String::from_utf8(value).ok());
+    match (told("s3.key"), told("s3.version-id")) {
+        (Some(of), Some(version_id)) if of != key => Err(Failure::new(format_args!(
+            "{} is a version: name it as s3://{bucket}/{of} with --version-id {version_id}",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The source is `s3://bucket/prefix`. None: not UTF-8.

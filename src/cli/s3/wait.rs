@@ -57,7 +57,7 @@ impl Wait {
         } else {
             place.bucket()?;
         }
-        runtime()?.block_on(until.watch(&place, there))
+        runtime::start()?.block_on(until.watch(&place, there))
     }
 }
 

@@ -21,7 +21,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt as _};
 use http::HeaderMap;
 use pailfs::aws::transport::{BodyStream, Request, Response, Transport, TransportError};
-use pailfs::config::{Addressing, PayloadSigning, S3Config};
+use pailfs::config::{Addressing, AwsHosts, PayloadSigning, S3Config};
 use pailfs::s3::S3Client;
 
 use super::call::Call;
@@ -176,7 +176,9 @@ impl FakeS3 {
             endpoint_url: Some("http://fake.test".to_string()),
             region: Some(REGION.to_string()),
             profile: None,
+            profile_is_typed: false,
             addressing: Addressing::Path,
+            hosts: AwsHosts::default(),
             sign_requests: true,
             payload_signing: PayloadSigning::Auto,
             request_timeout: Duration::from_secs(30),
@@ -237,6 +239,17 @@ impl FakeS3 {
         let now = self.state().now();
         let object = Arc::new(Object::new(data.into(), now));
         self.own(|b| keys.into_iter().for_each(|k| b.put(k.as_ref(), object.clone())));
+    }
+
+    /// The restore of an archived object that was asked for has come to its end.
+    pub fn finish_restore(&self, key: &str) {
+        let restored = "ongoing-request=\"false\", expiry-date=\"Fri, 21 Dec 2040 00:00:00 GMT\"";
+        self.own(|b| b.change(key.as_bytes(), "x-amz-restore", restored));
+    }
+
+    /// Sets the ACL of an object.
+    pub fn grant(&self, key: &str, grants: &str) {
+        self.own(|b| b.get_mut(key.as_bytes()).expect("the object").grants = Some(grants.to_string()));
     }
 
     pub fn delete(&self, key: impl AsRef<[u8]>) -> bool {
@@ -392,6 +405,9 @@ impl State {
             "HeadObject" | "GetObject" => objects::get_object(self, call, incoming),
             "PutObject" => objects::put_object(self, call, incoming),
             "CopyObject" => objects::copy_object(self, call, incoming),
+            "GetObjectAcl" => objects::get_object_acl(self, call),
+            "PutObjectAcl" => objects::put_object_acl(self, call, incoming),
+            "RestoreObject" => objects::restore_object(self, call),
             "DeleteObject" => objects::delete_object(self, call, incoming),
             "DeleteObjects" => objects::delete_objects(self, call, incoming),
             "CreateMultipartUpload" => multipart::create(self, call, incoming),

@@ -122,6 +122,7 @@ pub fn complete(state: &mut State, call: &Call, incoming: &Incoming) -> Result<A
         last_modified: now,
         headers: upload.headers,
         metadata: upload.metadata,
+        grants: None,
     };
     let inner = leaf("Location", &format!("http://fake.test/{}/{}", call.bucket, call.key()))
         + &leaf("Bucket", &call.bucket)

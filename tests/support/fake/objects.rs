@@ -108,6 +108,13 @@ pub fn get_object(state: &mut State, call: &Call, incoming: &Incoming) -> Result
         None | Some(Asked::Ignored) => {
             let mut answer = Answer::empty(200);
             answer.body = object.data.clone();
+            // Told of a whole object only, as S3 does.
+            if incoming.header("x-amz-checksum-mode") == Some("ENABLED")
+                && let Some(sum) = auth::checksum("CRC64NVME", &object.data)
+            {
+                answer.set("x-amz-checksum-crc64nvme", &sum);
+                answer.set("x-amz-checksum-type", "FULL_OBJECT");
+            }
             answer
         }
         Some(Asked::Outside) => {
@@ -143,6 +150,46 @@ fn refuse_archived(object: &Object) -> Result<(), Refusal> {
     let mut refusal = Refusal::new(403, "InvalidObjectState", text);
     refusal.extra = leaf("StorageClass", class);
     Err(refusal)
+}
+
+const GRANTS_OF_THE_OWNER: &str =
+    "<Grant><Grantee><ID>owner</ID></Grantee><Permission>FULL_CONTROL</Permission></Grant>";
+
+pub fn get_object_acl(state: &mut State, call: &Call) -> Result<Answer, Refusal> {
+    let object = state.bucket(call)?.get(&call.key_bytes);
+    let object = object.ok_or_else(|| Refusal::no_such_key(&call.key()))?;
+    let grants = object.grants.as_deref().unwrap_or(GRANTS_OF_THE_OWNER);
+    let mut answer = Answer::empty(200);
+    answer.body = format!(
+        "<AccessControlPolicy><Owner><ID>owner</ID></Owner><AccessControlList>{grants}</AccessControlList>\
+         </AccessControlPolicy>"
+    )
+    .into();
+    Ok(answer)
+}
+
+pub fn put_object_acl(state: &mut State, call: &Call, incoming: &Incoming) -> Result<Answer, Refusal> {
+    let text = String::from_utf8_lossy(&incoming.body).into_owned();
+    let grants = text.split_once("<AccessControlList>").and_then(|(_, rest)| rest.split_once("</Acc"));
+    let object = state.bucket(call)?.get_mut(&call.key_bytes);
+    let object = object.ok_or_else(|| Refusal::no_such_key(&call.key()))?;
+    let malformed = || Refusal::new(400, "MalformedACLError", "The XML you provided was not well-formed");
+    object.grants = Some(grants.ok_or_else(malformed)?.0.to_string());
+    Ok(Answer::empty(200))
+}
+
+/// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_RestoreObject.html>
+pub fn restore_object(state: &mut State, call: &Call) -> Result<Answer, Refusal> {
+    let bucket = state.bucket(call)?;
+    let object = bucket.get(&call.key_bytes).ok_or_else(|| Refusal::no_such_key(&call.key()))?;
+    if object.headers.get("x-amz-restore").is_some_and(|r| r.contains("ongoing-request=\"true\"")) {
+        return Err(Refusal::new(409, "RestoreAlreadyInProgress", "Object restore is already in progress"));
+    }
+    if refuse_archived(object).is_ok() {
+        return Err(Refusal::new(403, "InvalidObjectState", "Restore is not allowed for the storage class"));
+    }
+    bucket.change(&call.key_bytes, "x-amz-restore", "ongoing-request=\"true\"");
+    Ok(Answer::empty(202))
 }
 
 fn describe(answer: &mut Answer, object: &Object) {

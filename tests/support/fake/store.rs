@@ -56,12 +56,15 @@ pub struct Object {
     pub headers: BTreeMap<String, String>,
     /// Without the prefix `x-amz-meta-`.
     pub metadata: BTreeMap<String, String>,
+    /// The grants of its ACL; none: everything, to the owner.
+    pub grants: Option<String>,
 }
 
 impl Object {
     pub fn new(data: Bytes, now: SystemTime) -> Object {
         let etag = sums::etag_of(&data);
-        Object { data, etag, last_modified: now, headers: BTreeMap::new(), metadata: BTreeMap::new() }
+        let (headers, metadata) = (BTreeMap::new(), BTreeMap::new());
+        Object { data, etag, last_modified: now, headers, metadata, grants: None }
     }
 
     pub fn size(&self) -> u64 {
@@ -153,6 +156,16 @@ impl Bucket {
 
     pub fn put(&mut self, key: &[u8], object: Arc<Object>) {
         self.objects.insert(self.order.sortable(key), object);
+    }
+
+    /// Sets a header of an object.
+    pub fn change(&mut self, key: &[u8], name: &str, value: &str) {
+        let object = self.get_mut(key).expect("the object");
+        object.headers.insert(name.to_string(), value.to_string());
+    }
+
+    pub fn get_mut(&mut self, key: &[u8]) -> Option<&mut Object> {
+        self.objects.get_mut(&self.order.sortable(key)).map(Arc::make_mut)
     }
 
     pub fn remove(&mut self, key: &[u8]) -> bool {

@@ -1,0 +1,177 @@
+//! `pailfs s3 cp` by the built program, where a server of our own answers what no real one would.
+
+mod support;
+
+use std::process::Command;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use support::stand_in::{Answer, Seen, StandIn};
+
+fn cp(server: &StandIn, dir: &std::path::Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pailfs"));
+    command.env_clear().args(["s3", "cp"]).args(args).current_dir(dir);
+    command.env("AWS_ENDPOINT_URL", &server.url).env("AWS_REGION", "us-east-1").env("HOME", dir);
+    command.env("AWS_ACCESS_KEY_ID", "id").env("AWS_SECRET_ACCESS_KEY", "secret");
+    command
+}
+
+/// The names in a directory, but for the journal's.
+fn names(dir: &std::path::Path) -> Vec<String> {
+    let names =
+        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name != ".cache").collect()
+}
+
+#[test]
+fn what_differs_from_its_checksum_becomes_no_file() {
+    let server = StandIn::start(|seen: &Seen| {
+        let mut headers = vec![
+            ("content-length", "3".to_string()),
+            ("content-range", "bytes 0-2/3".to_string()),
+            ("etag", "\"e\"".to_string()),
+            ("last-modified", "Wed, 21 Oct 2015 07:28:00 GMT".to_string()),
+        ];
+        if seen.method == "HEAD" {
+            headers.push(("x-amz-checksum-crc32", "NSRBwg==".to_string())); // of `abc`
+        }
+        let good = seen.path.starts_with("/bucket/good");
+        match (seen.method.as_str(), good) {
+            ("HEAD", _) => Answer(200, headers, String::new()),
+            (_, true) => Answer(206, headers, "abc".to_string()),
+            (_, false) => Answer(206, headers, "abd".to_string()),
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let output =
+        cp(&server, dir.path(), &["s3://bucket/spoilt", "x", "--checksum", "crc32"]).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("do not have the checksum that S3 keeps: CRC32"), "{stderr}");
+    assert_eq!(names(dir.path()), [""; 0]);
+    let output = cp(&server, dir.path(), &["s3://bucket/good", "x", "--checksum", "crc32"]).output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(std::fs::read(dir.path().join("x")).unwrap(), b"abc");
+}
+
+/// S3 as far as `cp` needs it. Of what is slow a fourth part, or piece, never comes.
+fn slow(seen: &Seen) -> Answer {
+    const SIZE: u64 = 64 << 20;
+    let etag = ("etag", "\"e\"".to_string());
+    let xml =
+        |body: &str| Answer(200, vec![("content-type", "application/xml".to_string())], body.to_string());
+    match seen.method.as_str() {
+        "POST" if seen.path.ends_with("?uploads") => xml(
+            "<InitiateMultipartUploadResult><UploadId>the-upload</UploadId></InitiateMultipartUploadResult>",
+        ),
+        "POST" => xml("<CompleteMultipartUploadResult><ETag>e-8</ETag></CompleteMultipartUploadResult>"),
+        "PUT" if seen.path.contains("slow") && seen.path.contains("partNumber=4") => hang(),
+        "PUT" => Answer(200, vec![etag], String::new()),
+        "DELETE" => Answer(204, vec![], String::new()),
+        "GET" => {
+            let range = seen.header("range").strip_prefix("bytes=").and_then(|range| range.split_once('-'));
+            let (first, last) = range.expect("a range");
+            let first: u64 = first.parse().expect("a number");
+            let last = last.parse().unwrap_or(SIZE).min(SIZE - 1);
+            if seen.path.contains("slow") && first > 24 << 20 {
+                hang();
+            }
+            let headers = vec![
+                etag,
+                ("content-range", format!("bytes {first}-{last}/{SIZE}")),
+                ("last-modified", "Wed, 21 Oct 2015 07:28:00 GMT".to_string()),
+            ];
+            Answer(206, headers, "x".repeat(usize::try_from(last + 1 - first).expect("it is small")))
+        }
+        _ => Answer(404, vec![], String::new()),
+    }
+}
+
+fn hang() -> ! {
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Runs it until the server has been asked so, then sends the signal; answers the status and what stderr said.
+fn interrupted(
+    command: &mut Command,
+    signal: Signal,
+    server: &StandIn,
+    asked: &str,
+) -> (Option<i32>, String) {
+    use std::io::Read as _;
+    let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !server
+        .seen()
+        .iter()
+        .any(|seen| format!("{} {} {}", seen.method, seen.path, seen.header("range")).contains(asked))
+    {
+        assert!(std::time::Instant::now() < end, "it never asked {asked}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
+    let status = child.wait().unwrap();
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    (status.code(), stderr)
+}
+
+#[test]
+fn an_interrupted_upload_is_aborted_and_can_be_done_again() {
+    for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let server = StandIn::start(slow);
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), vec![1; 64 << 20]).unwrap();
+        let mut up = cp(&server, dir.path(), &["file", "s3://bucket/slow"]);
+        let (code, stderr) = interrupted(&mut up, signal, &server, "partNumber=4");
+        assert_eq!(code, Some(status), "{stderr}");
+        assert!(stderr.contains("interrupted"), "{stderr}");
+        let seen = server.seen();
+        let aborted =
+            seen.iter().filter(|seen| seen.method == "DELETE" && seen.path.contains("uploadId=the-upload"));
+        assert_eq!(aborted.count(), 1, "{stderr}");
+        assert!(
+            !seen.iter().any(|seen| seen.method == "POST" && seen.path.contains("uploadId")),
+            "completed"
+        );
+        let again = cp(&server, dir.path(), &["file", "s3://bucket/quick"]).output().unwrap();
+        assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+        let completed = |seen: &Seen| seen.method == "POST" && seen.path.contains("quick?uploadId");
+        assert!(server.seen().iter().any(completed));
+    }
+}
+
+#[test]
+fn an_interrupted_download_leaves_no_file_and_can_be_done_again() {
+    for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let server = StandIn::start(slow);
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "as it was").unwrap();
+        let mut down = cp(&server, dir.path(), &["s3://bucket/slow", "file"]);
+        let (code, stderr) = interrupted(&mut down, signal, &server, "slow bytes=33554432");
+        assert_eq!(code, Some(status), "{stderr}");
+        assert_eq!(names(dir.path()), ["file"], "{stderr}");
+        assert_eq!(std::fs::read(dir.path().join("file")).unwrap(), b"as it was");
+        let again = cp(&server, dir.path(), &["s3://bucket/quick", "file"]).output().unwrap();
+        assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+        assert_eq!(std::fs::metadata(dir.path().join("file")).unwrap().len(), 64 << 20);
+        assert_eq!(names(dir.path()), ["file"]);
+    }
+}
+
+#[test]
+fn a_device_or_a_fifo_is_not_replaced() {
+    let server = StandIn::start(slow);
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let output = cp(&server, dir.path(), &["s3://bucket/quick", "fifo"]).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("no regular file"), "{stderr}");
+    assert_eq!(names(dir.path()), ["fifo"]);
+    assert!(!std::fs::symlink_metadata(&fifo).unwrap().is_file());
+}
