@@ -140,6 +140,7 @@ impl Content {
                 self.file.write(from, vec![bytes.into()]).await?;
                 self.staged.insert(piece.clone());
                 if Some(&place.object) != self.base.as_ref() {
+                    self.unlink(piece.clone());
                     self.dirty.insert(piece);
                 }
             }
