@@ -68,6 +68,9 @@ WITH_LATENCY = [
     Scenario(sources=TREE_IN, pailfs_option="write-back", steps=[
         Step("cp-back", "`cp -r` 200 files of 20 KB in, `--write-back`", "cp -r {w}/in {m}/in", 0.3),
     ]),
+    Scenario(sources=TREE_IN, pailfs_option="write-back", steps=[
+        Step("cp-sync", "… until S3 has them all", "cp -r {w}/in {m}/in && sync {m}", 1.5),
+    ]),
     Scenario([Step("rm-10k", "`rm -r` 10,000 files", "rm -r {m}/many", 3)]),
     Scenario(sources=[("half", "written", "512MiB")], steps=[
         Step("write", "write 512 MiB, sequential", dd("{w}/half", "of={m}/written"), 1.5),
@@ -88,10 +91,14 @@ WITHOUT_LATENCY = [
     Scenario(quick=True, sources=[("whole", "written", "1GiB")], checks=[("written", "written")], steps=[
         Step("write-fast", "sequential write, one stream", dd("{w}/whole", "of={m}/written"), 1.0, gib=1, cpu_budget=0.7),
     ]),
+    Scenario(sources=[("whole", "written", "1GiB")], pailfs_option="unsigned-payload", steps=[
+        Step("write-unsigned", "… with `--unsigned-payload`, as over TLS", dd("{w}/whole", "of={m}/written"), 1.0, gib=1,
+             cpu_budget=0.7),
+    ]),
     Scenario(checks=[("readers/f07", "readers/f07")], steps=[
         Step("readers", "32 readers at once of 64 MiB each",
              "ls {m}/readers | xargs -P 32 -I NAME dd if={m}/readers/NAME of=/dev/null bs=1M status=none", 1.4, gib=2),
     ]),
 ]
 # What the commands are made of: run once before measuring, since dropping caches drops programs too.
-TOOLS = ["cat", "find", "du", "grep", "ls", "cp", "rm", "dd", "mv", "xargs"]
+TOOLS = ["cat", "find", "du", "grep", "ls", "cp", "rm", "dd", "mv", "xargs", "sync"]

@@ -7,6 +7,7 @@
 mod ahead;
 mod backing;
 mod buckets;
+mod close;
 mod copies;
 mod descriptors;
 mod dir;

@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::journal::Intent;
 use crate::key::ROOT_INO;
 use crate::s3::ObjectHeaders;
-use crate::write::{Acknowledgement, Writer, markers};
+use crate::write::{Writer, markers};
 
 /// Files and markers sent side by side: as many as GETs.
 const IN_FLIGHT_MAX: usize = 64;
@@ -123,37 +123,12 @@ impl WriteBack {
 }
 
 impl Filesystem {
-    /// What closing a file, or fsync (`sync`), does when it was changed: with `--write-back` the local disk takes it, else
-    /// S3.
-    pub(super) async fn close(&self, ino: u64, writer: &Arc<Writer>, sync: bool) -> Result<(), Error> {
-        let _pass = self.pass_file(ino).await;
-        match self.write_back.on && writer.is_dirty().await {
-            true => {
-                self.stamp(ino, writer).await?;
-                self.acknowledge(ino, writer, sync).await
-            }
-            false => self.commit_with_pass(ino, writer).await,
-        }
-    }
-
-    /// The local disk takes what was written; S3 does where it cannot. With a pass.
-    pub(super) async fn acknowledge(&self, ino: u64, writer: &Arc<Writer>, sync: bool) -> Result<(), Error> {
-        match writer.acknowledge(sync).await? {
-            Acknowledgement::Nothing => Ok(()),
-            Acknowledgement::OnDisk => {
-                self.send_file(ino, writer);
-                Ok(())
-            }
-            Acknowledgement::MustPublish => self.commit_with_pass(ino, writer).await,
-        }
-    }
-
     /// Whether the file was acknowledged, and is on its way.
     pub(super) fn is_being_sent(&self, ino: u64) -> bool {
         self.write_back.lock().under_way.contains_key(&ino)
     }
 
-    fn send_file(&self, ino: u64, writer: &Arc<Writer>) {
+    pub(super) fn send_file(&self, ino: u64, writer: &Arc<Writer>) {
         if self.write_back.add(ino) {
             self.namespace.pin(ino);
             self.send(ino, Sending::File(writer.clone()));
@@ -229,9 +204,7 @@ impl Filesystem {
         match what {
             Sending::File(writer) => {
                 let _pass = self.pass_file(ino).await;
-                if let Ok(key) = self.namespace.key(ino) {
-                    self.settle_name(&key).await;
-                }
+                self.make_way(ino, writer).await;
                 match writer.publish_acknowledged().await? {
                     Some(published) => self.published(ino, writer, published).await,
                     None => Ok(()),
