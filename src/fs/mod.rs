@@ -12,6 +12,7 @@ mod copies;
 mod descriptors;
 mod dir;
 mod edit;
+mod exchange;
 mod file;
 mod gate;
 mod handles;
@@ -256,7 +257,7 @@ impl Filesystem {
             Ok::<_, JournalError>((left, journal.adopt_acknowledged()?))
         });
         let (left, items) = adopted.await.expect("adopting does not panic")?;
-        leftovers::settle_renames(&self.client, &self.journal, &left).await;
+        leftovers::settle_renames(&self.writes.uploads, &left).await;
         leftovers::carry_out(&self.writes.uploads, &left, items).await;
         self.runtime.spawn(leftovers::abort_uploads(self.client.clone(), self.journal.clone(), left));
         Ok(())

@@ -20,7 +20,7 @@ use crate::write::moves::{self, Moved};
 use crate::write::{Object, Writer, markers};
 
 /// A name: the inode of its directory, and what it is called there.
-type Name<'a> = (u64, &'a str);
+pub(super) type Name<'a> = (u64, &'a str);
 
 impl Filesystem {
     /// `renameat2(2)`. Of a file: a copy on the server's side, then the deletion of the old name. Of a directory: as
@@ -28,7 +28,7 @@ impl Filesystem {
     ///
     /// Errors: [`Error::Exists`] with RENAME_NOREPLACE; [`Error::NotEmpty`], [`Error::IsDirectory`],
     /// [`Error::NotDirectory`] for what cannot be replaced; [`Error::Invalid`] for a directory into itself, and for
-    /// RENAME_EXCHANGE; [`Error::CrossDevice`] for a directory too large to be moved as a whole.
+    /// RENAME_EXCHANGE of directories; [`Error::CrossDevice`] for a directory too large to be moved as a whole.
     pub async fn rename(
         &self,
         parent: u64,
@@ -40,8 +40,14 @@ impl Filesystem {
         self.check_writable(parent)?;
         self.check_writable(new_parent)?;
         let (from, to) = ((parent, old_name(name)?), (new_parent, new_name(new)?));
-        if flags & !libc::RENAME_NOREPLACE != 0 {
-            return Err(Error::Invalid("RENAME_EXCHANGE and RENAME_WHITEOUT"));
+        match flags {
+            libc::RENAME_EXCHANGE => return self.exchange(from, to).await,
+            0 | libc::RENAME_NOREPLACE => {}
+            _ => {
+                return Err(Error::Invalid(
+                    "RENAME_WHITEOUT, or both of RENAME_NOREPLACE and RENAME_EXCHANGE",
+                ));
+            }
         }
         if self.buckets.is_some() || !self.namespace.holds(new_parent) {
             return Err(Error::CrossDevice("a bucket, or to another one"));
@@ -352,7 +358,7 @@ impl Filesystem {
     }
 
     /// The right to rename something, and its key before and after, as `key` makes it of a directory's key and a name.
-    async fn pass_rename(
+    pub(super) async fn pass_rename(
         &self,
         from: Name<'_>,
         to: Name<'_>,
@@ -369,6 +375,6 @@ impl Filesystem {
     }
 }
 
-fn journal_error(e: JournalError) -> Error {
+pub(super) fn journal_error(e: JournalError) -> Error {
     Error::Io(e.to_string())
 }

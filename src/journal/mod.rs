@@ -46,6 +46,8 @@ pub enum Intent {
     /// An object is copied from `from` to `to`, then the original goes. `etag`: the original's; `replaced`: of what was at
     /// `to`, if anything was. There is no commit: whether the copy was made can be seen.
     RenameFile { from: String, to: String, etag: String, replaced: Option<String>, keep: bool },
+    /// Two objects, keys and ETags, change places; `aside` is a copy of the first one meanwhile.
+    Exchange { a: (String, String), b: (String, String), aside: String },
     /// An object, or a directory's marker, whose removal was acknowledged: it goes. `etag`: of the version that was
     /// removed, where it is known; `keep`: the directory it is in may have no marker, and stays.
     Remove { key: String, etag: Option<String>, keep: bool },

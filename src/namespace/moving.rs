@@ -8,7 +8,11 @@ use std::time::SystemTime;
 
 use super::inode::Table;
 use super::known::{ETag, Known, Source, When};
-use super::{Kind, Namespace};
+use super::{FileInfo, Kind, Namespace, Node};
+use crate::error::Error;
+
+/// A name that none can have, for a file that makes way for another one.
+const ASIDE: &str = "\0aside";
 
 /// The ETags that a file below the directory had and has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +37,31 @@ impl Namespace {
         let moved = table.rename_dir(from, to, etag_of);
         table.shrink();
         moved
+    }
+}
+
+impl Namespace {
+    /// Two files have changed places here and in S3. `infos`: what the one that was at `a` is, and the one that was at `b`.
+    /// Answers their inodes.
+    pub fn exchanged(
+        &self,
+        a: (u64, &str),
+        b: (u64, &str),
+        infos: [FileInfo; 2],
+    ) -> Result<(u64, u64), Error> {
+        let (dir_a, dir_b) = (self.dir_key(a.0)?, self.dir_key(b.0)?);
+        let mut table = self.lock();
+        let [first, second] = &infos;
+        let one = table.intern(&dir_a, a.1, &Node::File(first.clone()));
+        let other = table.intern(&dir_b, b.1, &Node::File(second.clone()));
+        table.rename(one, &dir_a, ASIDE);
+        table.rename(other, &dir_a, a.1);
+        table.rename(one, &dir_b, b.1);
+        for ((ino, dir), info) in [(one, &dir_b), (other, &dir_a)].into_iter().zip(infos) {
+            table.update(ino, |known| *known = info.or_as_before(known));
+            table.touch(dir);
+        }
+        Ok((one, other))
     }
 }
 
@@ -78,7 +107,7 @@ impl Table {
             Some(ino) if self.kind(ino) == Some(Kind::Directory) => self.rename(ino, to_dir, to_name),
             _ => {
                 self.remove_name(from_dir, from_name);
-                self.made(to_dir, to_name, &super::Node::Directory);
+                self.made(to_dir, to_name, &Node::Directory);
             }
         }
         moved

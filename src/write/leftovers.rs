@@ -16,7 +16,7 @@ use super::recover;
 use super::upload::{Uploads, abort};
 use crate::error::{Error, S3Error, S3ErrorKind};
 use crate::journal::{Intent, Journal, Kept, KeptItem, Open};
-use crate::s3::{ObjectHead, ObjectHeaders, S3Client};
+use crate::s3::{ListedObject, ObjectHead, ObjectHeaders, S3Client};
 
 /// How far the server's clock may be from ours, with how long a request may take.
 const CLOCK_SLACK: Duration = Duration::from_secs(300);
@@ -26,7 +26,8 @@ const NAMELESS_PAUSE: Duration = Duration::from_secs(10);
 const IN_FLIGHT_MAX: usize = 16;
 
 /// Finishes or undoes the renames among `left`, one after the other.
-pub async fn settle_renames(client: &S3Client, journal: &Journal, left: &[Open]) {
+pub async fn settle_renames(uploads: &Uploads, left: &[Open]) {
+    let Uploads { client, journal, .. } = uploads;
     for open in left {
         let (from, to, settled, what) = match &open.intent {
             Intent::Rename { from, to, .. } if open.committed => {
@@ -38,6 +39,9 @@ pub async fn settle_renames(client: &S3Client, journal: &Journal, left: &[Open])
             Intent::RenameFile { from, to, etag, replaced, keep } => {
                 let settled = finish_file(client, (from, etag), (to, replaced.as_deref()), *keep).await;
                 (from, to, settled.map_err(Error::from), "finished, or had not begun")
+            }
+            Intent::Exchange { a: (from, _), b: (to, _), .. } => {
+                (from, to, settle_exchange(uploads, &open.intent).await, "finished or undone")
             }
             _ => continue,
         };
@@ -69,6 +73,40 @@ async fn finish_file(
         true => remove(client, from, keep).await,
         false => Ok(()),
     }
+}
+
+/// Undoes an exchange, unless both objects have their new content.
+pub async fn settle_exchange(uploads: &Uploads, intent: &Intent) -> Result<(), Error> {
+    let Intent::Exchange { a, b, aside } = intent else { return Ok(()) };
+    let client = &uploads.client;
+    // It is deleted last, and copied first: without it all is done, or nothing.
+    let Some(kept) = head(client, aside).await? else { return Ok(()) };
+    let kept = ListedObject {
+        key: aside.clone(),
+        size: kept.size,
+        etag: kept.etag,
+        last_modified: kept.last_modified,
+        storage_class: kept.storage_class,
+    };
+    let (first, second) = (head(client, &a.0).await?, head(client, &b.0).await?);
+    let is = |found: &Option<ObjectHead>, etag: &str| found.as_ref().is_some_and(|found| found.etag == etag);
+    let is_kept = |found: &ObjectHead| {
+        found.size == kept.size && (found.etag == kept.etag || found.last_modified >= kept.last_modified)
+    };
+    match (is(&first, &a.1), is(&second, &b.1)) {
+        (true, _) => {}
+        (false, true) => _ = moves::copy(uploads, &kept, &a.0).await?,
+        (false, false) if second.as_ref().is_some_and(is_kept) => {}
+        (false, false) => {
+            tracing::error!(
+                key = b.0,
+                aside,
+                "another host wrote it during an exchange: what it was to become stays aside"
+            );
+            return Ok(());
+        }
+    }
+    Ok(client.delete_object(aside).await?)
 }
 
 async fn head(client: &S3Client, key: &str) -> Result<Option<ObjectHead>, S3Error> {
