@@ -140,8 +140,7 @@ impl KeptItem {
 
     /// When this answers, the disk has it.
     pub fn sync(&self) -> io::Result<()> {
-        File::open(self.dir.join(RECORD))?.sync_all()?;
-        File::open(self.bytes())?.sync_all()?;
+        sync_contents(&self.dir)?;
         sync_above(&self.dir.join(RECORD))
     }
 
@@ -182,13 +181,20 @@ pub(super) fn put(
     let mut record = new_file(&half.join(RECORD))?;
     record.write_all(record::line(kept).as_bytes())?;
     let linked = put_bytes(&half.join(BYTES), &kept.ranges, staged)?;
+    if sync {
+        sync_contents(&half)?; // before it has its name: it is there whole, or not at all
+    }
     let dir = to.join(name);
     std::fs::rename(half, &dir)?;
-    let item = KeptItem { kept: kept.clone(), dir };
     if sync {
-        item.sync()?;
+        sync_above(&dir.join(RECORD))?;
     }
-    Ok((item, linked))
+    Ok((KeptItem { kept: kept.clone(), dir }, linked))
+}
+
+/// Of the item that is, or will be, this directory.
+fn sync_contents(dir: &Path) -> io::Result<()> {
+    [RECORD, BYTES].iter().try_for_each(|name| File::open(dir.join(name))?.sync_all())
 }
 
 /// CRC-32C of a file's ranges, one after the other; an error where the file ends before them.

@@ -83,10 +83,8 @@ pub struct Journal {
     state: Mutex<State>,
     /// Up to which record the disk has them; held across an fsync, so that one answers all who wait.
     synced: Arc<tokio::sync::Mutex<u64>>,
-    /// Items that were kept when the first one was kept here.
-    kept_before: OnceLock<usize>,
-    /// Items kept here and not discarded.
-    kept_here: AtomicUsize,
+    /// Items of all mounts: counted when the first one is put here, and from then on as this mount knows.
+    items: OnceLock<AtomicUsize>,
 }
 
 #[derive(Default)]
@@ -124,8 +122,7 @@ impl Journal {
             place: Place::new(staging, endpoint, bucket),
             state: Mutex::default(),
             synced: Arc::default(),
-            kept_before: OnceLock::new(),
-            kept_here: AtomicUsize::new(0),
+            items: OnceLock::new(),
         }
     }
 
@@ -260,22 +257,30 @@ impl Journal {
 
     fn put(&self, kept: &Kept, staged: Staged<'_>, sync: bool) -> Result<(KeptItem, Linked), JournalError> {
         let scratch = self.scratch()?;
-        let counted = *self.kept_before.get_or_init(|| self.place.count_kept());
-        let one_more = |made: usize| (counted.saturating_add(made) < kept::KEPT_MAX).then_some(made + 1);
-        let taken = self.kept_here.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
+        let items = self.items.get_or_init(|| AtomicUsize::new(self.place.count_kept()));
+        let one_more = |items: usize| (items < kept::KEPT_MAX).then_some(items + 1);
+        let taken = items.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
         taken.map_err(|_| JournalError::KeptFull)?;
         let put = kept::put(&self.place.kept(), &scratch, kept, staged, sync);
         put.map_err(|e| {
-            self.kept_here.fetch_sub(1, Ordering::AcqRel);
+            self.one_less();
             self.place.disk_error(e)
         })
     }
 
-    /// An item that this mount made goes.
+    /// Not below none: what others put is not counted, and may be discarded here.
+    fn one_less(&self) {
+        let less = |items: usize| items.checked_sub(1);
+        if let Some(items) = self.items.get() {
+            _ = items.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+        }
+    }
+
+    /// An item goes: one of this mount's, or one that it took over.
     pub fn discard(&self, item: KeptItem) {
         let name = item.name().to_owned();
         match item.discard() {
-            Ok(()) => _ = self.kept_here.fetch_sub(1, Ordering::AcqRel),
+            Ok(()) => self.one_less(),
             Err(e) => tracing::warn!(name, "what was sent stays in the staging directory: {e}"),
         }
     }

@@ -283,3 +283,29 @@ fn what_is_kept_is_bounded() {
     let refused = journal.keep(&kept(), Staged::Memory(&[]));
     assert!(matches!(refused, Err(JournalError::KeptFull)));
 }
+
+#[test]
+fn what_is_taken_over_and_sent_makes_room_and_takes_none() {
+    let staging = tempfile::tempdir().unwrap();
+    let file = tempfile::tempfile().unwrap();
+    let whole = Kept { ranges: vec![], ..kept() };
+    let first = journal(staging.path());
+    for _ in 0..3 {
+        first.acknowledge(whole.clone(), &file, false).unwrap();
+    }
+    assert!(journal(staging.path()).adopt_acknowledged().unwrap().is_empty(), "its mount lives");
+    drop(first);
+    let next = journal(staging.path());
+    let adopted = next.adopt_acknowledged().unwrap();
+    assert_eq!(adopted.len(), 3);
+    next.acknowledge(whole.clone(), &file, false).unwrap();
+    adopted.into_iter().for_each(|item| next.discard(item));
+    next.kept().unwrap().into_iter().for_each(|item| next.discard(item));
+    let after = journal(staging.path());
+    after.acknowledge(whole.clone(), &file, false).unwrap();
+    drop(after);
+    let last = journal(staging.path());
+    last.adopt_acknowledged().unwrap().into_iter().for_each(|item| last.discard(item));
+    last.acknowledge(whole, &file, false).unwrap();
+    assert_eq!(last.kept().unwrap().len(), 1);
+}
