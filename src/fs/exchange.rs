@@ -81,14 +81,7 @@ impl Filesystem {
             self.commit_with_pass(ino, &writer).await?;
         }
         self.settle_name(key).await;
-        let head = self.client.head_object(key).await?;
-        Ok(ListedObject {
-            key: key.to_owned(),
-            size: head.size,
-            etag: head.etag,
-            last_modified: head.last_modified,
-            storage_class: head.storage_class,
-        })
+        Ok(ListedObject::of(key, self.client.head_object(key).await?))
     }
 
     /// S3 has both at their new places: from now on so have we.

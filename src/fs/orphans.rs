@@ -99,11 +99,19 @@ impl Filesystem {
 
     /// As [`Filesystem::hold`], for all files but `ino` with ranges that the server is to copy from this object.
     pub(super) async fn hold_links(&self, ino: Option<u64>, key: &str) {
-        for (other, writer) in self.handles.writers() {
-            if writer.is_linked() && Some(other) != ino {
+        for (other, writer) in self.linked_writers() {
+            if Some(other) != ino {
                 self.hold(&writer, key).await;
             }
         }
+    }
+
+    /// Those of files with ranges that the server is to copy from other objects. Asked at every commit, and mostly none.
+    pub(super) fn linked_writers(&self) -> Vec<(u64, Arc<Writer>)> {
+        if !self.writes.any_linked() {
+            return Vec::new();
+        }
+        self.handles.writers().into_iter().filter(|(_, writer)| writer.is_linked()).collect()
     }
 
     /// The writer that all handles of an open file go through from now on, whose name is about to go. None where it is

@@ -130,13 +130,7 @@ impl Filesystem {
             return Err(Error::Stale); // what was written goes on from another version
         }
         let info = FileInfo { mtime: SystemTime::now(), ..self.namespace.info_of(&head) };
-        let object = ListedObject {
-            key: source.to_owned(),
-            size: head.size,
-            etag: head.etag,
-            last_modified: head.last_modified,
-            storage_class: head.storage_class,
-        };
+        let object = ListedObject::of(source, head);
         let doomed = self.doomed(parent, source.to_owned())?;
         let noted = self.journal.begin(Intent::RenameFile {
             from: source.to_owned(),
@@ -318,7 +312,7 @@ impl Filesystem {
 
     /// Ranges that the server is to copy from objects that moved are now of what these became.
     async fn objects_moved(&self, to: impl Fn(&Object) -> Option<Object>) {
-        for (_, writer) in self.handles.writers().into_iter().filter(|(_, writer)| writer.is_linked()) {
+        for (_, writer) in self.linked_writers() {
             writer.objects_moved(&to).await;
         }
     }

@@ -45,6 +45,14 @@ pub struct ListedObject {
     pub storage_class: Option<String>,
 }
 
+impl ListedObject {
+    /// As a listing would tell it.
+    pub fn of(key: &str, head: ObjectHead) -> ListedObject {
+        let ObjectHead { size, etag, last_modified, storage_class, .. } = head;
+        ListedObject { key: key.to_owned(), size, etag, last_modified, storage_class }
+    }
+}
+
 /// What HeadObject, or the head of GetObject, tells.
 #[derive(Debug, Clone)]
 pub struct ObjectHead {

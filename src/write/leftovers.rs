@@ -11,12 +11,12 @@ use std::time::{Duration, SystemTime};
 use futures_util::{StreamExt, stream};
 
 use super::markers::{self, Contents};
-use super::moves;
+use super::moves::{self, is_copy};
 use super::recover;
 use super::upload::{Uploads, abort};
 use crate::error::{Error, S3Error, S3ErrorKind};
 use crate::journal::{Intent, Journal, Kept, KeptItem, Open};
-use crate::s3::{ListedObject, ObjectHead, ObjectHeaders, S3Client};
+use crate::s3::{ListedObject, ObjectHeaders, S3Client};
 
 /// How far the server's clock may be from ours, with how long a request may take.
 const CLOCK_SLACK: Duration = Duration::from_secs(300);
@@ -64,12 +64,11 @@ async fn finish_file(
     (to, replaced): (&str, Option<&str>),
     keep: bool,
 ) -> Result<(), S3Error> {
-    let (Some(original), Some(copy)) = (head(client, from).await?, head(client, to).await?) else {
+    let (Some(original), Some(copy)) = (object(client, from).await?, object(client, to).await?) else {
         return Ok(());
     };
-    let same = copy.etag == original.etag
-        || replaced != Some(copy.etag.as_str()) && copy.last_modified >= original.last_modified;
-    match original.etag == etag && copy.size == original.size && same {
+    let untouched = replaced == Some(copy.etag.as_str()) && copy.etag != original.etag;
+    match original.etag == etag && is_copy(&original, &copy) && !untouched {
         true => remove(client, from, keep).await,
         false => Ok(()),
     }
@@ -80,23 +79,14 @@ pub async fn settle_exchange(uploads: &Uploads, intent: &Intent) -> Result<(), E
     let Intent::Exchange { a, b, aside } = intent else { return Ok(()) };
     let client = &uploads.client;
     // It is deleted last, and copied first: without it all is done, or nothing.
-    let Some(kept) = head(client, aside).await? else { return Ok(()) };
-    let kept = ListedObject {
-        key: aside.clone(),
-        size: kept.size,
-        etag: kept.etag,
-        last_modified: kept.last_modified,
-        storage_class: kept.storage_class,
-    };
-    let (first, second) = (head(client, &a.0).await?, head(client, &b.0).await?);
-    let is = |found: &Option<ObjectHead>, etag: &str| found.as_ref().is_some_and(|found| found.etag == etag);
-    let is_kept = |found: &ObjectHead| {
-        found.size == kept.size && (found.etag == kept.etag || found.last_modified >= kept.last_modified)
-    };
+    let Some(kept) = object(client, aside).await? else { return Ok(()) };
+    let (first, second) = (object(client, &a.0).await?, object(client, &b.0).await?);
+    let is =
+        |found: &Option<ListedObject>, etag: &str| found.as_ref().is_some_and(|found| found.etag == etag);
     match (is(&first, &a.1), is(&second, &b.1)) {
         (true, _) => {}
         (false, true) => _ = moves::copy(uploads, &kept, &a.0).await?,
-        (false, false) if second.as_ref().is_some_and(is_kept) => {}
+        (false, false) if second.is_some_and(|second| is_copy(&kept, &second)) => {}
         (false, false) => {
             tracing::error!(
                 key = b.0,
@@ -109,10 +99,10 @@ pub async fn settle_exchange(uploads: &Uploads, intent: &Intent) -> Result<(), E
     Ok(client.delete_object(aside).await?)
 }
 
-async fn head(client: &S3Client, key: &str) -> Result<Option<ObjectHead>, S3Error> {
+async fn object(client: &S3Client, key: &str) -> Result<Option<ListedObject>, S3Error> {
     match client.head_object(key).await {
         Err(e) if e.kind == S3ErrorKind::NoSuchKey => Ok(None),
-        found => found.map(Some),
+        found => found.map(|head| Some(ListedObject::of(key, head))),
     }
 }
 
@@ -234,8 +224,8 @@ async fn remove_all(uploads: &Uploads, left: &[Open]) {
 }
 
 async fn remove_file(client: &S3Client, key: &str, etag: Option<&str>, keep: bool) -> Result<(), S3Error> {
-    match head(client, key).await? {
-        Some(head) if etag.is_none_or(|etag| etag == head.etag) => remove(client, key, keep).await,
+    match object(client, key).await? {
+        Some(object) if etag.is_none_or(|etag| etag == object.etag) => remove(client, key, keep).await,
         _ => Ok(()), // gone, or another one, made since
     }
 }
@@ -258,7 +248,7 @@ async fn remove(client: &S3Client, key: &str, keep: bool) -> Result<(), S3Error>
 }
 
 async fn make_directory(client: &S3Client, key: &str, metadata: &[(String, String)]) -> Result<(), S3Error> {
-    match head(client, key).await? {
+    match object(client, key).await? {
         Some(_) => Ok(()),
         None => {
             let headers = ObjectHeaders { metadata: metadata.to_vec(), ..markers::headers() };

@@ -34,7 +34,7 @@ pub mod upload;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::Mutex;
@@ -60,6 +60,8 @@ pub struct Writes {
     ladder: Ladder,
     /// Bytes of parts that were sent and are kept.
     bytes_kept: Arc<AtomicU64>,
+    /// Writers for which [`Writer::is_linked`] holds.
+    linked: AtomicUsize,
 }
 
 /// A part that was sent and stays readable.
@@ -88,7 +90,19 @@ impl Drop for KeptPart {
 impl Writes {
     pub fn new(uploads: Uploads, cache: Arc<PartCache>, staging: Staging, part_bytes: u64) -> Writes {
         let ladder = Ladder::new(part_bytes, cache.budget().bytes_max());
-        Writes { uploads, staging: Arc::new(staging), cache, ladder, bytes_kept: Arc::default() }
+        Writes {
+            uploads,
+            staging: Arc::new(staging),
+            cache,
+            ladder,
+            bytes_kept: Arc::default(),
+            linked: AtomicUsize::new(0),
+        }
+    }
+
+    /// Whether any file has ranges that may be linked from other objects: few ever do.
+    pub fn any_linked(&self) -> bool {
+        self.linked.load(Ordering::Acquire) > 0
     }
 
     /// A permit as soon as there is room; none is needed for no bytes.
@@ -165,6 +179,14 @@ pub struct Writer {
     linked: AtomicBool,
     /// Held across requests: changes, reads and commits of one file take their turns.
     state: Mutex<State>,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if self.is_linked() {
+            self.writes.linked.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
 }
 
 impl Writer {
@@ -309,7 +331,9 @@ impl Writer {
         if !state.content.may_link(&range) {
             return Ok(false);
         }
-        self.linked.store(true, Ordering::Release);
+        if !self.linked.swap(true, Ordering::AcqRel) {
+            self.writes.linked.fetch_add(1, Ordering::AcqRel);
+        }
         state.content.link(range, Place { object, offset })?;
         state.wrote();
         Ok(true)

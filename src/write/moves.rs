@@ -233,7 +233,7 @@ pub async fn finish(client: &S3Client, from: &str, to: &str) -> Result<(), Error
 
 /// Copies of one PUT keep its ETag. Others (of parts, encrypted by KMS) are told by size and by being no older: a file
 /// of that size that another host put in just this place since then is taken for the copy.
-fn is_copy(original: &ListedObject, copy: &ListedObject) -> bool {
+pub(super) fn is_copy(original: &ListedObject, copy: &ListedObject) -> bool {
     copy.size == original.size && (copy.etag == original.etag || copy.last_modified >= original.last_modified)
 }
 
