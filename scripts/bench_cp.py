@@ -1,7 +1,7 @@
 """Measures `pailfs s3 cp` side by side with boto3's upload_file and download_file. Started by scripts/bench-cp.
 
-Both copy one file, with their own defaults, to and from a model of S3 that answers at once and stores nothing; files lie
-in memory. What a row shows is the time of the copy itself for boto3, that of the whole process for pailfs. `bar` is
+Both copy one file, with their own defaults, to and from a model of S3 that stores nothing; files lie in memory. First it
+has the latency of S3 (20 ms to the first byte, 30 ms a write, 90 MB/s a connection), then it answers at once. What a row shows is the time of the copy itself for boto3, that of the whole process for pailfs. `bar` is
 pailfs on a terminal, where it draws its progress. Medians; on a machine that does other things, too, compare the CPU
 seconds.
 """
@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from benchlib import programs
-from benchlib.model import BUCKET, Model, write_content
+from benchlib.model import BUCKET, LATENCY, NO_LATENCY, Model, write_content
 
 RELEASE = Path(__file__).resolve().parent.parent / "target/release"
 BOTO = """
@@ -82,33 +82,43 @@ def main():
     args = arguments()
     work = Path(tempfile.mkdtemp(prefix="pailfs-bench-cp.", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
     model_program = str(RELEASE / "examples/model_s3")
-    server = Model(model_program, [], [f"--object=big={args.size}"])
     ways = {
-        "boto3": lambda up, file: boto3(server.url, up, file),
-        "pailfs": lambda up, file: pailfs(args.pailfs, server.url, up, file, False),
-        "bar": lambda up, file: pailfs(args.pailfs, server.url, up, file, True),
+        "boto3": boto3,
+        "pailfs": lambda url, up, file: pailfs(args.pailfs, url, up, file, False),
+        "bar": lambda url, up, file: pailfs(args.pailfs, url, up, file, True),
     }
     print(f"{args.size}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f} before; medians of {args.rounds}\n")
-    print("| | " + " | ".join(f"{name}: s | CPU s" for name in ways) + " | boto3 : pailfs | CPU | bar costs of CPU |")
+    print("| | " + " | ".join(f"{name}: s | CPU s" for name in ways) + " | boto3 : pailfs | CPU | bar, of CPU |")
     print("| --- " * (2 * len(ways) + 4) + "|")
     try:
-        for up in (True, False):
-            file = work / "file"
-            if up:
-                write_content(model_program, "up-pailfs", args.size, file)
-            found = {name: [] for name in ways}
-            for _ in range(args.rounds):
-                for name, way in ways.items():
-                    found[name].append(way(up, file))
-                    print(f"{'up' if up else 'down'} {name} {found[name][-1]}", file=sys.stderr)
-            medians = {name: [statistics.median(column) for column in zip(*rows)] for name, rows in found.items()}
-            figures = " | ".join(f"{seconds:.2f} | {cpu:.2f}" for seconds, cpu in medians.values())
-            (theirs, theirs_cpu), (ours, ours_cpu), (_, bar_cpu) = medians.values()
-            print(f"| {'up' if up else 'down'} | {figures} | {theirs / ours:.1f} | {theirs_cpu / ours_cpu:.1f} | {bar_cpu / ours_cpu - 1:+.1%} |")
-            file.unlink()
+        for delays, answers in (LATENCY, "as S3"), (NO_LATENCY, "at once"):
+            server = Model(model_program, delays, [f"--object=big={args.size}"])
+            try:
+                for up in (True, False):
+                    file = work / "file"
+                    if up:
+                        write_content(model_program, "up-pailfs", args.size, file)
+                    row(f"{'up' if up else 'down'}, answers {answers}", args.rounds, {
+                        name: lambda way=way, up=up: way(server.url, up, file) for name, way in ways.items()
+                    })
+                    file.unlink()
+            finally:
+                server.stop()
     finally:
-        server.stop()
         shutil.rmtree(work, ignore_errors=True)
+
+
+def row(title, rounds, ways):
+    """Each way in turn, `rounds` times; prints the medians."""
+    found = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            found[name].append(way())
+            print(f"{title}: {name} {found[name][-1]}", file=sys.stderr)
+    medians = {name: [statistics.median(column) for column in zip(*rows)] for name, rows in found.items()}
+    figures = " | ".join(f"{seconds:.2f} | {cpu:.2f}" for seconds, cpu in medians.values())
+    (theirs, theirs_cpu), (ours, ours_cpu), (_, bar_cpu) = medians.values()
+    print(f"| {title} | {figures} | {theirs / ours:.1f} | {theirs_cpu / ours_cpu:.1f} | {bar_cpu / ours_cpu - 1:+.1%} |", flush=True)
 
 
 main()

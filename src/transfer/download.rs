@@ -23,13 +23,14 @@ use crate::s3::{Checksum, GetObject, ObjectBody, ObjectId, PartChecksum, Promise
 /// What one request brings.
 const PIECE_BYTES: u64 = 8 << 20;
 /// Of one object under way at once.
-const PIECES_MAX: usize = 8;
+const PIECES_MAX: usize = 16;
 /// What is gathered before it is written.
-const WRITE_BYTES: u64 = 1 << 20;
+const WRITE_BYTES: u64 = 2 << 20;
 
 /// A file beside the one it is to become. Removed when dropped, unless it has become it.
 struct Temporary {
-    file: Arc<File>,
+    /// Written by one at a time: more of them only wait in the kernel for the same lock, and spin there.
+    file: Arc<tokio::sync::Mutex<File>>,
     path: PathBuf,
     kept: bool,
 }
@@ -50,7 +51,7 @@ impl Temporary {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let path = dir.join(format!(".pailfs-{}-{serial}.part", std::process::id()));
         let file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(|e| io(&e))?;
-        Ok(Temporary { file: Arc::new(file), path, kept: false })
+        Ok(Temporary { file: Arc::new(file.into()), path, kept: false })
     }
 
     fn become_file(mut self, target: &Path) -> Result<(), Error> {
@@ -145,7 +146,7 @@ impl Verified {
 /// Where the bytes of one piece go.
 struct Sink {
     shared: Arc<Shared>,
-    file: Arc<File>,
+    file: Arc<tokio::sync::Mutex<File>>,
     range: Range<u64>,
     /// None: nothing is to be compared.
     checksum: Option<Checksum>,
@@ -187,7 +188,8 @@ impl Sink {
             bytes += frame.as_ref().map_or(0, |frame| frame.len() as u64);
             gathered.extend(frame);
             if bytes >= WRITE_BYTES || (ended && bytes > 0) {
-                let (file, from, frames) = (self.file.clone(), at, std::mem::take(&mut gathered));
+                let (from, frames) = (at, std::mem::take(&mut gathered));
+                let file = self.file.clone().lock_owned().await;
                 let mut checksum = self.checksum.take();
                 let write = move || {
                     if let Some(checksum) = &mut checksum {

@@ -18,7 +18,7 @@ use crate::journal::{Intent, Journal};
 use crate::s3::{CopySource, ObjectHeaders, Payload, Precondition, S3Client, UploadedPart, Written};
 
 /// Parts of one file under way at once: enough to fill the line, few enough for the memory.
-const PARTS_IN_FLIGHT_MAX: usize = 8;
+const PARTS_IN_FLIGHT_MAX: usize = 16;
 
 /// What uploads are carried out with.
 #[derive(Clone)]
