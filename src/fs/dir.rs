@@ -264,14 +264,14 @@ impl Filesystem {
         let attributes = self.made_by(parent, Kind::Directory, maker);
         let mut headers = markers::headers();
         attributes.write(Kind::Directory, &mut headers.metadata);
-        let noted = self.note_directory(&key, &headers);
+        let noted = self.note_directory(&key, &headers, false);
         if noted.is_none() {
             markers::put(&self.client, &key, &headers).await?;
         }
         let entry = self.namespace.made_directory(parent, name)?;
         self.namespace.changed_attributes(entry.ino, attributes);
         if let Some(noted) = noted {
-            self.send_directory(entry.ino, key, headers, noted);
+            self.send_directory(entry.ino, key, headers, false, noted);
         }
         Ok(self.attr(&self.namespace.entry(entry.ino)?))
     }

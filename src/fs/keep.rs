@@ -238,31 +238,43 @@ impl Filesystem {
         if dir.is_empty() {
             return Err(Error::NotPermitted("a bucket has no object that could carry attributes of its own"));
         }
-        let head = match self.client.head_object(&dir).await {
-            Ok(head) => Some(head),
-            Err(e) if e.kind == S3ErrorKind::NoSuchKey => None,
-            Err(e) => return Err(e.into()),
+        let (head, mut headers) = match self.write_back.marker_headers(ino) {
+            Some(headers) => (None, headers),
+            None => match self.client.head_object(&dir).await {
+                Ok(head) => (Some(head.clone()), ObjectHeaders::from(head)),
+                Err(e) if e.kind == S3ErrorKind::NoSuchKey => (None, markers::headers()),
+                Err(e) => return Err(e.into()),
+            },
         };
-        let mut headers = head.clone().map_or_else(markers::headers, ObjectHeaders::from);
         if let Some(head) = &head {
             self.pin_mtime(head, &mut headers);
         }
         change(&mut headers)?;
-        match head.filter(|head| head.size > 0) {
-            Some(head) => self.copy_onto_itself(&dir, &head, &headers).await.map(|_| ())?,
-            // Nothing need be copied; and SeaweedFS, which finds no marker to copy, drops what it carries.
-            None => {
-                markers::put(&self.client, &dir, &headers).await?;
-                let kept = self.client.head_object(&dir).await?.metadata;
-                if !headers.metadata.iter().all(|said| kept.contains(said)) {
-                    return Err(Error::NotSupported("the server keeps no metadata of directories"));
-                }
-            }
-        }
+        // Nothing need be copied of an empty one; and SeaweedFS, which finds no marker to copy, drops what it carries.
+        let noted = match head.filter(|head| head.size > 0) {
+            Some(head) => self.copy_onto_itself(&dir, &head, &headers).await.map(|_| None)?,
+            None => match self.note_directory(&dir, &headers, true) {
+                None => self.put_marker(&dir, &headers).await.map(|()| None)?,
+                noted => noted,
+            },
+        };
         if self.namespace.keeps_attributes() {
             self.namespace.changed_attributes(ino, self.attributes_in(&headers));
         }
+        if let Some(noted) = noted {
+            self.send_directory(ino, dir, headers, true, noted);
+        }
         Ok(())
+    }
+
+    /// Puts a marker for what it carries.
+    pub(super) async fn put_marker(&self, dir: &str, headers: &ObjectHeaders) -> Result<(), Error> {
+        markers::put(&self.client, dir, headers).await?;
+        let kept = self.client.head_object(dir).await?.metadata;
+        match headers.metadata.iter().all(|said| kept.contains(said)) {
+            true => Ok(()),
+            false => Err(Error::NotSupported("the server keeps no metadata of directories")),
+        }
     }
 
     /// What is about to be published is as old as it was shown to be.

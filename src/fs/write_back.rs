@@ -42,6 +42,8 @@ pub(super) struct WriteBack {
 struct State {
     /// By inode.
     under_way: HashMap<u64, Progress>,
+    /// What is to be sent of the directories among them.
+    markers: HashMap<u64, Marker>,
     /// The mount ends: what S3 is not to be reached for stays to the next one.
     leaving: bool,
 }
@@ -52,6 +54,17 @@ struct Progress {
     again: bool,
     failures: u64,
     error: Option<Error>,
+}
+
+/// A directory's marker as it is to be.
+#[derive(Clone)]
+struct Marker {
+    key: String,
+    headers: ObjectHeaders,
+    /// S3 may have one already: its attributes were changed.
+    over: bool,
+    /// In the journal.
+    noted: u64,
 }
 
 impl WriteBack {
@@ -117,6 +130,19 @@ impl WriteBack {
         if state.leaving { failed() } else { None }
     }
 
+    /// Of a marker that is on its way.
+    pub fn marker_headers(&self, ino: u64) -> Option<ObjectHeaders> {
+        self.lock().markers.get(&ino).map(|marker| marker.headers.clone())
+    }
+
+    /// It is on its way no longer, unless it was changed since: then none is answered.
+    fn take_marker(&self, ino: u64, noted: u64) -> Option<Marker> {
+        match self.lock().markers.entry(ino) {
+            Entry::Occupied(marker) if marker.get().noted == noted => Some(marker.remove()),
+            _ => None,
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -135,23 +161,35 @@ impl Filesystem {
         }
     }
 
-    /// The journal knows of a directory that is to have a marker; none where that must be put at once.
-    pub(super) fn note_directory(&self, key: &str, headers: &ObjectHeaders) -> Option<u64> {
-        if !self.write_back.on {
+    /// The journal knows of a directory that is to have a marker, or (`over`) another one; none where that must be put at
+    /// once.
+    pub(super) fn note_directory(&self, key: &str, headers: &ObjectHeaders, over: bool) -> Option<u64> {
+        let plain = ObjectHeaders { metadata: headers.metadata.clone(), ..markers::headers() };
+        if !self.write_back.on || plain != *headers {
             return None;
         }
-        let intent = Intent::Directory { key: key.into(), metadata: headers.metadata.clone() };
+        let intent = Intent::Directory { key: key.into(), metadata: plain.metadata, over };
         let noted = self.journal.begin(intent);
         noted
-            .inspect_err(|e| tracing::warn!(key, "made at once, for the local disk does not take it: {e}"))
+            .inspect_err(|e| tracing::warn!(key, "put at once, for the local disk does not take it: {e}"))
             .ok()
     }
 
     /// Sends the marker of a directory that was noted, and is known here.
-    pub(super) fn send_directory(&self, ino: u64, key: String, headers: ObjectHeaders, noted: u64) {
+    pub(super) fn send_directory(
+        &self,
+        ino: u64,
+        key: String,
+        headers: ObjectHeaders,
+        over: bool,
+        noted: u64,
+    ) {
+        let before = self.write_back.lock().markers.insert(ino, Marker { key, headers, over, noted });
+        before.into_iter().for_each(|before| self.journal.end(before.noted));
         self.namespace.set_directory_local(ino);
-        self.write_back.add(ino);
-        self.send(ino, Sending::Directory { key, headers, noted });
+        if self.write_back.add(ino) {
+            self.send(ino, Sending::Directory);
+        }
     }
 
     fn send(&self, ino: u64, what: Sending) {
@@ -210,10 +248,17 @@ impl Filesystem {
                     None => Ok(()),
                 }
             }
-            Sending::Directory { key, headers, noted } => {
-                markers::put(&self.client, key, headers).await?;
-                self.namespace.directory_was_sent(ino);
-                self.journal.end(*noted);
+            Sending::Directory => {
+                let marker = self.write_back.lock().markers.get(&ino).cloned();
+                let Some(Marker { key, headers, over, noted }) = marker else { return Ok(()) };
+                match over {
+                    true => self.put_marker(&key, &headers).await?,
+                    false => markers::put(&self.client, &key, &headers).await?,
+                }
+                if self.write_back.take_marker(ino, noted).is_some() {
+                    self.namespace.directory_was_sent(ino);
+                    self.journal.end(noted);
+                }
                 Ok(())
             }
         }
@@ -226,10 +271,13 @@ impl Filesystem {
                 self.keep_for_recovery(ino, writer, e).await;
                 writer.fail(e).await;
             }
-            Sending::Directory { key, noted, .. } => {
-                tracing::error!(key, "a directory that was acknowledged cannot be made: {e}");
-                self.namespace.give_up(ino);
-                self.journal.end(*noted);
+            Sending::Directory => {
+                let marker = self.write_back.lock().markers.remove(&ino);
+                if let Some(Marker { key, noted, .. }) = marker {
+                    tracing::error!(key, "a directory that was acknowledged cannot be made or changed: {e}");
+                    self.namespace.give_up(ino);
+                    self.journal.end(noted);
+                }
             }
         }
         for dir in [self.namespace.parent(ino), self.namespace.root(), ROOT_INO] {
@@ -296,5 +344,6 @@ impl Filesystem {
 /// What is needed to send it.
 enum Sending {
     File(Arc<Writer>),
-    Directory { key: String, headers: ObjectHeaders, noted: u64 },
+    /// As [`State::markers`] tells.
+    Directory,
 }

@@ -1,22 +1,29 @@
 //! Bytes that S3 does not have yet: acknowledged, and to be sent by a mount; or kept until `pailfs recover` sends,
 //! exports or discards them, because they could not be sent.
 //!
-//! Owns: [`Kept`] (what is to be known of them), [`KeptItem`] (one that is on the disk).
-//! Invariants: an item is there whole, record and bytes, or not at all; it goes only by [`KeptItem::discard`]; what it
-//! tells of itself changes at once or not at all.
+//! ```text
+//! 0                 size
+//! | bytes, holes ... | record, where it begins [| record, where it begins] |
+//! ```
+//!
+//! Owns: [`Kept`] (what is to be known of them), [`KeptItem`] (one that is on the disk: a file).
+//! Invariants: an item is there whole or not at all; what it tells of itself, which the file's end says, changes at once
+//! or not at all, and takes no more room however often it changes.
 //! Must never know: how they are sent.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
-use rustix::fs::{AtFlags, CWD, linkat};
+use rustix::fs::{AtFlags, CWD, RenameFlags, linkat, rename, renameat_with};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::JournalError;
@@ -26,10 +33,10 @@ use super::record;
 
 /// Files kept at once for one bucket, at most.
 pub(super) const KEPT_MAX: usize = 10_000;
-const RECORD: &str = "record";
-const BYTES: &str = "bytes";
-/// The record while it is written anew.
-const ANEW: &str = "anew";
+/// After a record: where in the file it begins, in 16 hexadecimal digits, and a newline.
+const FOOTER_BYTES: u64 = 17;
+/// How far from a file's end a whole record is looked for, in bytes, where the last one is torn: some of the largest.
+const TAIL_BYTES: u64 = 16 << 20;
 /// Read at a time for a checksum, in bytes.
 const SUMMED_BYTES: usize = 256 << 10;
 
@@ -84,7 +91,8 @@ pub struct KeptHeaders {
 /// Where the bytes are that are to be kept.
 #[derive(Debug, Clone, Copy)]
 pub enum Staged<'a> {
-    /// At their offsets. Linked where the file is in the same file system and still may be, else copied.
+    /// At their offsets. Linked where the file is in the same file system and still may be, else copied; linked, the file
+    /// goes on behind its size.
     File(&'a File),
     /// At their offsets. Copied.
     Ranges(&'a File),
@@ -100,63 +108,70 @@ pub struct Linked(pub bool);
 #[derive(Debug, Clone)]
 pub struct KeptItem {
     pub kept: Kept,
-    dir: PathBuf,
+    path: PathBuf,
 }
 
 impl KeptItem {
     /// What it is called on the command line.
     pub fn name(&self) -> &str {
-        self.dir.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+        self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
     }
 
-    /// The bytes of `ranges`, at their offsets.
-    pub fn bytes(&self) -> PathBuf {
-        self.dir.join(BYTES)
+    /// The file with the bytes of `ranges`, at their offsets. What is behind `size` is not theirs.
+    pub fn bytes(&self) -> &Path {
+        &self.path
     }
 
     /// The right to work on it, as long as the file is held; none while another process has it, or has changed it.
     pub fn claim(&self) -> io::Result<Option<File>> {
-        let mut record = File::open(self.dir.join(RECORD))?;
-        match record.try_lock() {
+        let file = File::open(&self.path)?;
+        match file.try_lock() {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => return Ok(None),
             Err(std::fs::TryLockError::Error(e)) => return Err(e),
         }
-        let mut line = Vec::new();
-        record.read_to_end(&mut line)?;
-        Ok((read_record(&line).as_ref() == Some(&self.kept)).then_some(record))
+        let told = read_record(&file)?;
+        Ok(told.is_some_and(|(kept, _)| kept == self.kept).then_some(file))
     }
 
     /// Tells something else of the same bytes from now on. Not synced.
     pub fn rewrite(&mut self, kept: Kept) -> io::Result<()> {
-        let anew = self.dir.join(ANEW);
-        let mut options = OpenOptions::new();
-        let mut record = options.write(true).create(true).truncate(true).mode(0o600).open(&anew)?;
-        record.write_all(record::line(&kept).as_bytes())?;
-        std::fs::rename(anew, self.dir.join(RECORD))?;
+        let file = OpenOptions::new().read(true).write(true).open(&self.path)?;
+        let (_, at) = read_record(&file)?.ok_or(io::ErrorKind::InvalidData)?;
+        let end = file.metadata()?.len();
+        let first = told(&kept, kept.size);
+        if kept.size + first.len() as u64 <= at.start {
+            // The file's end tells the record before until this cuts it off.
+            file.write_all_at(&first, kept.size)?;
+            file.set_len(kept.size + first.len() as u64)?;
+        } else {
+            let written = file.write_all_at(&told(&kept, end), end);
+            if written.is_err() {
+                file.set_len(end)?;
+            }
+            written?;
+        }
         self.kept = kept;
         Ok(())
     }
 
     /// When this answers, the disk has it.
     pub fn sync(&self) -> io::Result<()> {
-        sync_contents(&self.dir)?;
-        sync_above(&self.dir.join(RECORD))
+        File::open(&self.path)?.sync_all()?;
+        sync_above(&self.path)
     }
 
     /// Whether the bytes are those that were acknowledged.
     pub fn is_sound(&self) -> io::Result<bool> {
         let Some(sum) = self.kept.sum else { return Ok(true) };
-        match sum_of(&File::open(self.bytes())?, &self.kept.ranges) {
+        match sum_of(Staged::File(&File::open(self.bytes())?), &self.kept.ranges) {
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
             found => Ok(found? == sum),
         }
     }
 
     pub fn discard(self) -> io::Result<()> {
-        // Without its record it is no item any more, whatever else is left of it.
-        std::fs::remove_file(self.dir.join(RECORD))?;
-        std::fs::remove_dir_all(&self.dir)
+        std::fs::remove_file(&self.path)
     }
 }
 
@@ -169,37 +184,102 @@ pub(super) fn put(
     sync: bool,
 ) -> io::Result<(KeptItem, Linked)> {
     let since = kept.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    // By time, and by a number that no other has: the scratch directory is this mount's alone.
-    let (half, name) = (0..)
-        .find_map(|n: u64| {
-            let name = format!("{:x}-{n}", since.as_nanos());
-            let half = scratch.join(&name);
-            let taken = to.join(&name).exists();
-            (!taken).then(|| DirBuilder::new().mode(0o700).create(&half).map(|()| (half, name)))
-        })
-        .expect("numbers do not end")?;
-    let mut record = new_file(&half.join(RECORD))?;
-    record.write_all(record::line(kept).as_bytes())?;
-    let linked = put_bytes(&half.join(BYTES), &kept.ranges, staged)?;
-    if sync {
-        sync_contents(&half)?; // before it has its name: it is there whole, or not at all
+    let name = |n: u64| format!("{:x}-{n}", since.as_nanos());
+    let put = |path: PathBuf, linked| {
+        if sync {
+            sync_above(&path)?;
+        }
+        Ok((KeptItem { kept: kept.clone(), path }, Linked(linked)))
+    };
+    if let Staged::File(file) = staged {
+        finish(file, kept, sync)?;
+        let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
+        if let Ok(path) = place(to, name, |path| linkat(CWD, &itself, CWD, path, AtFlags::SYMLINK_FOLLOW)) {
+            return put(path, true);
+        }
+        file.set_len(kept.size)?;
     }
-    let dir = to.join(name);
-    std::fs::rename(half, &dir)?;
-    if sync {
-        sync_above(&dir.join(RECORD))?;
-    }
-    Ok((KeptItem { kept: kept.clone(), dir }, linked))
+    // The scratch directory is this mount's alone.
+    static SERIAL: AtomicU64 = AtomicU64::new(0);
+    let half = scratch.join(format!("half-{}", SERIAL.fetch_add(1, Ordering::Relaxed)));
+    let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&half)?;
+    put_bytes(&mut file, &kept.ranges, staged)?;
+    finish(&file, kept, sync)?;
+    let path = place(to, name, |path| match renameat_with(CWD, &half, CWD, path, RenameFlags::NOREPLACE) {
+        // Not every file system knows that.
+        Err(Errno::INVAL) if path.exists() => Err(Errno::EXIST),
+        Err(Errno::INVAL) => rename(&half, path),
+        renamed => renamed,
+    })?;
+    put(path, false)
 }
 
-/// Of the item that is, or will be, this directory.
-fn sync_contents(dir: &Path) -> io::Result<()> {
-    [RECORD, BYTES].iter().try_for_each(|name| File::open(dir.join(name))?.sync_all())
+/// Gives a file the first of the names that no other has.
+fn place(
+    to: &Path,
+    name: impl Fn(u64) -> String,
+    give: impl Fn(&Path) -> Result<(), Errno>,
+) -> io::Result<PathBuf> {
+    let mut n = 0;
+    loop {
+        let path = to.join(name(n));
+        match give(&path) {
+            Err(Errno::EXIST) => n += 1,
+            given => return Ok(given.map(|()| path)?),
+        }
+    }
 }
 
-/// CRC-32C of a file's ranges, one after the other; an error where the file ends before them.
-pub(super) fn sum_of(file: &File, ranges: &[Range<u64>]) -> io::Result<u64> {
+/// A file that has its bytes gets its record.
+fn finish(file: &File, kept: &Kept, sync: bool) -> io::Result<()> {
+    file.set_len(kept.size)?; // a hole at the end belongs to it
+    file.write_all_at(&told(kept, kept.size), kept.size)?;
+    if sync { file.sync_all() } else { Ok(()) }
+}
+
+/// What stands in the file from `at` on.
+fn told(kept: &Kept, at: u64) -> Vec<u8> {
+    format!("{}{at:016x}\n", record::line(kept)).into_bytes()
+}
+
+/// The last whole record of a file, and where it is.
+fn read_record(file: &File) -> io::Result<Option<(Kept, Range<u64>)>> {
+    let len = file.metadata()?.len();
+    if let Some(found) = record_before(file, len)? {
+        return Ok(Some(found));
+    }
+    // Torn: the one before it counts.
+    let from = len.saturating_sub(TAIL_BYTES);
+    let mut tail = vec![0; usize::try_from(len - from).unwrap_or(0)];
+    file.read_exact_at(&mut tail, from)?;
+    let mut ends = tail.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
+    ends.find_map(|(at, _)| record_before(file, from + at as u64 + 1).transpose()).transpose()
+}
+
+/// The record that ends, with its footer, at `end`.
+fn record_before(file: &File, end: u64) -> io::Result<Option<(Kept, Range<u64>)>> {
+    let Some(line_end) = end.checked_sub(FOOTER_BYTES) else { return Ok(None) };
+    let mut footer = [0; FOOTER_BYTES as usize];
+    file.read_exact_at(&mut footer, line_end)?;
+    let digits = footer.strip_suffix(b"\n").and_then(|digits| std::str::from_utf8(digits).ok());
+    let Some(start) = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()) else { return Ok(None) };
+    let Some(len) = line_end.checked_sub(start).filter(|len| *len <= TAIL_BYTES) else { return Ok(None) };
+    let mut line = vec![0; usize::try_from(len).unwrap_or(0)];
+    file.read_exact_at(&mut line, start)?;
+    let kept = line.strip_suffix(b"\n").and_then(record::read);
+    Ok(kept.map(|kept| (kept, start..end)))
+}
+
+/// CRC-32C of ranges, one after the other; an error where a file ends before them.
+pub(super) fn sum_of(staged: Staged<'_>, ranges: &[Range<u64>]) -> io::Result<u64> {
     let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+    let file = match staged {
+        Staged::File(file) | Staged::Ranges(file) => file,
+        Staged::Memory(chunks) => {
+            chunks.iter().for_each(|chunk| digest.update(chunk));
+            return Ok(digest.finalize());
+        }
+    };
     let mut buffer = vec![0; SUMMED_BYTES];
     for range in ranges {
         let mut at = range.start;
@@ -218,20 +298,13 @@ pub(super) fn sum_of(file: &File, ranges: &[Range<u64>]) -> io::Result<u64> {
     Ok(digest.finalize())
 }
 
-fn put_bytes(path: &Path, ranges: &[Range<u64>], staged: Staged<'_>) -> io::Result<Linked> {
-    if let Staged::File(file) = staged {
-        let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
-        if linkat(CWD, itself, CWD, path, AtFlags::SYMLINK_FOLLOW).is_ok() {
-            return Ok(Linked(true));
-        }
-    }
-    let mut to = new_file(path)?;
+fn put_bytes(to: &mut File, ranges: &[Range<u64>], staged: Staged<'_>) -> io::Result<()> {
     match staged {
         Staged::File(mut from) | Staged::Ranges(mut from) => {
             for range in ranges {
                 from.seek(SeekFrom::Start(range.start))?;
                 to.seek(SeekFrom::Start(range.start))?;
-                let copied = io::copy(&mut from.take(range.end - range.start), &mut to)?;
+                let copied = io::copy(&mut from.take(range.end - range.start), to)?;
                 if copied < range.end - range.start {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
@@ -242,15 +315,7 @@ fn put_bytes(path: &Path, ranges: &[Range<u64>], staged: Staged<'_>) -> io::Resu
             chunks.iter().try_for_each(|chunk| to.write_all(chunk))?;
         }
     }
-    Ok(Linked(false))
-}
-
-fn new_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
-}
-
-fn read_record(line: &[u8]) -> Option<Kept> {
-    line.strip_suffix(b"\n").and_then(record::read)
+    Ok(())
 }
 
 pub(super) fn list(place: &Place) -> Result<Vec<KeptItem>, JournalError> {
@@ -260,14 +325,11 @@ pub(super) fn list(place: &Place) -> Result<Vec<KeptItem>, JournalError> {
     let read = || {
         let mut items = Vec::new();
         for entry in std::fs::read_dir(place.kept())? {
-            let dir = entry?.path();
-            match std::fs::read(dir.join(RECORD)) {
-                Ok(line) => match read_record(&line) {
-                    Some(kept) => items.push(KeptItem { kept, dir }),
-                    None => tracing::error!("{}: what these bytes are is spoilt", dir.display()),
-                },
-                // Its discarding was interrupted.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => std::fs::remove_dir_all(&dir)?,
+            let path = entry?.path();
+            match File::open(&path).and_then(|file| read_record(&file)) {
+                Ok(Some((kept, _))) => items.push(KeptItem { kept, path }),
+                Ok(None) => tracing::error!("{}: what these bytes are is spoilt", path.display()),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {} // discarded just now
                 Err(e) => return Err(e),
             }
         }

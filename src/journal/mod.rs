@@ -15,7 +15,6 @@ mod place;
 mod record;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -51,8 +50,14 @@ pub enum Intent {
     /// An object, or a directory's marker, whose removal was acknowledged: it goes. `etag`: of the version that was
     /// removed, where it is known; `keep`: the directory it is in may have no marker, and stays.
     Remove { key: String, etag: Option<String>, keep: bool },
-    /// A directory whose making was acknowledged: its marker is put, with this metadata, where none is.
-    Directory { key: String, metadata: Vec<(String, String)> },
+    /// A directory whose making, or whose change (`over`), was acknowledged: its marker is put, with this metadata; where
+    /// one is only if it was changed.
+    Directory {
+        key: String,
+        metadata: Vec<(String, String)>,
+        #[serde(default)]
+        over: bool,
+    },
 }
 
 /// An intention that is begun and not ended.
@@ -247,12 +252,11 @@ impl Journal {
     pub fn acknowledge(
         &self,
         mut kept: Kept,
-        file: &File,
-        link: bool,
+        staged: Staged<'_>,
     ) -> Result<(KeptItem, Linked), JournalError> {
         kept.owner = Some(self.name()?);
-        kept.sum = Some(kept::sum_of(file, &kept.ranges).map_err(|e| self.place.disk_error(e))?);
-        self.put(&kept, if link { Staged::File(file) } else { Staged::Ranges(file) }, false)
+        kept.sum = Some(kept::sum_of(staged, &kept.ranges).map_err(|e| self.place.disk_error(e))?);
+        self.put(&kept, staged, false)
     }
 
     fn put(&self, kept: &Kept, staged: Staged<'_>, sync: bool) -> Result<(KeptItem, Linked), JournalError> {

@@ -3,7 +3,7 @@
 //! ```text
 //! STAGING/BUCKET-0123456789abcdef/   lock            held while mounts come and go
 //!                                    live/OWNER/     lock (held by the mount as long as it lives), journal, ...
-//!                                    kept/ITEM/      record, bytes
+//!                                    kept/ITEM       bytes and what they are
 //! ```
 //!
 //! Owns: [`Place`], [`Owner`], and these names.

@@ -240,7 +240,7 @@ fn what_is_kept_comes_back_and_goes_when_it_is_discarded() {
     let items = self::journal(staging.path()).kept().unwrap();
     assert_eq!(items.len(), 4);
     assert_eq!(items[0].kept, later, "the oldest first");
-    assert_eq!(std::fs::read(items[0].bytes()).unwrap(), b"\0\0\0abc");
+    assert!(std::fs::read(items[0].bytes()).unwrap().starts_with(b"\0\0\0abc\0\0"));
     for item in items {
         if item.kept.at != SystemTime::UNIX_EPOCH {
             assert_eq!(item.kept, kept());
@@ -257,19 +257,49 @@ fn what_is_kept_comes_back_and_goes_when_it_is_discarded() {
     assert_eq!(self::journal(staging.path()).kept().unwrap().len(), 0);
 }
 
+fn one_item(staging: &Path) -> KeptItem {
+    let mut items = journal(staging).kept().unwrap();
+    assert_eq!(items.len(), 1);
+    items.remove(0)
+}
+
 #[test]
-fn a_discarding_that_was_interrupted_is_finished_and_a_spoilt_record_is_left_alone() {
+fn what_an_item_tells_changes_as_often_as_one_likes_and_takes_no_more_room() {
     let staging = tempfile::tempdir().unwrap();
     let journal = journal(staging.path());
-    for _ in 0..2 {
-        journal.keep(&kept(), Staged::Memory(&[Bytes::from("0123456789")])).unwrap();
+    let (mut item, _) = journal.put(&kept(), Staged::Memory(&[Bytes::from("0123456789")]), false).unwrap();
+    let mut len_max = 0;
+    for n in 0..100 {
+        let later = Kept { key: "k".repeat(1 + 7 * n % 40), ..kept() };
+        item.rewrite(later.clone()).unwrap();
+        assert_eq!(one_item(staging.path()).kept, later);
+        len_max = len_max.max(std::fs::metadata(item.bytes()).unwrap().len());
     }
-    let items = journal.kept().unwrap();
-    std::fs::remove_file(items[0].bytes().with_file_name("record")).unwrap();
-    std::fs::write(items[1].bytes().with_file_name("record"), "00000000 {}\n").unwrap();
-    assert_eq!(journal.kept().unwrap().len(), 0);
-    assert!(!items[0].bytes().exists());
-    assert!(items[1].bytes().exists());
+    assert!(len_max < 5000 + 3 * 500, "{len_max}");
+    assert!(item.claim().unwrap().is_some());
+    let bytes = std::fs::read(item.bytes()).unwrap();
+    assert_eq!(&bytes[10..20], b"0123456789");
+}
+
+#[test]
+fn a_record_that_was_torn_leaves_the_one_before_it() {
+    let staging = tempfile::tempdir().unwrap();
+    let journal = journal(staging.path());
+    let (mut item, _) = journal.put(&kept(), Staged::Memory(&[Bytes::from("0123456789")]), false).unwrap();
+    let before = std::fs::metadata(item.bytes()).unwrap().len();
+    let later = Kept { key: "later".into(), ..kept() };
+    item.rewrite(later.clone()).unwrap();
+    let after = std::fs::metadata(item.bytes()).unwrap().len();
+    assert!(after > before);
+    for cut in (before..after).rev() {
+        File::options().write(true).open(item.bytes()).unwrap().set_len(cut).unwrap();
+        assert_eq!(one_item(staging.path()).kept, kept(), "cut to {cut}");
+    }
+    for cut in [before - 1, 5001, 5000, 0] {
+        File::options().write(true).open(item.bytes()).unwrap().set_len(cut).unwrap();
+        assert_eq!(journal.kept().unwrap().len(), 0, "what is spoilt is left alone");
+        assert!(item.bytes().exists());
+    }
 }
 
 #[test]
@@ -278,7 +308,7 @@ fn what_is_kept_is_bounded() {
     let journal = journal(staging.path());
     journal.prepare().unwrap();
     for n in 0..kept::KEPT_MAX {
-        std::fs::create_dir(journal.place.kept().join(n.to_string())).unwrap();
+        File::create(journal.place.kept().join(n.to_string())).unwrap();
     }
     let refused = journal.keep(&kept(), Staged::Memory(&[]));
     assert!(matches!(refused, Err(JournalError::KeptFull)));
@@ -291,21 +321,21 @@ fn what_is_taken_over_and_sent_makes_room_and_takes_none() {
     let whole = Kept { ranges: vec![], ..kept() };
     let first = journal(staging.path());
     for _ in 0..3 {
-        first.acknowledge(whole.clone(), &file, false).unwrap();
+        first.acknowledge(whole.clone(), Staged::Ranges(&file)).unwrap();
     }
     assert!(journal(staging.path()).adopt_acknowledged().unwrap().is_empty(), "its mount lives");
     drop(first);
     let next = journal(staging.path());
     let adopted = next.adopt_acknowledged().unwrap();
     assert_eq!(adopted.len(), 3);
-    next.acknowledge(whole.clone(), &file, false).unwrap();
+    next.acknowledge(whole.clone(), Staged::Ranges(&file)).unwrap();
     adopted.into_iter().for_each(|item| next.discard(item));
     next.kept().unwrap().into_iter().for_each(|item| next.discard(item));
     let after = journal(staging.path());
-    after.acknowledge(whole.clone(), &file, false).unwrap();
+    after.acknowledge(whole.clone(), Staged::Ranges(&file)).unwrap();
     drop(after);
     let last = journal(staging.path());
     last.adopt_acknowledged().unwrap().into_iter().for_each(|item| last.discard(item));
-    last.acknowledge(whole, &file, false).unwrap();
+    last.acknowledge(whole, Staged::Ranges(&file)).unwrap();
     assert_eq!(last.kept().unwrap().len(), 1);
 }

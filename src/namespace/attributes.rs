@@ -7,7 +7,7 @@
 //! Must never know: what the metadata mean, what stands for attributes that are missing.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::dir::MarkerSays;
 use super::inode::Table;
@@ -159,8 +159,9 @@ impl Namespace {
         }
         if table.kind(ino) == Some(Kind::Directory) {
             if let Some(dir) = table.key(ino) {
-                table.hear_marker_says(&dir, attributes, Instant::now());
-                table.edit(&dir, |dir| dir.marker = true);
+                let (kept, local) = (Arc::new(Kept { attributes, current: true }), table.is_local(ino));
+                let says = MarkerSays { kept, asked: Instant::now(), local };
+                table.edit(&dir, |dir| (dir.says, dir.marker) = (Some(says), true));
             }
         } else {
             table.update(ino, |info| info.kept = Kept::new(attributes));
@@ -185,14 +186,14 @@ fn attributes_of(client: &S3Client, head: &ObjectHead) -> Attributes {
 impl Table {
     /// What a directory's marker says, if it is known and fresh. `dir`: its key.
     pub(super) fn marker_says(&self, dir: &str) -> Option<&MarkerSays> {
-        self.dirs.get(dir)?.says.as_ref().filter(|says| self.is_young(dir, says.asked))
+        self.dirs.get(dir)?.says.as_ref().filter(|says| says.local || self.is_young(dir, says.asked))
     }
 
     pub(super) fn hear_marker_says(&mut self, dir: &str, attributes: Attributes, asked: Instant) {
-        let older = |says: &MarkerSays| says.asked <= asked;
+        let older = |says: &MarkerSays| !says.local && says.asked <= asked;
         if self.dirs.get(dir).and_then(|dir| dir.says.as_ref()).is_none_or(older) {
             let kept = Arc::new(Kept { attributes, current: true });
-            self.edit(dir, |dir| dir.says = Some(MarkerSays { kept, asked }));
+            self.edit(dir, |dir| dir.says = Some(MarkerSays { kept, asked, local: false }));
         }
     }
 
@@ -204,7 +205,8 @@ impl Table {
             && let Some(known) = self.dirs.get(&*dir)
         {
             if let Some(says) = &known.says {
-                entry.ttl = entry.ttl.min(self.ttl.saturating_sub(says.asked.elapsed()));
+                let age = if says.local { Duration::ZERO } else { says.asked.elapsed() };
+                entry.ttl = entry.ttl.min(self.ttl.saturating_sub(age));
                 entry.attributes = Some(says.kept.clone());
             }
             let told = entry.attributes.as_ref().and_then(|kept| kept.attributes.ctime);

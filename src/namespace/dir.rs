@@ -63,6 +63,8 @@ pub(super) struct MarkerSays {
     pub kept: Arc<Kept>,
     /// When S3 was asked, or when it was changed here.
     pub asked: Instant,
+    /// Only this mount knows it: it is on its way to S3.
+    pub local: bool,
 }
 
 impl Span {
@@ -317,7 +319,8 @@ impl Dir {
         self.kept = self.idle;
         self.spans.clear();
         self.marker = false;
-        self.says = self.says.take().filter(|says| oldest_question.is_some_and(|asked| asked <= says.asked));
+        let guards = |says: &MarkerSays| oldest_question.is_some_and(|asked| asked <= says.asked);
+        self.says = self.says.take().filter(|says| says.local || guards(says));
         self.cursor = None;
         lost
     }
@@ -325,7 +328,7 @@ impl Dir {
     /// Nothing is fresh any more.
     pub fn doubt(&mut self, oldest_question: Option<Instant>) {
         self.evict(oldest_question);
-        self.says = None;
+        self.says = self.says.take().filter(|says| says.local);
         for slot in self.names.values_mut() {
             slot.when.source = Source::Doubted;
         }

@@ -4,9 +4,12 @@
 //! Invariant: what S3 says of a local name is not believed.
 //! Must never know: how anything is sent.
 
-use super::Node;
+use std::time::Instant;
+
+use super::dir::MarkerSays;
 use super::inode::Table;
 use super::known::{Known, Source, When};
+use super::{Kind, Node};
 
 impl Table {
     pub(super) fn set_local(&mut self, ino: u64, local: bool) {
@@ -32,6 +35,7 @@ impl Table {
     /// A local file that never came to be is gone; one that S3 has is asked about anew.
     pub(super) fn give_up(&mut self, ino: u64) {
         self.local.remove(&ino);
+        self.edit_says(ino, |says| *says = None);
         let Some((dir, name)) = self.place(ino) else { return self.drop_if_unused(ino) };
         let Some((known, _)) = self.state(ino) else { return };
         let known = if known.in_s3() {
@@ -48,9 +52,27 @@ impl Table {
         self.drop_if_unused(ino);
     }
 
-    /// S3 has the marker of a directory that was made here.
+    /// Only this mount knows the directory, or what its marker is to say.
+    pub(super) fn set_directory_local(&mut self, ino: u64) {
+        self.set_local(ino, true);
+        self.edit_says(ino, |says| says.iter_mut().for_each(|says| says.local = true));
+    }
+
+    fn edit_says(&mut self, ino: u64, edit: impl FnOnce(&mut Option<MarkerSays>)) {
+        if self.kind(ino) == Some(Kind::Directory)
+            && let Some(dir) = self.key(ino)
+            && self.dirs.contains_key(&*dir)
+        {
+            self.edit(&dir, |dir| edit(&mut dir.says));
+        }
+    }
+
+    /// S3 has the marker of a directory that was made or changed here.
     pub(super) fn directory_was_sent(&mut self, ino: u64) {
         self.local.remove(&ino);
+        self.edit_says(ino, |says| {
+            says.iter_mut().for_each(|says| (says.local, says.asked) = (false, Instant::now()));
+        });
         if let Some((dir, name)) = self.place(ino) {
             self.edit(&dir, |dir| {
                 dir.set(&name, Known::of(Some(&Node::Directory)), When::now(Source::Changed))

@@ -361,9 +361,9 @@ impl Namespace {
         Ok(table.entry(ino).expect("interned under this lock"))
     }
 
-    /// Only this mount knows the directory, until [`Namespace::directory_was_sent`].
+    /// Only this mount knows the directory, or its attributes, until [`Namespace::directory_was_sent`].
     pub fn set_directory_local(&self, ino: u64) {
-        self.lock().set_local(ino, true);
+        self.lock().set_directory_local(ino);
     }
 
     pub fn directory_was_sent(&self, ino: u64) {

@@ -104,7 +104,7 @@ pub enum Precondition {
 }
 
 /// What a new object carries besides its bytes.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObjectHeaders {
     pub content_type: Option<String>,
     /// None: STANDARD.

@@ -39,6 +39,9 @@ const RANGES_MAX: usize = 1 << 18;
 /// A file up to this size stays staged once it is published, in bytes: the next change needs no GET.
 const CLEAN_BYTES_MAX: u64 = 64 << 20;
 
+/// What is acknowledged may stay in memory up to this size, in bytes.
+const ACKNOWLEDGED_BYTES_MAX: u64 = 1 << 20;
+
 /// One version of one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {
@@ -474,6 +477,12 @@ impl Content {
         let place = |object: &Arc<Object>| Place { object: object.clone(), offset: range.start };
         let copy = self.base.as_ref().map(place);
         (!range.is_empty()).then_some(Stretch { range, copy })
+    }
+
+    /// The whole file, where it is in memory and small; nothing of it was sent.
+    pub fn all_in_memory(&mut self) -> Option<Vec<Bytes>> {
+        let small = self.is_all_tail() && self.sent.is_empty() && self.len() <= ACKNOWLEDGED_BYTES_MAX;
+        small.then(|| self.tail.share())
     }
 
     /// All that S3 does not have goes to the staging file; answers where it is. The upload, if there was one, is given up.

@@ -4,7 +4,7 @@
 //! Invariants: only what a journal names is touched; an intention ends when S3 has what it should have, and else stays
 //! for the next mount; what another host made since is not removed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -176,15 +176,14 @@ async fn without_parts(client: &S3Client, key: &str, at: SystemTime) -> Result<V
 /// Whatever has a name now was made after what had it before was removed.
 pub async fn carry_out(uploads: &Uploads, left: &[Open], items: Vec<KeptItem>) {
     remove_all(uploads, left).await;
-    let directories = left.iter().filter_map(|open| match &open.intent {
-        Intent::Directory { key, metadata } => Some((open.id, key, metadata)),
-        _ => None,
-    });
+    let mut directories: BTreeMap<&str, Vec<&Open>> = BTreeMap::new();
+    for open in left {
+        if let Intent::Directory { key, .. } = &open.intent {
+            directories.entry(key).or_default().push(open);
+        }
+    }
     stream::iter(directories)
-        .for_each_concurrent(IN_FLIGHT_MAX, |(id, key, metadata)| async move {
-            let made = make_directory(&uploads.client, key, metadata).await;
-            ended(&uploads.journal, id, key, "a directory that was made", made);
-        })
+        .for_each_concurrent(IN_FLIGHT_MAX, |(key, told)| make_directory(uploads, key, told))
         .await;
     let mut last = HashMap::new();
     for item in items {
@@ -247,13 +246,21 @@ async fn remove(client: &S3Client, key: &str, keep: bool) -> Result<(), S3Error>
     client.delete_object(key).await
 }
 
-async fn make_directory(client: &S3Client, key: &str, metadata: &[(String, String)]) -> Result<(), S3Error> {
-    match object(client, key).await? {
-        Some(_) => Ok(()),
-        None => {
-            let headers = ObjectHeaders { metadata: metadata.to_vec(), ..markers::headers() };
-            markers::put(client, key, &headers).await
+/// `told`: what was acknowledged of one directory, the last one as it is to be.
+async fn make_directory(uploads: &Uploads, key: &str, told: Vec<&Open>) {
+    let made = async {
+        let Some(Open { intent: Intent::Directory { metadata, over, .. }, .. }) = told.last() else {
+            return Ok(());
+        };
+        if !over && object(&uploads.client, key).await?.is_some() {
+            return Ok(());
         }
+        let headers = ObjectHeaders { metadata: metadata.clone(), ..markers::headers() };
+        markers::put(&uploads.client, key, &headers).await
+    };
+    let made = made.await;
+    for open in told {
+        ended(&uploads.journal, open.id, key, "a directory that was made or changed", made.clone());
     }
 }
 

@@ -40,7 +40,7 @@ use bytes::Bytes;
 use tokio::sync::Mutex;
 
 use crate::attr::Attributes;
-use crate::cache::{PartCache, Permit, slice};
+use crate::cache::{Budget, PartCache, Permit, slice};
 use crate::config::PART_BYTES_MIN;
 use crate::error::Error;
 use crate::s3::{ObjectHeaders, Precondition};
@@ -60,6 +60,8 @@ pub struct Writes {
     ladder: Ladder,
     /// Bytes of parts that were sent and are kept.
     bytes_kept: Arc<AtomicU64>,
+    /// What was acknowledged and waits in memory to be sent: a part of it only, for S3 may be gone.
+    waiting: Budget,
     /// Writers for which [`Writer::is_linked`] holds.
     linked: AtomicUsize,
 }
@@ -90,12 +92,14 @@ impl Drop for KeptPart {
 impl Writes {
     pub fn new(uploads: Uploads, cache: Arc<PartCache>, staging: Staging, part_bytes: u64) -> Writes {
         let ladder = Ladder::new(part_bytes, cache.budget().bytes_max());
+        let waiting = Budget::new(cache.budget().bytes_max() / 4);
         Writes {
             uploads,
             staging: Arc::new(staging),
             cache,
             ladder,
             bytes_kept: Arc::default(),
+            waiting,
             linked: AtomicUsize::new(0),
         }
     }

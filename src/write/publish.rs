@@ -315,7 +315,7 @@ impl State {
         let object = Object { key: self.key.clone(), etag: etag.clone(), size };
         self.content.was_published(object, &writes.staging);
         drop(leaving);
-        self.forget_acknowledged(writes).await;
+        self.forget_acknowledged().await;
         let late = std::mem::take(&mut self.late);
         Ok(Published { now: Committed { etag, size }, from, headers: self.headers.clone(), late })
     }
@@ -349,9 +349,18 @@ impl State {
             self.covers = Covers::All;
             return Ok(true);
         }
-        let ranges = self.content.gather().await?;
-        let kept = self.told(ranges, String::new());
-        let now = self.content.file_mut().acknowledge(kept).await?;
+        let permit = writes.waiting.try_take(self.content.len());
+        let now = match (permit, self.content.all_in_memory()) {
+            (Some(permit), Some(chunks)) => {
+                let kept = self.told(vec![0..self.content.len()], String::new());
+                writes.staging.acknowledge(kept, chunks, permit).await?
+            }
+            _ => {
+                let ranges = self.content.gather().await?;
+                let kept = self.told(ranges, String::new());
+                self.content.file_mut().acknowledge(kept).await?
+            }
+        };
         self.drop_acknowledged(writes);
         (self.acknowledged, self.covers) = (Some(now), Covers::All);
         Ok(true)
@@ -387,14 +396,14 @@ impl State {
     }
 
     /// It is in S3.
-    async fn forget_acknowledged(&mut self, writes: &Writes) {
-        if let Some(Acknowledged { item, .. }) = &self.acknowledged
+    async fn forget_acknowledged(&mut self) {
+        self.covers = Covers::Not;
+        if let Some(Acknowledged { item, .. }) = self.acknowledged.take()
             && let Err(e) = self.content.file_mut().disown(item).await
         {
             tracing::debug!("what was staged is let go: {e}");
             self.content.let_staged_go();
         }
-        self.drop_acknowledged(writes);
     }
 
     /// What was acknowledged counts no longer.

@@ -23,6 +23,7 @@ use nix::sys::statvfs::statvfs;
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 
+use crate::cache::Permit;
 use crate::error::Error;
 use crate::journal::{Journal, Kept, KeptItem, Linked, Staged};
 use crate::ranges::RangeSet;
@@ -84,7 +85,7 @@ impl Staging {
         if bytes == 0 {
             return Ok(());
         }
-        self.check_free(bytes).await?;
+        self.check_free(bytes)?;
         loop {
             let given_back = self.room.given_back.notified();
             if self.try_take(bytes) {
@@ -97,9 +98,9 @@ impl Staging {
         }
     }
 
-    async fn check_free(&self, bytes: u64) -> Result<(), Error> {
-        let journal = self.journal.clone();
-        let stat = blocking(move || Ok(statvfs(&scratch(&journal)?)?)).await?;
+    fn check_free(&self, bytes: u64) -> Result<(), Error> {
+        let stat = || Ok(statvfs(&scratch(&self.journal)?)?);
+        let stat = stat().map_err(|e: io::Error| disk_error(&e))?;
         match stat.blocks_available() as u64 * stat.fragment_size() < bytes + FREE_BYTES_MIN {
             true => Err(Error::NoSpace("the file system of --staging is full")),
             false => Ok(()),
@@ -120,6 +121,22 @@ impl Staging {
     async fn hold(self: &Arc<Self>, bytes: u64) -> Result<Held, Error> {
         self.take(bytes).await?;
         Ok(Held { staging: self.clone(), bytes: AtomicU64::new(bytes) })
+    }
+
+    /// Puts a whole file that stays in memory where the next mount finds it if this one dies. `chunks`: end to end.
+    ///
+    /// Errors: [`Error::NoSpace`]; the disk's.
+    pub async fn acknowledge(
+        self: &Arc<Self>,
+        kept: Kept,
+        chunks: Vec<Bytes>,
+        permit: Permit,
+    ) -> Result<Acknowledged, Error> {
+        let held = Arc::new(self.hold(kept.size.next_multiple_of(BLOCK_BYTES)).await?);
+        let journal = self.journal.clone();
+        let put = move || journal.acknowledge(kept, Staged::Memory(&chunks)).map_err(io::Error::other);
+        let (item, _) = blocking(put).await?;
+        Ok(Acknowledged { item, _held: held, _permit: Some(permit) })
     }
 
     /// What was acknowledged is in S3, or given up.
@@ -192,14 +209,16 @@ enum At {
     Nowhere,
     /// In a file that nobody else has.
     Own(Arc<File>),
-    /// In the file of what was acknowledged.
-    Acknowledged(PathBuf),
+    /// In the file of what was acknowledged, which has so many of them.
+    Acknowledged(PathBuf, u64),
 }
 
 /// A state of a file that was acknowledged, on the disk.
 pub struct Acknowledged {
     pub item: KeptItem,
     _held: Arc<Held>,
+    /// Of bytes that wait in memory.
+    _permit: Option<Permit>,
 }
 
 impl StagedFile {
@@ -240,9 +259,9 @@ impl StagedFile {
         let (file, held) = match self.at.clone() {
             At::Own(file) => return Ok(file),
             At::Nowhere => (blocking(move || nameless_file(&scratch(&journal)?)).await?, None),
-            At::Acknowledged(path) => {
+            At::Acknowledged(path, size) => {
                 let held = self.staging.hold(self.held.bytes()).await?;
-                let blocks: Vec<_> = self.blocks.covered(0..u64::MAX).collect();
+                let blocks: Vec<_> = self.blocks.covered(0..size).collect();
                 let copied = blocking(move || {
                     let to = nameless_file(&scratch(&journal)?)?;
                     let from = File::open(path)?;
@@ -260,11 +279,7 @@ impl StagedFile {
     /// Keeps the file's bytes for `pailfs recover`. When this answers, the disk has them.
     pub async fn keep(&mut self, kept: Kept) -> Result<KeptItem, Error> {
         let (file, journal) = (self.own().await?, self.staging.journal.clone());
-        blocking(move || {
-            file.set_len(kept.size)?; // a hole at the end belongs to it
-            journal.keep(&kept, Staged::File(&file)).map_err(io::Error::other)
-        })
-        .await
+        blocking(move || journal.keep(&kept, Staged::File(&file)).map_err(io::Error::other)).await
     }
 
     /// Puts what is staged where the next mount finds it if this one dies: the file itself, or a copy where most of it is
@@ -275,14 +290,15 @@ impl StagedFile {
         let (file, journal) = (self.own().await?, self.staging.journal.clone());
         let copy = if link { None } else { Some(self.staging.hold(bytes).await?) };
         let acknowledged = blocking(move || {
-            file.set_len(kept.size)?;
-            journal.acknowledge(kept, &file, link).map_err(io::Error::other)
+            file.set_len(kept.size)?; // a hole at the end belongs to it
+            let staged = if link { Staged::File(&file) } else { Staged::Ranges(&file) };
+            journal.acknowledge(kept, staged).map_err(io::Error::other)
         });
         let (item, Linked(linked)) = acknowledged.await?;
         let held = match copy {
             Some(copy) => Arc::new(copy),
             None if linked => {
-                self.at = At::Acknowledged(item.bytes());
+                self.at = At::Acknowledged(item.bytes().to_owned(), item.kept.size);
                 self.held.clone()
             }
             None => match self.staging.hold(bytes).await {
@@ -293,15 +309,28 @@ impl StagedFile {
                 }
             },
         };
-        Ok(Acknowledged { item, _held: held })
+        Ok(Acknowledged { item, _held: held, _permit: None })
     }
 
-    /// What was acknowledged is about to go: its bytes are this file's alone from now on.
-    pub async fn disown(&mut self, item: &KeptItem) -> Result<(), Error> {
-        if let At::Acknowledged(path) = self.at.clone()
-            && path == item.bytes()
-        {
-            let file = blocking(move || OpenOptions::new().read(true).write(true).open(path)).await?;
+    /// What was acknowledged goes: its bytes are this file's alone from now on, where they are its own at all.
+    ///
+    /// Errors: the disk's, after which what is staged is not to be had any more.
+    pub async fn disown(&mut self, item: KeptItem) -> Result<(), Error> {
+        let ours = match self.at.clone() {
+            At::Acknowledged(path, size) if path == item.bytes() => Some((path, size)),
+            _ => None,
+        };
+        let staging = self.staging.clone();
+        let file = blocking(move || {
+            let file = ours.map(|(path, size)| {
+                OpenOptions::new().read(true).write(true).open(path).map(|file| (file, size))
+            });
+            staging.discard(item);
+            let Some((file, size)) = file.transpose()? else { return Ok(None) };
+            file.set_len(size)?; // what it told of itself is no part of it
+            Ok(Some(file))
+        });
+        if let Some(file) = file.await? {
             self.at = At::Own(Arc::new(file));
         }
         Ok(())
@@ -312,14 +341,15 @@ impl StagedFile {
         let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
         let at = self.at.clone();
         blocking(move || {
-            let file = match at {
+            let (file, size) = match at {
                 At::Nowhere => return Ok(vec![0; len]),
-                At::Own(file) => file,
-                At::Acknowledged(path) => Arc::new(File::open(path)?),
+                At::Own(file) => (file, u64::MAX),
+                At::Acknowledged(path, size) => (Arc::new(File::open(path)?), size),
             };
             let mut bytes = vec![0; len];
+            let there = len.min(usize::try_from(size.saturating_sub(range.start)).unwrap_or(usize::MAX));
             let mut filled = 0;
-            while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            while let Some(rest) = bytes.get_mut(filled..there).filter(|rest| !rest.is_empty()) {
                 match file.read_at(rest, range.start + filled as u64)? {
                     0 => break, // past the file's end: zeros
                     read => filled += read,
