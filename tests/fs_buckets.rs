@@ -224,6 +224,50 @@ async fn buckets_share_what_the_mount_may_take() {
     assert_eq!(house.fs.held().buckets, 2);
 }
 
+/// What writers hold and could do without leaves memory to those who cannot, however many buckets are written to.
+#[tokio::test]
+async fn writers_in_many_buckets_keep_no_more_of_the_memory_than_in_one() {
+    let house = account_on(FakeS3::new(), |config| {
+        config.write_back = true;
+        config.s3.request_timeout = Duration::from_secs(1);
+    });
+    let fourth = house.fs.config().memory_bytes_max as usize / 4;
+    let mut buckets = Vec::new();
+    for name in ["one", "two", "three", "four"] {
+        house.fake.create_bucket(name, "us-east-1");
+        buckets.push(house.bucket(name).await.unwrap());
+    }
+    // Parts that were sent, of files that stay open.
+    let mut open = Vec::new();
+    for bucket in &buckets {
+        let fh = bucket.create("large", libc::O_WRONLY).await.unwrap();
+        for at in (0..fourth).step_by(PIECE.len()) {
+            bucket.write(fh, at as u64, PIECE).await.unwrap();
+        }
+        open.push((bucket, fh));
+    }
+    let (tails, held) = (4 * PIECE.len(), || house.fs.held().object_bytes as usize);
+    until("parts that were sent take a fourth", || held() <= fourth + tails).await;
+    for (bucket, fh) in open {
+        bucket.close(fh).await.unwrap();
+    }
+    house.fs.fsyncdir(ROOT_INO).await.unwrap();
+    // What was acknowledged, while S3 is gone.
+    house.faults.set_down(true);
+    for bucket in &buckets {
+        for n in 0..fourth / PIECE.len() {
+            bucket.make(&format!("small-{n}"), PIECE).await.unwrap();
+        }
+    }
+    until("what waits for S3 takes a fourth", || held() <= fourth).await;
+    house.faults.set_down(false);
+    house.fs.fsyncdir(ROOT_INO).await.unwrap();
+    assert_eq!(held(), 0);
+}
+
+/// 1 MiB.
+const PIECE: &[u8] = &[1; 1 << 20];
+
 #[tokio::test]
 async fn the_bucket_that_was_not_used_for_longest_makes_room_for_names() {
     const CAP: u64 = 1 << 20;

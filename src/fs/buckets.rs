@@ -163,6 +163,7 @@ impl Filesystem {
             cache: self.cache.clone(),
             room: buckets.room.clone(),
             staging: self.writes.staging.beside(journal.clone()),
+            quotas: self.writes.quotas(),
             failed_removals: self.failed_removals.clone(),
             versions: self.versions.clone(),
             copies: self.copies.clone(),

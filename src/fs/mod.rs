@@ -51,7 +51,7 @@ use crate::s3::{ListObjectsV2, S3Client};
 use crate::write::deletes::Deletes;
 use crate::write::staging::Staging;
 use crate::write::upload::Uploads;
-use crate::write::{Writes, leftovers};
+use crate::write::{Quotas, Writes, leftovers};
 
 use ahead::Ahead;
 pub use backing::Backing;
@@ -140,6 +140,7 @@ struct Shared {
     cache: Arc<PartCache>,
     room: Arc<Room>,
     staging: Staging,
+    quotas: Quotas,
     failed_removals: Failed,
     versions: Versions,
     copies: Copies,
@@ -175,9 +176,9 @@ impl Filesystem {
         shared: Shared,
     ) -> Filesystem {
         let client = config.as_of.map_or(client.clone(), |moment| client.as_of(moment));
-        let Shared { cache, room, staging, failed_removals, versions, copies, kernel } = shared;
+        let Shared { cache, room, staging, quotas, failed_removals, versions, copies, kernel } = shared;
         let uploads = Uploads { client: client.clone(), runtime: runtime.clone(), journal: journal.clone() };
-        let writes = Writes::new(uploads, cache.clone(), staging, config.part_bytes);
+        let writes = Writes::new(uploads, cache.clone(), staging, quotas, config.part_bytes);
         let (ttl, prefix) = (config.metadata_ttl, &config.prefix);
         // Of an account's root nothing can be kept.
         let keeps = config.attributes == AttributesConfig::Metadata && !client.bucket().is_empty();
@@ -382,6 +383,7 @@ impl Shared {
             cache: Arc::new(PartCache::new(Budget::new(config.memory_bytes_max), timeout)),
             room: Room::new(config.metadata_bytes_max),
             staging: Staging::new(journal, config.staging.bytes_max, timeout),
+            quotas: Quotas::new(config.memory_bytes_max),
             failed_removals: Failed::new(),
             versions: Versions::new(),
             copies: Copies::new(),

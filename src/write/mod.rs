@@ -58,19 +58,35 @@ pub struct Writes {
     pub staging: Arc<Staging>,
     cache: Arc<PartCache>,
     ladder: Ladder,
-    /// Bytes of parts that were sent and are kept.
-    bytes_kept: Arc<AtomicU64>,
-    /// What was acknowledged and waits in memory to be sent: a part of it only, for S3 may be gone.
+    /// Of [`Quotas`].
+    kept: Budget,
+    /// Of [`Quotas`].
     waiting: Budget,
     /// Writers for which [`Writer::is_linked`] holds.
     linked: AtomicUsize,
 }
 
+/// How much of the memory the writers of all buckets may hold that they could do without, a fourth each: the rest is for
+/// those who wait for it.
+#[derive(Clone)]
+pub struct Quotas {
+    /// Parts that were sent and stay readable.
+    kept: Budget,
+    /// What was acknowledged and is to be sent, for which S3 may be gone.
+    waiting: Budget,
+}
+
+impl Quotas {
+    /// `memory_bytes_max`: the cache's.
+    pub fn new(memory_bytes_max: u64) -> Quotas {
+        Quotas { kept: Budget::new(memory_bytes_max / 4), waiting: Budget::new(memory_bytes_max / 4) }
+    }
+}
+
 /// A part that was sent and stays readable.
 struct KeptPart {
     bytes: Vec<Bytes>,
-    counted: u64,
-    bytes_kept: Arc<AtomicU64>,
+    _quota: Permit,
 }
 
 impl KeptPart {
@@ -83,25 +99,30 @@ impl KeptPart {
     }
 }
 
-impl Drop for KeptPart {
-    fn drop(&mut self) {
-        self.bytes_kept.fetch_sub(self.counted, Ordering::AcqRel);
-    }
-}
-
 impl Writes {
-    pub fn new(uploads: Uploads, cache: Arc<PartCache>, staging: Staging, part_bytes: u64) -> Writes {
+    pub fn new(
+        uploads: Uploads,
+        cache: Arc<PartCache>,
+        staging: Staging,
+        quotas: Quotas,
+        part_bytes: u64,
+    ) -> Writes {
         let ladder = Ladder::new(part_bytes, cache.budget().bytes_max());
-        let waiting = Budget::new(cache.budget().bytes_max() / 4);
+        let Quotas { kept, waiting } = quotas;
         Writes {
             uploads,
             staging: Arc::new(staging),
             cache,
             ladder,
-            bytes_kept: Arc::default(),
+            kept,
             waiting,
             linked: AtomicUsize::new(0),
         }
+    }
+
+    /// For another bucket: within the same caps.
+    pub fn quotas(&self) -> Quotas {
+        Quotas { kept: self.kept.clone(), waiting: self.waiting.clone() }
     }
 
     /// Whether any file has ranges that may be linked from other objects: few ever do.
@@ -125,13 +146,10 @@ impl Writes {
         }
     }
 
-    /// Keeps a part that is sent: all of them take a fourth of the memory, at most.
+    /// Keeps a part that is sent, where there is room for it.
     fn keep(&self, bytes: Vec<Bytes>) -> Option<KeptPart> {
-        let counted = bytes.iter().map(|piece| piece.len() as u64).sum();
-        let max = self.cache.budget().bytes_max() / 4;
-        let more = |kept: u64| kept.checked_add(counted).filter(|sum| *sum <= max);
-        self.bytes_kept.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
-        Some(KeptPart { bytes, counted, bytes_kept: self.bytes_kept.clone() })
+        let quota = self.kept.try_take(bytes.iter().map(|piece| piece.len() as u64).sum())?;
+        Some(KeptPart { bytes, _quota: quota })
     }
 }
 
