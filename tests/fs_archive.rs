@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pailfs::config::RestoreConfig;
 use pailfs::error::Error;
+use support::FakeS3;
 use support::bytes::pattern;
 use support::house::{House, errno};
 use tokio::time::{Instant, sleep};
@@ -115,6 +116,30 @@ async fn reads_that_wait_are_bounded() {
     assert_eq!(refused, [libc::EACCES; 6]);
     assert!(begun.elapsed() < Duration::from_secs(200), "{:?}", begun.elapsed());
     house.close(fh).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_that_wait_are_bounded_in_all_buckets_together() {
+    let fake = FakeS3::new();
+    let account = House::on(fake.clone(), |config| {
+        config.s3.bucket.clear();
+        config.restore = Some(RestoreConfig { days: 1, tier: None, wait: Some(Duration::from_secs(60)) });
+    });
+    let mut open = Vec::new();
+    for name in ["one", "two"] {
+        fake.create_bucket(name, "us-east-1");
+        fake.within(name).put_with("cold", "bytes", &GLACIER);
+        let bucket = account.bucket(name).await.unwrap();
+        let fh = bucket.open("cold", libc::O_RDONLY).await.unwrap();
+        open.push((bucket, fh));
+    }
+    let reads = open.iter().flat_map(|(bucket, fh)| (0..40).map(|_| bucket.fs.read_by(0, *fh, 0, 10)));
+    let at_once = reads.map(|read| tokio::time::timeout(Duration::from_secs(30), read));
+    let answered = futures_util::future::join_all(at_once).await;
+    assert_eq!(answered.into_iter().filter(Result::is_ok).count(), 80 - 64);
+    for (bucket, fh) in open {
+        bucket.close(fh).await.unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]

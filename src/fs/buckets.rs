@@ -167,6 +167,7 @@ impl Filesystem {
             failed_removals: self.failed_removals.clone(),
             versions: self.versions.clone(),
             copies: self.copies.clone(),
+            waiting: self.waiting.clone(),
             kernel: self.kernel.clone(),
         };
         let (numbers, runtime) = (Numbers::within(name, root), self.runtime.clone());

@@ -144,6 +144,7 @@ struct Shared {
     failed_removals: Failed,
     versions: Versions,
     copies: Copies,
+    waiting: Waiting,
     kernel: Caches,
 }
 
@@ -176,7 +177,8 @@ impl Filesystem {
         shared: Shared,
     ) -> Filesystem {
         let client = config.as_of.map_or(client.clone(), |moment| client.as_of(moment));
-        let Shared { cache, room, staging, quotas, failed_removals, versions, copies, kernel } = shared;
+        let Shared { cache, room, staging, quotas, failed_removals, versions, copies, waiting, kernel } =
+            shared;
         let uploads = Uploads { client: client.clone(), runtime: runtime.clone(), journal: journal.clone() };
         let writes = Writes::new(uploads, cache.clone(), staging, quotas, config.part_bytes);
         let (ttl, prefix) = (config.metadata_ttl, &config.prefix);
@@ -201,7 +203,7 @@ impl Filesystem {
             gate: Gate::default(),
             keeping: Keeping::default(),
             thawing: Keeping::default(),
-            waiting: Waiting::new(),
+            waiting,
             copies,
             keeps_versions: KeepsVersions::default(),
             journal,
@@ -387,6 +389,7 @@ impl Shared {
             failed_removals: Failed::new(),
             versions: Versions::new(),
             copies: Copies::new(),
+            waiting: Waiting::new(),
             kernel: Caches::default(),
         }
     }

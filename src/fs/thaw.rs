@@ -7,6 +7,7 @@
 //! the kernel has no more than 128 under way, of all files.
 //! Must never know: FUSE.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -25,11 +26,13 @@ const WAITING_MAX: usize = 64;
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-pub(super) struct Waiting(Semaphore);
+/// Of all buckets of the mount.
+#[derive(Clone)]
+pub(super) struct Waiting(Arc<Semaphore>);
 
 impl Waiting {
     pub fn new() -> Waiting {
-        Waiting(Semaphore::new(WAITING_MAX))
+        Waiting(Arc::new(Semaphore::new(WAITING_MAX)))
     }
 }
 
