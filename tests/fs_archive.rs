@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use pailfs::config::RestoreConfig;
 use pailfs::error::Error;
-use support::FakeS3;
 use support::bytes::pattern;
 use support::house::{House, errno};
+use support::{FakeS3, Fault, On};
 use tokio::time::{Instant, sleep};
 
 const GLACIER: [(&str, &str); 1] = [("x-amz-storage-class", "GLACIER")];
@@ -74,6 +74,26 @@ async fn a_read_that_waits_has_the_bytes_when_they_are_back() {
     let heads = house.fake.count("HeadObject");
     assert!((200..300).contains(&heads), "a look a minute: {heads}");
     assert_eq!(house.fake.count("RestoreObject"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_waits_outlasts_a_server_that_is_away() {
+    for away in ["HeadObject", "RestoreObject"] {
+        let house = house(Some(Duration::from_secs(12 * 3600)));
+        let fh = house.open("d/cold", libc::O_RDONLY).await.unwrap();
+        let lift = house.faults.plan(On::op(away), Fault::Error { status: 503, code: "ServiceUnavailable" });
+        let back = async {
+            sleep(Duration::from_secs(1800)).await;
+            assert!(lift.fired() > 0);
+            lift.lift();
+            sleep(Duration::from_secs(300)).await;
+            house.fake.finish_restore("d/cold");
+        };
+        let (read, ()) = futures_util::future::join(house.fs.read_by(0, fh, 0, 10), back).await;
+        assert_eq!(read.unwrap().concat(), b"bytes", "{away}");
+        assert_eq!(house.fake.count("RestoreObject"), 1);
+        house.close(fh).await.unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]

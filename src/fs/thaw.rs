@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::Filesystem;
 use super::signals::Caller;
 use crate::config::RestoreConfig;
-use crate::error::{Error, S3ErrorKind};
+use crate::error::{Error, S3Error, S3ErrorKind};
 use crate::s3::{ObjectDetails, ObjectId};
 
 /// Reads that wait at once, at most; what comes after them is refused as if nobody waited.
@@ -120,17 +120,12 @@ impl Filesystem {
         let located = self.client.locate(&key).await?;
         let mut pause = PAUSE_FIRST;
         loop {
-            match self.client.head_object_details(located.id()).await {
+            match self.look(located.id(), restore).await {
+                Ok(State::There) => return Ok(()),
+                Ok(State::Archived | State::UnderWay) => {}
                 // Who waits for hours waits for the server, too.
                 Err(e) if e.kind == S3ErrorKind::Unavailable && until.is_some() => tracing::warn!("{e}"),
-                told => {
-                    let details = told?;
-                    match state(details.head.storage_class.as_deref(), &details.headers) {
-                        State::There => return Ok(()),
-                        State::UnderWay => {}
-                        State::Archived => self.ask_back(located.id(), &details, restore).await?,
-                    }
-                }
+                Err(e) => return Err(e.into()),
             }
             let Some(until) = until.filter(|until| Instant::now() < *until) else {
                 let key = key.escape_debug();
@@ -145,16 +140,26 @@ impl Filesystem {
         }
     }
 
+    /// What is found; an archived object is asked back.
+    async fn look(&self, object: ObjectId<'_>, restore: &RestoreConfig) -> Result<State, S3Error> {
+        let details = self.client.head_object_details(object).await?;
+        let found = state(details.head.storage_class.as_deref(), &details.headers);
+        if found == State::Archived {
+            self.ask_back(object, &details, restore).await?;
+        }
+        Ok(found)
+    }
+
     async fn ask_back(
         &self,
         object: ObjectId<'_>,
         details: &ObjectDetails,
         restore: &RestoreConfig,
-    ) -> Result<(), Error> {
+    ) -> Result<(), S3Error> {
         let RestoreConfig { days, tier, .. } = restore;
         let asked_days = Some(*days).filter(|_| !is_tiered(&details.headers));
         match self.client.restore_object(object, asked_days, tier.as_deref()).await {
-            Err(e) if e.code.as_deref() != Some("RestoreAlreadyInProgress") => return Err(e.into()),
+            Err(e) if e.code.as_deref() != Some("RestoreAlreadyInProgress") => return Err(e),
             _ => {}
         }
         let takes = takes(details.head.storage_class.as_deref(), tier.as_deref());
