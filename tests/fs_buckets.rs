@@ -377,6 +377,47 @@ async fn what_a_dead_mount_left_in_a_bucket_is_undone_before_that_is_used() {
     until("it is gone from the one that nobody used", || uploads(&next, "two") == 0).await;
 }
 
+#[test]
+fn a_bucket_waits_for_what_a_dead_mount_had_acknowledged_in_it_and_is_not_removed() {
+    let staging = tempfile::tempdir().unwrap();
+    let fake = FakeS3::new();
+    let mount = || {
+        let house = account_on(fake.clone(), |config| {
+            config.staging.dir = staging.path().into();
+            config.write_back = true;
+            config.s3.request_timeout = Duration::from_secs(1);
+        });
+        let gone = Fault::Error { status: 503, code: "ServiceUnavailable" };
+        let lift = house.faults.plan(On::op("PutObject"), gone);
+        (house, lift)
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let killed = runtime.block_on(async {
+        let (house, _) = mount();
+        fake.create_bucket("kept", "us-east-1");
+        house.bucket("kept").await.unwrap().make("file", b"x").await.unwrap();
+        house
+    });
+    runtime.shutdown_timeout(Duration::from_secs(5)); // with all that holds the mount
+    drop(killed);
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let (house, lift) = mount();
+        assert_eq!(errno(house.rmdir("kept").await), libc::ENOTEMPTY, "it could not be sent");
+        lift.lift();
+        assert_eq!(errno(house.rmdir("kept").await), libc::ENOTEMPTY, "nobody sent it");
+        assert_eq!(fake.within("kept").keys(), [""; 0]);
+    });
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let (house, lift) = mount();
+        lift.lift();
+        assert_eq!(errno(house.rmdir("kept").await), libc::ENOTEMPTY);
+        assert_eq!(fake.within("kept").keys(), ["file"]);
+        house.bucket("kept").await.unwrap().unlink("file").await.unwrap();
+        house.rmdir("kept").await.unwrap();
+    });
+    assert_eq!(fake.buckets(), []);
+}
+
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..2000 {
         if holds() {

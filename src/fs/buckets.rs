@@ -16,7 +16,7 @@ use crate::config::check_bucket_name;
 use crate::error::{Error, S3Error, S3ErrorKind};
 use crate::journal::Journal;
 use crate::key::{self, Numbers, ROOT_INO};
-use crate::namespace::{Node, Room};
+use crate::namespace::Room;
 
 /// Buckets that are open at once; the kernel is asked to forget more.
 const OPEN_MAX: usize = 256;
@@ -73,11 +73,15 @@ impl Filesystem {
     /// Where an inode's requests go: on a mount of one bucket, and of an account for its root, to this very one.
     pub fn of(self: &Arc<Self>, ino: u64) -> Arc<Filesystem> {
         let Some(buckets) = self.buckets.as_ref().filter(|_| ino != ROOT_INO) else { return self.clone() };
-        let root = key::bucket_root(ino);
-        let bucket = buckets.used(root).or_else(|| self.open_bucket(buckets, root));
+        let bucket = self.opened(buckets, key::bucket_root(ino));
         self.share_room(buckets);
         // Of what is not known here, the account says that it is not there.
         bucket.unwrap_or_else(|| self.clone())
+    }
+
+    /// None where the account knows no bucket of this number.
+    fn opened(&self, buckets: &Buckets, root: u64) -> Option<Arc<Filesystem>> {
+        buckets.used(root).or_else(|| self.open_bucket(buckets, root))
     }
 
     /// Waits until what mounts that died had begun in this bucket is finished or undone.
@@ -137,7 +141,6 @@ impl Filesystem {
         }
     }
 
-    /// None where the account knows no bucket of this number.
     fn open_bucket(&self, buckets: &Buckets, root: u64) -> Option<Arc<Filesystem>> {
         self.close_idle(buckets);
         let name = self.namespace.key(root).ok()?;
@@ -261,16 +264,17 @@ impl Filesystem {
     /// `rmdir(2)` in the account's root.
     ///
     /// Errors: [`Error::NotEmpty`], also where nothing is in it but old versions or uploads under way.
-    pub(super) async fn remove_bucket(&self, name: &str) -> Result<(), Error> {
-        match self.namespace.find(ROOT_INO, name).await? {
-            Some(Node::Directory) => {}
-            _ => return Err(Error::NotFound),
-        }
-        let ino = self.namespace.ino_of(ROOT_INO, name);
-        let bucket = ino.and_then(|ino| self.bucket_of(ino));
-        if let Some(bucket) = &bucket {
-            bucket.vacate().await?;
-        }
+    pub(super) async fn remove_bucket(&self, buckets: &Buckets, name: &str) -> Result<(), Error> {
+        let ino = self.namespace.lookup(ROOT_INO, name).await?.ino;
+        let removed = self.remove_bucket_at(buckets, ino, name).await;
+        self.forget(ino, 1);
+        removed
+    }
+
+    async fn remove_bucket_at(&self, buckets: &Buckets, ino: u64, name: &str) -> Result<(), Error> {
+        let bucket = self.opened(buckets, key::bucket_root(ino)).ok_or(Error::NotFound)?;
+        bucket.ready().await;
+        bucket.vacate().await?;
         match self.client.beside(name)?.delete_bucket().await {
             Ok(()) => {}
             Err(e) if e.kind == S3ErrorKind::NoSuchBucket => {}
@@ -280,20 +284,24 @@ impl Filesystem {
             }
         }
         self.namespace.removed(ROOT_INO, name);
-        if let Some((buckets, bucket)) = self.buckets.as_ref().zip(bucket) {
-            self.close_if_idle(buckets, &bucket);
-        }
+        self.close_if_idle(buckets, &bucket);
         Ok(())
     }
 
     /// What was removed from the bucket is gone from S3.
     ///
-    /// Errors: [`Error::NotEmpty`]: something is still to be published.
+    /// Errors: [`Error::NotEmpty`]: something is still to be published, or waits for the next mount to send it.
     async fn vacate(&self) -> Result<(), Error> {
         if self.namespace.has_local_names("") {
             return Err(Error::NotEmpty);
         }
         self.sent("").await?;
+        let journal = self.journal.clone();
+        let kept = self.runtime.spawn_blocking(move || journal.kept()).await.expect("looking does not panic");
+        let kept = kept.map_err(|e| Error::Io(e.to_string()))?;
+        if kept.iter().any(|item| item.kept.owner.is_some()) {
+            return Err(Error::NotEmpty);
+        }
         self.bury_below("").await;
         self.deletes.settle_all().await;
         Ok(())

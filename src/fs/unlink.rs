@@ -92,8 +92,8 @@ impl Filesystem {
         self.check_writable(parent)?;
         let name = old_name(name)?;
         let _pass = self.pass_names(&[(parent, name)]).await?;
-        if self.buckets.is_some() {
-            return self.remove_bucket(name).await;
+        if let Some(buckets) = &self.buckets {
+            return self.remove_bucket(buckets, name).await;
         }
         match self.namespace.find(parent, name).await? {
             Some(Node::Directory) => {}
