@@ -212,6 +212,14 @@ async fn beside_buckets_there_are_no_files_and_nothing_moves_between_them() {
 }
 
 #[tokio::test]
+async fn an_account_has_no_versions() {
+    let house = account(&["one"]);
+    house.fake.forget_calls();
+    assert_eq!(errno(house.enter(".versions").await), libc::ENOENT);
+    assert!(house.fake.calls().is_empty(), "{:?}", house.fake.counts());
+}
+
+#[tokio::test]
 async fn buckets_share_what_the_mount_may_take() {
     let house = account(&["one", "two"]);
     let limit = house.fs.config().memory_bytes_max;

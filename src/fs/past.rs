@@ -23,8 +23,8 @@ impl Filesystem {
     ///
     /// Errors: [`Error::NotFound`].
     pub(super) async fn lookup_versions(&self, dir: u64, name: &str) -> Result<Entry, Error> {
-        let may_be = name == past::DIR_NAME && self.config.as_of.is_none() && !self.namespace.is_past(dir);
-        if may_be && self.keeps_versions().await? {
+        let may_be = name == past::DIR_NAME && self.buckets.is_none() && self.config.as_of.is_none();
+        if may_be && !self.namespace.is_past(dir) && self.keeps_versions().await? {
             return self.namespace.enter_versions(dir);
         }
         Err(Error::NotFound)

@@ -110,9 +110,13 @@ impl S3Client {
         self.with(self.wire().beside(self.wire().endpoint().clone()), Some(moment))
     }
 
-    /// Whether the bucket keeps versions, or has kept some before that was suspended.
+    /// Whether the bucket keeps versions, or has kept some before that was suspended. No server does that does not know
+    /// the question.
     pub async fn keeps_versions(&self) -> R<bool> {
-        let document = self.get_document(Document::Versioning, None).await?;
+        let document = match self.get_document(Document::Versioning, None).await {
+            Err(e) if e.kind == S3ErrorKind::NotImplemented => return Ok(false),
+            told => told?,
+        };
         let status = xml::parse(&document).unwrap_or_default();
         Ok(matches!(status.text_of("Status"), Some("Enabled" | "Suspended")))
     }

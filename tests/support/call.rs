@@ -73,6 +73,8 @@ fn operation(
         ("HEAD", true) => "HeadBucket",
         ("GET", true) if has("uploads") => "ListMultipartUploads",
         ("GET", true) if has("location") => "GetBucketLocation",
+        ("GET", true) if has("versioning") => "GetBucketVersioning",
+        ("GET", true) if has("versions") => "ListObjectVersions",
         ("GET", true) if query.get("list-type").is_some_and(|v| v == "2") => "ListObjectsV2",
         ("POST", true) if has("delete") => "DeleteObjects",
         ("PUT", true) => "CreateBucket",
