@@ -2,8 +2,20 @@
 
 mod support;
 
-use support::House;
+use pailfs::key::past::names_key;
+use support::fake::client_over;
 use support::house::errno;
+use support::{Fault, House, On};
+
+const MOMENT: &str = "2026-10-01T12:00:00Z";
+
+/// A version of `f`, or a delete marker.
+fn listed(what: &str, id: &str) -> String {
+    format!(
+        "<{what}><Key>f</Key><VersionId>{id}</VersionId><LastModified>{MOMENT}</LastModified>\
+         <Size>1</Size><ETag>&quot;e&quot;</ETag></{what}>"
+    )
+}
 
 #[tokio::test]
 async fn where_the_server_knows_no_versions_there_are_none() {
@@ -13,4 +25,18 @@ async fn where_the_server_knows_no_versions_there_are_none() {
         assert_eq!(errno(house.enter(path).await), libc::ENOENT, "{path}");
     }
     assert!(house.fake.count("GetBucketVersioning") > 0);
+}
+
+#[tokio::test]
+async fn a_delete_marker_is_looked_for_no_further_than_where_it_is() {
+    let house = House::new();
+    let versions: String = ["new", "gone", "old"].map(|id| listed("DeleteMarker", id)).concat();
+    let more = "<IsTruncated>true</IsTruncated><NextKeyMarker>f</NextKeyMarker>\
+         <NextVersionIdMarker>old</NextVersionIdMarker>";
+    let page = format!("<ListVersionsResult>{versions}{more}</ListVersionsResult>");
+    let pages = house.faults.plan(On::op("ListObjectVersions"), Fault::garbage(page));
+    let client = client_over(house.faults.transport(), &house.fake.config());
+    let key = format!("{}f/{MOMENT}-gone.deleted", names_key(""));
+    let head = client.head_object(&key).await.unwrap();
+    assert_eq!((head.version_id.as_deref(), pages.fired()), (Some("gone"), 1));
 }

@@ -169,8 +169,7 @@ impl S3Client {
         let Some(Past::Version(object, VersionName { version_id, deleted: true })) = past::parse(key) else {
             return Ok(None);
         };
-        let versions = self.versions_of(&object, VERSIONS_MAX).await?;
-        let marker = versions.into_iter().find(|v| v.version_id == version_id && v.object.is_none());
+        let marker = self.version(&object, &version_id).await?.filter(|version| version.object.is_none());
         let marker = marker.ok_or_else(|| self.not_there(key))?;
         Ok(Some(ObjectHead {
             size: 0,
@@ -219,14 +218,26 @@ impl S3Client {
         }
     }
 
-    /// The newest versions of an object and its delete markers, `count` at most.
-    async fn versions_of(&self, key: &str, count: usize) -> R<Vec<ListedVersion>> {
+    /// One of the newest versions of an object and its delete markers.
+    async fn version(&self, key: &str, version_id: &str) -> R<Option<ListedVersion>> {
+        let is_it = |version: &ListedVersion| version.version_id == version_id;
+        let versions = self.versions_of(key, VERSIONS_MAX, is_it).await?;
+        Ok(versions.into_iter().find(is_it))
+    }
+
+    /// The newest versions of an object and its delete markers, `count` at most, and none beyond the page with the `last`.
+    async fn versions_of(
+        &self,
+        key: &str,
+        count: usize,
+        last: impl Fn(&ListedVersion) -> bool,
+    ) -> R<Vec<ListedVersion>> {
         let max_keys = u32::try_from(count).ok().filter(|count| *count < self.inner.list_page_keys);
         let mut query = ListObjectVersions { prefix: key.into(), max_keys, ..Default::default() };
         let mut versions = Vec::new();
         loop {
             let page = self.list_object_versions(&query).await?;
-            let more = page.versions.iter().all(|version| version.key == key);
+            let more = page.versions.iter().all(|version| version.key == key && !last(version));
             versions.extend(page.versions.into_iter().filter(|version| version.key == key));
             if page.next.is_none() || !more {
                 return Ok(versions);
@@ -278,7 +289,7 @@ impl S3Client {
     async fn list_versions(&self, key: &str, query: &ListObjectsV2) -> R<ListPage> {
         let mut page = ListPage::default();
         let count = query.max_keys.map_or(VERSIONS_MAX, |keys| keys as usize);
-        let versions = self.versions_of(key, count).await?;
+        let versions = self.versions_of(key, count, |_| false).await?;
         if versions.len() == VERSIONS_MAX {
             tracing::warn!(key = %key.escape_debug(), "no more than its newest {VERSIONS_MAX} versions are shown");
         }
