@@ -3,11 +3,12 @@
 mod support;
 
 use pailfs::key::past::names_key;
-use support::fake::client_over;
+use support::fake::{Logged, client_over};
 use support::house::errno;
 use support::{Fault, House, On};
 
 const MOMENT: &str = "2026-10-01T12:00:00Z";
+const ENABLED: &str = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
 
 /// A version of `f`, or a delete marker.
 fn listed(what: &str, id: &str) -> String {
@@ -25,6 +26,37 @@ async fn where_the_server_knows_no_versions_there_are_none() {
         assert_eq!(errno(house.enter(path).await), libc::ENOENT, "{path}");
     }
     assert!(house.fake.count("GetBucketVersioning") > 0);
+}
+
+#[tokio::test]
+async fn a_name_that_is_no_versions_is_not_there() {
+    let house = House::new();
+    house.fake.put("f", "x");
+    house.faults.plan(On::op("GetBucketVersioning"), Fault::garbage(ENABLED));
+    let (object, marker) = (listed("Version", "id"), listed("DeleteMarker", "marker"));
+    let page = format!("<ListVersionsResult>{object}{marker}</ListVersionsResult>");
+    let lists = house.faults.plan(On::op("ListObjectVersions"), Fault::garbage(page));
+    // Those of editors and the like; of them nothing need be asked.
+    for name in [".2026-10-01T12:00:00Z-id.swp", "#2026-10-01T12:00:00Z-id#", "Z-id", "4913"] {
+        assert_eq!(errno(house.enter(&format!(".versions/f/{name}")).await), libc::ENOENT, "{name}");
+    }
+    let asked = |logged: &Logged| logged.call.op == "HeadObject" && logged.call.param("versionId").is_some();
+    assert!(!house.fake.calls().iter().any(asked));
+    // AWS answers 400 to an id that is none, 405 to that of a delete marker, both without a document.
+    for (status, name, expected) in
+        [(400, "id~", libc::ENOENT), (405, "marker", libc::ENOENT), (400, "id", libc::EIO)]
+    {
+        let head = house.faults.plan(On::op("HeadObject"), Fault::Error { status, code: "" });
+        let path = format!(".versions/f/{MOMENT}-{name}");
+        assert_eq!(errno(house.enter(&path).await), expected, "{name}");
+        assert!(head.fired() > 0);
+        head.lift();
+    }
+    // It answers 400 where keys have expired as well.
+    lists.lift();
+    house.faults.plan(On::op("ListObjectVersions"), Fault::ExpiredToken);
+    house.faults.plan(On::op("HeadObject"), Fault::Error { status: 400, code: "" });
+    assert_eq!(errno(house.enter(&format!(".versions/f/{MOMENT}-id2")).await), libc::EACCES);
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use std::time::SystemTime;
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::{NAME_BYTES_MAX, check_name};
 
@@ -24,6 +25,8 @@ const MARKED: &str = "\0versions/";
 /// Stands for the ETag of a delete marker.
 pub const DELETED_ETAG: &str = "\"deleted\"";
 
+/// Of [`moment`].
+const MOMENT_BYTES: usize = 20;
 const DELETED: &str = ".deleted";
 /// What a version id cannot hold as a name.
 const UNFIT: &AsciiSet = &CONTROLS.add(b'/').add(b'%');
@@ -102,10 +105,12 @@ pub fn moment(time: SystemTime) -> String {
 }
 
 impl VersionName {
-    /// The time is for people: the id says which version it is.
+    /// Which time it is is for people: the id says which version it is. But a name that tells none is no version's.
     fn read(name: &str) -> Option<VersionName> {
         check_name(name.as_bytes()).ok()?;
-        let (_, id) = name.split_once("Z-")?;
+        let (moment, id) = name.split_at_checked(MOMENT_BYTES)?;
+        OffsetDateTime::parse(moment, &Rfc3339).ok()?;
+        let id = id.strip_prefix('-')?;
         let (id, deleted) = id.strip_suffix(DELETED).map_or((id, false), |id| (id, true));
         let version_id = percent_decode_str(id).decode_utf8().ok().filter(|id| !id.is_empty())?;
         Some(VersionName { version_id: version_id.into(), deleted })
@@ -133,8 +138,11 @@ mod tests {
             parse("d/\0versions/f/2001-09-09T01:46:40Z-null.deleted"),
             Some(Past::Version("d/f".into(), version))
         );
-        for nothing in ["\0versions/f", "\0versions/f/x", "\0versions/f/1Z-x/"] {
-            assert_eq!(parse(nothing), Some(Past::Nothing), "{nothing:?}");
+        assert_eq!(parse("\0versions/f"), Some(Past::Nothing));
+        let names =
+            ["x", "1Z-x", ".2001-09-09T01:46:40Z-x", "2001-09-09T01:46:40Z-", "2001-13-09T01:46:40Z-x"];
+        for name in names.into_iter().chain(["2001-09-09T01:46:40Z-x/"]) {
+            assert_eq!(parse(&format!("\0versions/f/{name}")), Some(Past::Nothing), "{name:?}");
         }
         assert_eq!(parse("a\0b"), None, "an odd key, but one of S3's");
         assert_eq!(shown("d/\0versions/f/x"), "d/.versions/f/x");

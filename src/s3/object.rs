@@ -19,6 +19,7 @@ use crate::aws::endpoint::check_key;
 use crate::aws::retry::{Answer, Call, Effort};
 use crate::aws::sign::{encode_path, encode_query};
 use crate::error::{S3Error, S3ErrorKind};
+use crate::key::past;
 use crate::s3::error::header_text;
 
 /// As S3 spells them.
@@ -36,8 +37,12 @@ impl S3Client {
             return Ok(deleted);
         }
         let located = self.locate(key).await?;
-        let head = self.head_object_if(located.id(), None).await?;
-        Ok(self.told(&located, head))
+        match self.head_object_if(located.id(), None).await {
+            Err(e) if past::is_past(key) && matches!(e.status, Some(400 | 405)) => {
+                Err(self.refused_version(&located, e).await)
+            }
+            head => Ok(self.told(&located, head?)),
+        }
     }
 
     /// HeadObject of any version, with its checksums.

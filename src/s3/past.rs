@@ -20,7 +20,7 @@ use super::{
     R, S3Client, VersionedObject, call, xml,
 };
 use crate::aws::retry::Failure;
-use crate::error::S3ErrorKind;
+use crate::error::{S3Error, S3ErrorKind};
 use crate::key::past::{self, Past, VersionName};
 
 /// Versions of one object that are shown, at most: the newest.
@@ -183,6 +183,17 @@ impl S3Client {
         }))
     }
 
+    /// HeadObject refused a version that a program named, and does not tell whether there is one: AWS answers 400 to an id
+    /// that is none, and to keys that expired; 405 to a delete marker's, which has another name. A listing tells.
+    pub(super) async fn refused_version(&self, located: &Located<'_>, refusal: S3Error) -> S3Error {
+        let id = located.version_id.as_deref().unwrap_or_default();
+        match self.version(&located.key, id).await {
+            Err(e) => e,
+            Ok(Some(version)) if version.object.is_some() => refusal,
+            Ok(_) => S3Error { kind: S3ErrorKind::NoSuchKey, ..refusal },
+        }
+    }
+
     /// Removes the version that a key of `key::past` is about, or the delete marker. Answers the object's key.
     pub async fn delete_version(&self, key: &str) -> R<String> {
         let Some(Past::Version(object, VersionName { version_id, .. })) = past::parse(key) else {
@@ -193,7 +204,7 @@ impl S3Client {
         Ok(object)
     }
 
-    fn not_there(&self, key: &str) -> super::S3Error {
+    fn not_there(&self, key: &str) -> S3Error {
         let call = call("HeadObject", Method::HEAD, Some(key));
         let failure = Failure::local(S3ErrorKind::NoSuchKey, "no such version, or none at that time");
         self.wire().error(&call, &self.wire().effort(), failure)
@@ -351,7 +362,7 @@ impl S3Client {
         found.next_continuation_token = place.token();
         let asked = prefixes.into_iter().map(|prefix| async move {
             let there = self.held_anything(&prefix, moment).await?;
-            Ok::<_, super::S3Error>(there.then_some(prefix))
+            Ok::<_, S3Error>(there.then_some(prefix))
         });
         let there = stream::iter(asked.collect::<Vec<_>>()).buffered(PREFIXES_AT_ONCE);
         found.common_prefixes =
