@@ -372,7 +372,8 @@ impl State {
         let permit = writes.waiting.try_take(self.content.len());
         let now = match (permit, self.content.all_in_memory()) {
             (Some(permit), Some(chunks)) => {
-                let kept = self.told(vec![0..self.content.len()], String::new());
+                let whole = std::iter::once(0..self.content.len()).collect();
+                let kept = self.told(whole, String::new());
                 writes.staging.acknowledge(kept, chunks, permit).await?
             }
             _ => {
