@@ -312,3 +312,24 @@ fn attributes_set_after_the_close_travel_with_the_file() {
         assert_eq!(object.data, "data");
     });
 }
+
+#[tokio::test]
+async fn what_is_written_renamed_and_changed_right_after_is_sent_once() {
+    let staging = tempfile::tempdir().unwrap();
+    let fake = FakeS3::new();
+    let house = house_in(staging.path(), &fake);
+    fake.put("config", "old");
+    house.mkdir("dir").await.unwrap();
+    for n in 0..10 {
+        house.make("config.tmp", format!("number {n}").as_bytes()).await.unwrap();
+        house.rename("config.tmp", "config", 0).await.unwrap();
+        house.make("gone", b"data").await.unwrap();
+        house.unlink("gone").await.unwrap();
+    }
+    root_is_synced(&house).await;
+    assert_eq!((fake.keys(), fake.data("config")), (vec!["config".into(), "dir/".into()], "number 9".into()));
+    let calls = fake.calls();
+    let sent: Vec<_> = calls.iter().map(|call| call.call.op).collect();
+    let puts = sent.iter().filter(|op| **op == "PutObject").count();
+    assert!(puts <= 4 && !sent.contains(&"CopyObject"), "{sent:?}");
+}

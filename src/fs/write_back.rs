@@ -24,6 +24,9 @@ use crate::write::{Writer, markers};
 
 /// Files and markers sent side by side: as many as GETs.
 const IN_FLIGHT_MAX: usize = 64;
+/// How long what was acknowledged waits before it is sent: most of what is to be renamed, removed, written again or changed
+/// right after is so by then, and is sent once, or never.
+const SETTLE_TIME: Duration = Duration::from_millis(500);
 /// How long to wait before S3, which was not to be reached, is tried again; longer each time.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -49,6 +52,8 @@ struct State {
     leaving: bool,
     /// What S3 was not to be reached for since then.
     gave_up: Option<Error>,
+    /// Who waits until S3 has it.
+    awaited: usize,
 }
 
 #[derive(Default)]
@@ -135,6 +140,19 @@ impl WriteBack {
         self.lock().gave_up.clone()
     }
 
+    /// For how long what was just acknowledged may wait.
+    fn settle_time(&self) -> Duration {
+        let state = self.lock();
+        if state.awaited > 0 || state.leaving { Duration::ZERO } else { SETTLE_TIME }
+    }
+
+    /// Somebody waits until S3 has it, until this is dropped.
+    fn awaited(&self) -> Awaited<'_> {
+        self.lock().awaited += 1;
+        self.hurry.notify_waiters();
+        Awaited(self)
+    }
+
     /// Whether a marker of this directory, or of one below it, is on its way. `dir`: its key.
     pub fn makes_below(&self, dir: &str) -> bool {
         self.lock().markers.values().any(|marker| marker.key.starts_with(dir))
@@ -164,11 +182,22 @@ impl WriteBack {
     }
 }
 
+struct Awaited<'a>(&'a WriteBack);
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        self.0.lock().awaited -= 1;
+    }
+}
+
 impl Filesystem {
     pub(super) fn send_file(&self, ino: u64, writer: &Arc<Writer>) {
         if self.write_back.add(ino) {
             self.namespace.pin(ino);
             self.send(ino, Sending::File(writer.clone()));
+        }
+        if self.writes.staging.is_short() {
+            self.write_back.hurry.notify_waiters();
         }
     }
 
@@ -212,6 +241,10 @@ impl Filesystem {
     async fn send_until_it_is_there(self: Arc<Self>, ino: u64, what: Sending) {
         let (mut pause, mut in_doubt, mut unused) = (PAUSE_MIN, false, false);
         loop {
+            if !in_doubt && !self.writes.staging.is_short() {
+                let hurry = self.write_back.hurry.notified();
+                _ = tokio::time::timeout(self.write_back.settle_time(), hurry).await;
+            }
             let mut sent = self.send_once(ino, &what).await;
             if in_doubt && sent.as_ref().is_err_and(is_other_version) {
                 sent = self.sent_unheard(ino, &what, sent).await;
@@ -327,7 +360,7 @@ impl Filesystem {
             let concerned = state.under_way.iter().filter(|(ino, _)| concerned(ino));
             concerned.map(|(ino, progress)| (*ino, progress.failures)).collect()
         };
-        write_back.hurry.notify_waiters();
+        let _awaited = write_back.awaited();
         loop {
             let changed = write_back.changed.notified();
             {
