@@ -28,6 +28,7 @@ pub mod markers;
 pub mod moves;
 pub mod plan;
 mod publish;
+mod quotas;
 pub mod recover;
 pub mod staging;
 pub mod upload;
@@ -40,17 +41,19 @@ use bytes::Bytes;
 use tokio::sync::Mutex;
 
 use crate::attr::Attributes;
-use crate::cache::{Budget, PartCache, Permit, slice};
+use crate::cache::{Budget, PartCache, Permit};
 use crate::config::PART_BYTES_MIN;
 use crate::error::Error;
 use crate::s3::{ObjectHeaders, Precondition};
 use content::Content;
 use plan::{Ladder, Place};
 use publish::State;
+use quotas::KeptPart;
 use staging::Staging;
 use upload::Uploads;
 
 pub use content::{Object, Piece};
+pub use quotas::Quotas;
 
 /// What all writers share.
 pub struct Writes {
@@ -64,39 +67,6 @@ pub struct Writes {
     waiting: Budget,
     /// Writers for which [`Writer::is_linked`] holds.
     linked: AtomicUsize,
-}
-
-/// How much of the memory the writers of all buckets may hold that they could do without, a fourth each: the rest is for
-/// those who wait for it.
-#[derive(Clone)]
-pub struct Quotas {
-    /// Parts that were sent and stay readable.
-    kept: Budget,
-    /// What was acknowledged and is to be sent, for which S3 may be gone.
-    waiting: Budget,
-}
-
-impl Quotas {
-    /// `memory_bytes_max`: the cache's.
-    pub fn new(memory_bytes_max: u64) -> Quotas {
-        Quotas { kept: Budget::new(memory_bytes_max / 4), waiting: Budget::new(memory_bytes_max / 4) }
-    }
-}
-
-/// A part that was sent and stays readable.
-struct KeptPart {
-    bytes: Vec<Bytes>,
-    _quota: Permit,
-}
-
-impl KeptPart {
-    fn len(&self) -> u64 {
-        self.bytes.iter().map(|piece| piece.len() as u64).sum()
-    }
-
-    fn cut(&mut self, len: u64) {
-        self.bytes = slice(&self.bytes, 0..len);
-    }
 }
 
 impl Writes {
@@ -149,7 +119,7 @@ impl Writes {
     /// Keeps a part that is sent, where there is room for it.
     fn keep(&self, bytes: Vec<Bytes>) -> Option<KeptPart> {
         let quota = self.kept.try_take(bytes.iter().map(|piece| piece.len() as u64).sum())?;
-        Some(KeptPart { bytes, _quota: quota })
+        Some(KeptPart::new(bytes, quota))
     }
 }
 
