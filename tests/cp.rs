@@ -175,3 +175,43 @@ fn a_device_or_a_fifo_is_not_replaced() {
     assert_eq!(names(dir.path()), ["fifo"]);
     assert!(!std::fs::symlink_metadata(&fifo).unwrap().is_file());
 }
+
+/// Takes all that is sent, and has nothing.
+fn taking(seen: &Seen) -> Answer {
+    match seen.method.as_str() {
+        "PUT" => Answer(200, vec![("etag", "\"e\"".to_string())], String::new()),
+        _ => Answer(404, vec![], String::new()),
+    }
+}
+
+/// The paths of all PUTs, in order of names.
+fn put(server: &StandIn) -> Vec<String> {
+    let seen = server.seen().into_iter().filter(|seen| seen.method == "PUT");
+    let mut paths: Vec<String> = seen.map(|seen| seen.path).collect();
+    paths.sort();
+    paths
+}
+
+#[test]
+fn recursive_takes_a_directory_or_a_link_to_one_and_nothing_else() {
+    let server = StandIn::start(taking);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("tree")).unwrap();
+    std::fs::write(dir.path().join("tree/file"), "x").unwrap();
+    std::os::unix::fs::symlink("tree", dir.path().join("link")).unwrap();
+    std::os::unix::fs::symlink("tree/file", dir.path().join("link-to-file")).unwrap();
+    for (root, why) in [
+        ("tree/file", "is not a directory"),
+        ("link-to-file", "is not a directory"),
+        ("none", "No such file"),
+    ] {
+        let output = cp(&server, dir.path(), &["-r", root, "s3://bucket/dir/"]).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{root}: {stderr}");
+        assert!(stderr.contains(root) && stderr.contains(why), "{root}: {stderr}");
+    }
+    assert_eq!(put(&server), [""; 0]);
+    let output = cp(&server, dir.path(), &["-r", "link", "s3://bucket/dir/"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(put(&server), ["/bucket/dir/file"]);
+}

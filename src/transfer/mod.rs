@@ -260,7 +260,7 @@ async fn find(shared: Arc<Shared>, way: Way, recursive: bool, found: mpsc::Sende
     match way {
         Way::Up { file, key } if recursive => {
             let walk = move || find_files(&shared, &file, &key, &found);
-            tokio::task::spawn_blocking(walk).await.map_err(|e| Error::Io(e.to_string()))
+            tokio::task::spawn_blocking(walk).await.map_err(|e| Error::Io(e.to_string()))?
         }
         Way::Down { key: prefix, file: dir } if recursive => {
             let job = |key: String| {
@@ -293,8 +293,14 @@ async fn send_one(job: Job, found: &mpsc::Sender<Job>) -> Result<(), Error> {
     Ok(())
 }
 
-fn find_files(shared: &Shared, dir: &Path, prefix: &str, found: &mpsc::Sender<Job>) {
-    for entry in WalkDir::new(dir).sort_by_file_name() {
+/// Errors: `dir`, or what it leads to, is no directory: no key is left for a file that is the tree itself.
+fn find_files(shared: &Shared, dir: &Path, prefix: &str, found: &mpsc::Sender<Job>) -> Result<(), Error> {
+    let there = dir.metadata().map_err(|e| Error::Io(format!("{}: {e}", dir.display())))?;
+    if !there.is_dir() {
+        let dir = dir.display();
+        return Err(Error::Io(format!("{dir}: is not a directory (a file goes without --recursive)")));
+    }
+    for entry in WalkDir::new(dir).min_depth(1).sort_by_file_name() {
         let entry = match entry {
             Ok(entry) if entry.file_type().is_dir() => continue,
             Ok(entry) => entry,
@@ -310,9 +316,10 @@ fn find_files(shared: &Shared, dir: &Path, prefix: &str, found: &mpsc::Sender<Jo
         };
         let job = Job::Up { key: format!("{prefix}{below}"), file: entry.path().to_path_buf() };
         if found.blocking_send(job).is_err() {
-            return; // interrupted
+            break; // interrupted
         }
     }
+    Ok(())
 }
 
 /// `job`: what is to be done about a key, if anything; one that cannot be copied is told, and the others are.
