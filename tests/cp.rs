@@ -113,7 +113,16 @@ fn interrupted(
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
-    let status = child.wait().unwrap();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if std::time::Instant::now() > end {
+            child.kill().unwrap();
+            panic!("it does not end: {:?}", child.wait());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
     let mut stderr = String::new();
     child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
     (status.code(), stderr)
@@ -214,4 +223,39 @@ fn recursive_takes_a_directory_or_a_link_to_one_and_nothing_else() {
     let output = cp(&server, dir.path(), &["-r", "link", "s3://bucket/dir/"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(put(&server), ["/bucket/dir/file"]);
+}
+
+#[test]
+fn what_is_no_file_is_left_out_and_named() {
+    let server = StandIn::start(taking);
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::write(tree.join("file"), "x").unwrap();
+    nix::unistd::mkfifo(&tree.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::os::unix::fs::symlink("fifo", tree.join("link-to-fifo")).unwrap();
+    for (args, named) in [
+        (
+            &["-r", "tree", "s3://bucket/"][..],
+            &["tree/fifo: is neither", "tree/link-to-fifo: is not a file"][..],
+        ),
+        (&["tree/fifo", "s3://bucket/x"], &["is not a file"]),
+    ] {
+        let mut command = Command::new("timeout");
+        let line = cp(&server, dir.path(), args);
+        command
+            .args(["-s", "KILL", "60"])
+            .arg(line.get_program())
+            .args(line.get_args())
+            .current_dir(dir.path())
+            .env_clear();
+        command.envs(line.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        for named in named {
+            assert!(stderr.contains(named), "no {named}: {stderr}");
+        }
+    }
+    assert_eq!(put(&server), ["/bucket/file"]);
 }

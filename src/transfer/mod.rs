@@ -13,6 +13,7 @@ mod upload;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -98,6 +99,8 @@ impl Job {
 }
 
 const JOBS_AHEAD_MAX: usize = 1000;
+/// How long the end waits for threads that read or write a file.
+const THREADS_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Ranges of all files under way at once.
 const PIECES_MAX: usize = 32;
 
@@ -152,7 +155,11 @@ impl From<Failure> for Unfinished {
 ///
 /// Errors: what failed, which stderr has named where there was more than one file.
 pub fn run(transfer: Transfer) -> Result<(), Unfinished> {
-    runtime::start()?.block_on(copy(transfer))
+    let runtime = runtime::start()?;
+    let done = runtime.block_on(copy(transfer));
+    // A file system that does not answer would have the program wait for ever: two interruptions end it.
+    runtime.shutdown_timeout(THREADS_WAIT_MAX);
+    done
 }
 
 /// SIGINT and SIGTERM.
@@ -303,7 +310,12 @@ fn find_files(shared: &Shared, dir: &Path, prefix: &str, found: &mpsc::Sender<Jo
     for entry in WalkDir::new(dir).min_depth(1).sort_by_file_name() {
         let entry = match entry {
             Ok(entry) if entry.file_type().is_dir() => continue,
-            Ok(entry) => entry,
+            Ok(entry) if entry.file_type().is_file() || entry.path_is_symlink() => entry,
+            Ok(entry) => {
+                let path = entry.path().display();
+                shared.tally.failed(&format_args!("{path}: is neither a file nor a link to one"));
+                continue;
+            }
             Err(e) => {
                 shared.tally.failed(&e);
                 continue;
