@@ -259,3 +259,20 @@ fn what_is_no_file_is_left_out_and_named() {
     }
     assert_eq!(put(&server), ["/bucket/file"]);
 }
+
+/// In a container the process has the same number each time.
+#[test]
+fn what_a_killed_download_left_is_in_nobodys_way() {
+    let server = StandIn::start(slow);
+    let dir = tempfile::tempdir().unwrap();
+    let line = cp(&server, dir.path(), &["s3://bucket/quick", "file"]);
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "echo left > .pailfs-$$-0.part; exec \"$0\" \"$@\""]);
+    shell.arg(line.get_program()).args(line.get_args()).current_dir(dir.path()).env_clear();
+    let output =
+        shell.envs(line.get_envs().filter_map(|(name, value)| Some((name, value?)))).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(std::fs::metadata(dir.path().join("file")).unwrap().len(), 64 << 20);
+    let left = names(dir.path()).into_iter().find(|name| name != "file").unwrap();
+    assert_eq!(std::fs::read(dir.path().join(left)).unwrap(), b"left\n");
+}
