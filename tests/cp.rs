@@ -276,3 +276,43 @@ fn what_a_killed_download_left_is_in_nobodys_way() {
     let left = names(dir.path()).into_iter().find(|name| name != "file").unwrap();
     assert_eq!(std::fs::read(dir.path().join(left)).unwrap(), b"left\n");
 }
+
+#[test]
+fn keys_that_are_not_utf8_are_told_of_and_the_others_copied() {
+    let server = StandIn::start(|seen: &Seen| match seen.method.as_str() {
+        "GET" if seen.path.contains("list-type=2") => {
+            let object = |key: &str| {
+                format!(
+                    "<Contents><Key>{key}</Key><LastModified>2024-01-02T03:04:05.000Z</LastModified><ETag>e</ETag>\
+                     <Size>3</Size></Contents>"
+                )
+            };
+            let more = if seen.path.contains("good") { object("good/a") } else { String::new() };
+            let odd = object("good/%FF");
+            let body = format!(
+                "<ListBucketResult><IsTruncated>false</IsTruncated><EncodingType>url</EncodingType>{more}{odd}\
+                 </ListBucketResult>"
+            );
+            Answer(200, vec![("content-type", "application/xml".to_string())], body)
+        }
+        "GET" => {
+            let headers = vec![
+                ("content-range", "bytes 0-2/3".to_string()),
+                ("etag", "\"e\"".to_string()),
+                ("last-modified", "Wed, 21 Oct 2015 07:28:00 GMT".to_string()),
+            ];
+            Answer(206, headers, "abc".to_string())
+        }
+        _ => Answer(404, vec![], String::new()),
+    });
+    let dir = tempfile::tempdir().unwrap();
+    for (from, made) in [("s3://bucket/good", &["a"][..]), ("s3://bucket/odd", &[])] {
+        let output = cp(&server, dir.path(), &["-r", from, "here"]).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{from}: {stderr}");
+        assert!(stderr.contains("not UTF-8") && !stderr.contains("nothing below"), "{from}: {stderr}");
+        let here = dir.path().join("here");
+        assert_eq!(if here.exists() { names(&here) } else { vec![] }, made);
+        let _ = std::fs::remove_dir_all(here);
+    }
+}

@@ -345,7 +345,13 @@ async fn find_objects(
     let mut any = false;
     loop {
         let page = shared.source.list_objects_v2(&query).await?;
-        any |= !page.contents.is_empty();
+        any |= !page.contents.is_empty() || page.undecodable > 0;
+        if page.undecodable > 0 {
+            let (count, bucket) = (page.undecodable, shared.source.bucket());
+            shared
+                .tally
+                .failed(&format_args!("keys below s3://{bucket}/{prefix} that are not UTF-8: {count}"));
+        }
         for object in page.contents {
             match job(object.key) {
                 Ok(None) => {}
