@@ -171,6 +171,40 @@ fn an_interrupted_download_leaves_no_file_and_can_be_done_again() {
     }
 }
 
+/// An object of 6 GiB, which S3 is to copy in parts. The second never ends, however long one waits.
+#[test]
+fn an_interrupted_copy_between_buckets_is_aborted() {
+    for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let server = StandIn::start(|seen: &Seen| {
+            let xml = |body: &str| {
+                Answer(200, vec![("content-type", "application/xml".to_string())], body.to_string())
+            };
+            match seen.method.as_str() {
+                "HEAD" => Answer(
+                    200,
+                    vec![
+                        ("content-length", (6_u64 << 30).to_string()),
+                        ("etag", "\"e\"".to_string()),
+                        ("last-modified", "Wed, 21 Oct 2015 07:28:00 GMT".to_string()),
+                    ],
+                    String::new(),
+                ),
+                "PUT" if seen.path.contains("partNumber=2") => hang(),
+                "PUT" => xml("<CopyPartResult><ETag>e</ETag></CopyPartResult>"),
+                _ => slow(seen),
+            }
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let args = ["s3://from/large", "s3://bucket/large", "--request-timeout", "1h"];
+        let (code, stderr) =
+            interrupted(&mut cp(&server, dir.path(), &args), signal, &server, "partNumber=2");
+        assert_eq!(code, Some(status), "{stderr}");
+        assert!(stderr.contains("interrupted"), "{stderr}");
+        let aborted = |seen: &Seen| seen.method == "DELETE" && seen.path.contains("uploadId=the-upload");
+        assert!(server.seen().iter().any(aborted), "{stderr}");
+    }
+}
+
 #[test]
 fn a_device_or_a_fifo_is_not_replaced() {
     let server = StandIn::start(slow);
