@@ -248,9 +248,7 @@ async fn work(shared: Arc<Shared>, mut queue: mpsc::Receiver<Job>, jobs: usize) 
         if *shared.stop.borrow() {
             break;
         }
-        while under_way.len() >= jobs {
-            under_way.join_next().await;
-        }
+        while under_way.len() >= jobs && finish_one(&mut under_way, &shared.tally).await {}
         let shared = shared.clone();
         under_way.spawn(async move {
             match job.run(&shared).await {
@@ -259,7 +257,16 @@ async fn work(shared: Arc<Shared>, mut queue: mpsc::Receiver<Job>, jobs: usize) 
             }
         });
     }
-    while under_way.join_next().await.is_some() {}
+    while finish_one(&mut under_way, &shared.tally).await {}
+}
+
+/// False: none is under way. A job tells its end itself, unless it panics.
+async fn finish_one(under_way: &mut JoinSet<()>, tally: &Tally) -> bool {
+    let Some(ended) = under_way.join_next().await else { return false };
+    if let Err(e) = ended {
+        tally.failed(&e);
+    }
+    true
 }
 
 /// Names what is to be copied. Errors: the walk itself came to an end.
@@ -402,5 +409,15 @@ mod tests {
         for key in ["p/../x", "p/a//b", "p//etc/passwd", "p/.", "p/a/../../x", "p/a\0", "q/a"] {
             assert_eq!(path(key), None, "{key:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_job_that_panics_has_failed() {
+        let (tally, mut under_way) = (Tally::new(Show::Nothing), JoinSet::new());
+        under_way.spawn(async {});
+        under_way.spawn(async { panic!("of a job") });
+        while finish_one(&mut under_way, &tally).await {}
+        let why = tally.end().unwrap_err().to_string();
+        assert!(why.contains("of a job"), "{why}");
     }
 }
