@@ -30,8 +30,6 @@ enum Base {
         scheme: String,
         /// `host[:port]` as the Host header says it.
         authority: String,
-        /// Empty, or `/…` without a slash at the end.
-        path: String,
     },
 }
 
@@ -116,15 +114,15 @@ impl Endpoint {
                 return Err(EndpointError(format!("key {key:?} is in no bucket")));
             }
         }
-        let (scheme, authority, base) = match &self.base {
-            Base::Custom { scheme, authority, path } => (scheme.as_str(), authority.clone(), path.as_str()),
-            Base::Aws(hosts) => ("https", self.aws_host(*hosts, region)?, ""),
+        let (scheme, authority) = match &self.base {
+            Base::Custom { scheme, authority } => (scheme.as_str(), authority.clone()),
+            Base::Aws(hosts) => ("https", self.aws_host(*hosts, region)?),
         };
         let key = key.map(encode_path);
         let (host, mut path) = match &self.label {
-            Some(label) => (format!("{label}.{authority}"), base.to_string()),
-            None if self.bucket.is_empty() => (authority, base.to_string()),
-            None => (authority, format!("{base}/{}", encode_query(&self.bucket))),
+            Some(label) => (format!("{label}.{authority}"), String::new()),
+            None if self.bucket.is_empty() => (authority, String::new()),
+            None => (authority, format!("/{}", encode_query(&self.bucket))),
         };
         if let Some(key) = &key {
             path.push('/');
@@ -232,19 +230,15 @@ fn parse_base(text: &str) -> Result<Base, EndpointError> {
     if !url.username().is_empty() || url.password().is_some() {
         return Err(bad("holds a user name or password"));
     }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(bad("holds a query or fragment"));
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        return Err(bad("holds a path, query or fragment"));
     }
     let host = url.host_str().ok_or_else(|| bad("names no host"))?;
     let authority = match url.port() {
         Some(port) => format!("{host}:{port}"),
         None => host.to_string(),
     };
-    Ok(Base::Custom {
-        scheme: url.scheme().to_string(),
-        authority,
-        path: url.path().trim_end_matches('/').to_string(),
-    })
+    Ok(Base::Custom { scheme: url.scheme().to_string(), authority })
 }
 
 fn check_bucket(bucket: &str) -> Result<(), EndpointError> {
@@ -308,7 +302,7 @@ mod tests {
         let service = aws.for_bucket("").unwrap();
         assert_eq!(at(&service), "https://s3.eu-west-1.amazonaws.com/");
         assert_eq!(at(&service.for_bucket("films").unwrap()), "https://films.s3.eu-west-1.amazonaws.com/");
-        assert_eq!(url(Some("http://gate/s3/"), Addressing::Auto, "", None), "http://gate/s3");
+        assert_eq!(url(Some("http://gate"), Addressing::Auto, "", None), "http://gate/");
         assert!(service.for_bucket("..").is_err());
         assert!(service.locate("eu-west-1", Some("k")).is_err(), "k would be a bucket");
     }
@@ -323,7 +317,7 @@ mod tests {
             url(Some("https://S3.Example.org:443"), Addressing::VirtualHost, "b", Some("k")),
             "https://b.s3.example.org/k"
         );
-        assert_eq!(url(Some("http://gate/s3/"), Addressing::Auto, "b", None), "http://gate/s3/b");
+        assert_eq!(url(Some("http://gate"), Addressing::Auto, "b", None), "http://gate/b");
     }
 
     #[test]
@@ -391,7 +385,8 @@ mod tests {
 
     #[test]
     fn bad_endpoints_and_buckets_say_what_was_expected() {
-        for bad in ["localhost:9000", "ftp://h", "http://u:p@h", "http://h/?x=1", "http://"] {
+        for bad in ["localhost:9000", "ftp://h", "http://u:p@h", "http://h/?x=1", "http://h/path", "http://"]
+        {
             let e = endpoint(Some(bad), Addressing::Auto, "b").unwrap_err();
             assert!(e.to_string().contains("expected http"), "{e}");
         }
