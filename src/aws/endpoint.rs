@@ -18,6 +18,8 @@ pub struct Endpoint {
     label: Option<String>,
     /// The bucket is an access point of this region.
     access_point: Option<String>,
+    /// It is reached by Transfer Acceleration.
+    accelerated: bool,
     addressing: Addressing,
     base: Base,
 }
@@ -73,13 +75,21 @@ impl Endpoint {
 
     fn of(base: Base, addressing: Addressing, bucket: &str) -> Result<Endpoint, EndpointError> {
         let point = arn::access_point(bucket).map_err(|why| EndpointError(format!("{bucket}: {why}")))?;
+        // Not the service itself, nor those of an account's buckets whose names the certificate does not cover.
+        let accelerates = matches!(base, Base::Aws(hosts) if hosts.accelerate);
+        let accelerated = accelerates && is_host_label(bucket);
         let label = match point {
             // It has no other form.
             Some(AccessPoint { name, account, .. }) => Some(format!("{name}-{account}")),
             None => in_host(&base, addressing, bucket)?.then(|| bucket.to_string()),
         };
         let access_point = point.map(|point| point.region.to_string());
-        Ok(Endpoint { bucket: bucket.to_string(), label, access_point, addressing, base })
+        Ok(Endpoint { bucket: bucket.to_string(), label, access_point, accelerated, addressing, base })
+    }
+
+    /// The same bucket in its region, for what cannot be accelerated. None: nothing is accelerated.
+    pub fn unaccelerated(&self) -> Option<Endpoint> {
+        self.accelerated.then(|| Endpoint { accelerated: false, ..self.clone() })
     }
 
     /// Where requests go first, and for what region they are signed: an access point's own, else the one
@@ -145,7 +155,7 @@ impl Endpoint {
         let none = |what: &str| Err(EndpointError(format!("in {region} S3 has no {what}")));
         let dual_stack = if hosts.dual_stack { "dualstack." } else { "" };
         let suffix = domain_of(region);
-        if hosts.accelerate && !self.bucket.is_empty() {
+        if self.accelerated {
             return match suffix {
                 "amazonaws.com" => Ok(format!("s3-accelerate.{dual_stack}{suffix}")),
                 _ => none("Transfer Acceleration"),
@@ -199,7 +209,6 @@ fn in_host(base: &Base, addressing: Addressing, bucket: &str) -> Result<bool, En
         (Addressing::Path, _) | (Addressing::Auto, Base::Custom { .. }) => false,
         // No name resolves below an address.
         (_, Base::Custom { authority, .. }) if is_address(authority) => false,
-        (Addressing::Auto, Base::Aws(hosts)) if hosts.accelerate => true,
         // The certificate's `*` covers one label: a bucket with dots would not match it.
         (Addressing::Auto, Base::Aws(_)) => is_host_label(bucket),
         (Addressing::VirtualHost, _) => true,
@@ -340,8 +349,14 @@ mod tests {
             let e = endpoint.locate("cn-north-1", None).unwrap_err().to_string();
             assert!(e.contains("in cn-north-1 S3 has no"), "{e}");
         }
+        let host = |endpoint: &Endpoint| endpoint.locate("eu-west-1", None).unwrap().host;
         let service = accelerated.for_bucket("").unwrap();
-        assert_eq!(service.locate("eu-west-1", None).unwrap().host, "s3.eu-west-1.amazonaws.com");
+        assert_eq!(host(&service), "s3.eu-west-1.amazonaws.com");
+        // Of an account's buckets: those that the certificate does not cover.
+        let dotted = service.for_bucket("my.data").unwrap();
+        let location = dotted.locate("eu-west-1", None).unwrap();
+        assert_eq!(location.url(""), "https://s3.eu-west-1.amazonaws.com/my.data");
+        assert_eq!(host(&dotted.for_bucket("data").unwrap()), "data.s3-accelerate.amazonaws.com");
     }
 
     #[test]
