@@ -294,6 +294,7 @@ fn attributes_set_after_the_close_travel_with_the_file() {
             config.staging.dir = staging.path().into();
             config.write_back = true;
             config.attributes = AttributesConfig::Metadata;
+            config.s3.request_timeout = Duration::from_secs(1); // what is on its way is not changed before
         });
         house.faults.plan(On::op("PutObject"), Fault::Hang);
         house.make("file", b"data").await.unwrap();

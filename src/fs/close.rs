@@ -63,7 +63,7 @@ impl Filesystem {
     /// and what others copy from the object that is there goes with it.
     pub(super) async fn make_way(&self, ino: u64, writer: &Writer) {
         if let Ok(key) = self.namespace.key(ino) {
-            self.settle_name(&key).await;
+            self.clear_name(&key).await;
             if writer.is_dirty().await {
                 self.hold_links(Some(ino), &key).await;
             }
@@ -108,7 +108,7 @@ impl Filesystem {
         if let Some(writer) = last_writer {
             let closed = self.close(ino, &writer, false).await;
             // What was acknowledged is parted with when it was sent.
-            if !self.is_being_sent(ino) && self.handles.remove_writer(ino) {
+            if self.write_back.unless_sending(ino, || self.handles.remove_writer(ino)) == Some(true) {
                 self.part_with(ino, &writer, closed).await;
             }
         }

@@ -41,6 +41,7 @@ impl Filesystem {
 
     async fn set_len(&self, fh: u64, size: u64) -> Result<(), Error> {
         let handle = self.writable_handle(fh)?;
+        let _pass = self.pass_file(handle.ino).await;
         if size == 0 {
             return self.begin_anew(&handle).await;
         }
@@ -66,6 +67,7 @@ impl Filesystem {
         if !zeros && keep_size {
             return Ok(());
         }
+        let _pass = self.pass_file(handle.ino).await;
         let writer = self.writer_to_go_on(&handle).await?;
         let start = if zeros { offset } else { writer.len() };
         let done = writer.zero(start..end, !keep_size).await;
@@ -88,7 +90,10 @@ impl Filesystem {
         }
         let from = self.handles.file(fh)?;
         let to = self.writable_handle(to_fh)?;
-        let writer = self.writer_to_go_on(&to).await?;
+        let writer = {
+            let _pass = self.pass_file(to.ino).await;
+            self.writer_to_go_on(&to).await?
+        };
         // What is being written has no object yet that the server could copy, and a handle reads one version.
         if from.ino != to.ino
             && self.handles.writer(from.ino).is_none()

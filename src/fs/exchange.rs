@@ -14,7 +14,7 @@ use crate::journal::Intent;
 use crate::key;
 use crate::namespace::FileInfo;
 use crate::s3::ListedObject;
-use crate::write::{leftovers, moves};
+use crate::write::{Object, leftovers, moves};
 
 impl Filesystem {
     /// Three copies on the server's side, the first one to a name of its own, then the deletion of that. What is written
@@ -80,7 +80,7 @@ impl Filesystem {
         if let Some((ino, writer)) = ino.zip(self.writer_at(name.0, name.1)) {
             self.commit_with_pass(ino, &writer).await?;
         }
-        self.settle_name(key).await;
+        self.clear_name(key).await;
         Ok(ListedObject::of(key, self.client.head_object(key).await?))
     }
 
@@ -91,6 +91,14 @@ impl Filesystem {
         (b, key_b, etag_b): (Name<'_>, &str, &str),
         [first, second]: [FileInfo; 2],
     ) -> Result<(), Error> {
+        self.objects_moved(|linked| {
+            let moves = [(key_a, etag_a, key_b, &first), (key_b, etag_b, key_a, &second)];
+            let (.., to, now) = moves
+                .into_iter()
+                .find(|(from, etag, ..)| (linked.key == *from, linked.etag == *etag) == (true, true))?;
+            Some(Object { key: to.to_owned(), etag: now.etag.clone(), size: linked.size })
+        })
+        .await;
         let (ino_a, ino_b) = self.namespace.exchanged(a, b, [first.clone(), second.clone()])?;
         for (ino, before, now, key) in [(ino_a, etag_a, first, key_b), (ino_b, etag_b, second, key_a)] {
             self.versions.made(ino, Some(before), &now.etag);

@@ -140,7 +140,10 @@ impl Filesystem {
             Some(_) if flags & libc::O_ACCMODE == libc::O_RDWR => {
                 Err(Error::Busy("opening for reading and writing what the kernel reads from the cache"))
             }
-            _ if truncate => self.begin_anew(&handle).await,
+            _ if truncate => {
+                let _pass = self.pass_file(ino).await;
+                self.begin_anew(&handle).await
+            }
             _ => Ok(()),
         };
         if let Err(e) = refused {
@@ -239,10 +242,10 @@ impl Filesystem {
         metadata: Vec<(String, String)>,
     ) -> Result<Arc<Writer>, Error> {
         let key = self.namespace.key(handle.ino)?;
-        let make = || {
-            // Under the lock no rename comes between this and the writer's being there to be renamed.
-            let key = self.namespace.key(handle.ino).unwrap_or(key);
-            self.new_writer(key, start, metadata)
+        // Under the lock no rename or removal comes between this and the writer's being there to hear of it.
+        let make = || match self.namespace.key(handle.ino) {
+            Ok(key) => self.new_writer(key, start, metadata),
+            Err(_) => self.new_writer(key, start, metadata).without_name(),
         };
         Ok(self.handles.writer_for(handle, make))
     }
@@ -456,7 +459,8 @@ impl Filesystem {
         Ok(handle)
     }
 
-    /// The file's writer; where there is none, one that goes on from what S3 has.
+    /// The file's writer; where there is none, one that goes on from what S3 has. With a pass: no rename that is under way
+    /// may miss it.
     pub(super) async fn writer_to_go_on(&self, handle: &FileHandle) -> Result<Arc<Writer>, Error> {
         if let Some(writer) = self.handles.join_writer(handle) {
             return Ok(writer);
@@ -468,7 +472,8 @@ impl Filesystem {
     }
 }
 
-/// The object is not the one the handle began with.
-fn is_other_version(e: &Error) -> bool {
-    matches!(e.s3_kind(), Some(S3ErrorKind::PreconditionFailed | S3ErrorKind::NoSuchKey))
+/// The object is not the one that was meant.
+pub(super) fn is_other_version(e: &Error) -> bool {
+    matches!(e, Error::Exists)
+        || matches!(e.s3_kind(), Some(S3ErrorKind::PreconditionFailed | S3ErrorKind::NoSuchKey))
 }

@@ -19,7 +19,7 @@ use crate::config::COPY_BYTES_MAX;
 use crate::error::{Error, S3ErrorKind};
 use crate::namespace::{FileInfo, Kept, Node};
 use crate::s3::{CopySource, ObjectHead, ObjectHeaders, ObjectId, Precondition, Written};
-use crate::write::{Published, Writer, markers, upload};
+use crate::write::{Object, Published, Writer, markers, upload};
 
 /// Whose a new file or directory is, and its mode.
 #[derive(Debug, Clone, Copy)]
@@ -190,6 +190,11 @@ impl Filesystem {
         headers: &ObjectHeaders,
     ) -> Result<(), Error> {
         let Written { etag, .. } = self.copy_onto_itself(key, head, headers).await?;
+        self.objects_moved(|linked| {
+            let is_it = linked.key == key && linked.etag == head.etag;
+            is_it.then(|| Object { etag: etag.clone(), ..linked.clone() })
+        })
+        .await;
         let writer = self.handles.writer(ino);
         if let Some(writer) = writer.as_ref().filter(|_| etag != head.etag) {
             writer.renamed(key.into(), Some(&etag), None).await?;

@@ -304,8 +304,10 @@ impl Filesystem {
     async fn abandon_own(&self) {
         let ended = Error::Io("the mount ended while it was open for writing".into());
         for (ino, writer) in self.handles.writers() {
-            self.keep_for_recovery(ino, &writer, &ended).await;
-            writer.abandon().await;
+            if !writer.is_acknowledged().await {
+                self.keep_for_recovery(ino, &writer, &ended).await;
+                writer.abandon().await;
+            } // else the next mount sends it
         }
         self.bury_below("").await;
         self.deletes.settle_all().await;

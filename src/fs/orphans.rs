@@ -3,7 +3,7 @@
 //! Owns: [`Orphans`]: which objects stay in S3, hidden, because handles of this mount still need their bytes; and what
 //! becomes of these bytes where the object cannot stay.
 //! Invariants: an object whose name was removed goes when its last handle is closed, or earlier: when its directory is
-//! removed. One that something new takes the place of is not removed any more. What goes or is replaced earlier, and is
+//! removed, or something new takes its name. What goes or is replaced earlier, and is
 //! small enough, is held in the staging directory for who has it open.
 //! Must never know: how a removal is carried out.
 
@@ -23,19 +23,12 @@ pub(super) struct Orphans {
 
 pub(super) struct Orphan {
     pub ino: u64,
-    pub name: String,
     pub doomed: Doomed,
-    /// In the journal, so that the next mount removes it if this one dies.
-    pub noted: Option<u64>,
 }
 
 impl Orphans {
     pub fn add(&self, key: String, orphan: Orphan) {
         self.lock().insert(key, orphan);
-    }
-
-    fn take(&self, key: &str) -> Option<Orphan> {
-        self.lock().remove(key)
     }
 
     fn take_where(&self, wanted: impl Fn(&str, &Orphan) -> bool) -> Vec<Orphan> {
@@ -65,19 +58,9 @@ impl Filesystem {
         }
     }
 
-    /// Before something is made that needs the name of `key` free in S3.
+    /// Before something is made at `key`: what had this name is gone, and takes nothing new along when it goes.
     pub(super) async fn clear_name(&self, key: &str) {
         self.bury_where(|at, _| at == key).await;
-        self.deletes.settled(key).await;
-    }
-
-    /// Before an object is made at `key`: what had this name must not take the new one along when it goes.
-    pub(super) async fn settle_name(&self, key: &str) {
-        if let Some(orphan) = self.orphans.take(key) {
-            self.hold_orphan(&orphan).await;
-            orphan.noted.into_iter().for_each(|noted| self.journal.end(noted));
-            self.namespace.left(&orphan.doomed.dir, &orphan.name);
-        }
         self.deletes.settled(key).await;
     }
 

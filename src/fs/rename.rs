@@ -78,7 +78,7 @@ impl Filesystem {
             self.commit_with_pass(ino, writer).await?;
             info = self.file_at(from.0, from.1).await?;
         }
-        self.settle_name(&target).await;
+        self.clear_name(&target).await;
         let open = replaced.as_ref().and_then(|info| self.writer_of_open(to.0, to.1, info, &target));
         if let Some((_, replaced)) = &open {
             self.hold(replaced, &target).await;
@@ -100,12 +100,18 @@ impl Filesystem {
             moved_etag = Some(info.etag.clone());
         }
         if let Some(writer) = &writer {
-            writer.renamed(target, moved_etag.as_deref(), Some(info.etag.as_str())).await?;
+            match writer.renamed(target.clone(), moved_etag.as_deref(), Some(info.etag.as_str())).await {
+                // The object has moved: so must all else.
+                Err(e) if moved_etag.is_some() => {
+                    tracing::error!(key = target, "the local disk has it under its old name: {e}");
+                }
+                renamed => renamed?,
+            }
         }
         // Open, or acknowledged and on its way.
         let replaced = open.map(|(_, writer)| writer).or_else(|| self.writer_at(to.0, to.1));
         if let Some(replaced) = replaced {
-            replaced.unlink().await;
+            replaced.unlinked().await;
         }
         if let (Some(ino), Some(now)) = (ino, &moved_etag) {
             self.versions.made(ino, Some(&source_etag), now);
@@ -180,11 +186,16 @@ impl Filesystem {
 
     async fn rename_dir(&self, from: Name<'_>, to: Name<'_>, replace: bool) -> Result<(), Error> {
         let dir_key = |dir: &str, name: &str| key::dir_key(dir, name.as_bytes());
-        // What was acknowledged below is in S3 before it is copied.
-        for (dir, name) in [from, to] {
-            self.sent(&dir_key(&self.namespace.dir_key(dir)?, name)?).await?;
-        }
-        let (pass, source, target) = self.pass_rename(from, to, dir_key).await?;
+        // What was acknowledged below is in S3 before it is copied, with nothing held that its sending may need.
+        let (pass, source, target) = loop {
+            for (dir, name) in [from, to] {
+                self.sent(&dir_key(&self.namespace.dir_key(dir)?, name)?).await?;
+            }
+            let (pass, source, target) = self.pass_rename(from, to, dir_key).await?;
+            if ![&source, &target].iter().any(|dir| self.write_back.makes_below(dir)) {
+                break (pass, source, target);
+            }
+        };
         let there = self.namespace.find_anew(to.0, to.1).await?;
         match there {
             Some(_) if !replace => return Err(Error::Exists),
@@ -311,7 +322,7 @@ impl Filesystem {
     }
 
     /// Ranges that the server is to copy from objects that moved are now of what these became.
-    async fn objects_moved(&self, to: impl Fn(&Object) -> Option<Object>) {
+    pub(super) async fn objects_moved(&self, to: impl Fn(&Object) -> Option<Object>) {
         for (_, writer) in self.linked_writers() {
             writer.objects_moved(&to).await;
         }

@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::journal::Intent;
 use crate::key;
 use crate::namespace::{FileInfo, Kind, Node};
+use crate::write::Writer;
 use crate::write::deletes::Doomed;
 
 /// Directories whose failures are remembered until their fsync, at most; the log has them all.
@@ -55,28 +56,64 @@ impl Filesystem {
         self.check_writable(parent)?;
         let name = old_name(name)?;
         let _pass = self.pass_names(&[(parent, name)]).await?;
-        let mut info = self.file_at(parent, name).await?;
+        let info = self.file_at(parent, name).await?;
         let key = key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
-        self.hold_links(self.namespace.ino_of(parent, name), &key).await;
+        let ino = self.namespace.ino_of(parent, name);
+        self.hold_links(ino, &key).await;
         let open = self.writer_of_open(parent, name, &info, &key);
-        let acknowledged = || self.writer_at(parent, name);
-        if let Some(writer) = open.as_ref().map(|(_, writer)| writer.clone()).or_else(acknowledged) {
-            let in_s3 = writer.unlink().await;
-            if in_s3 {
-                info = self.file_at(parent, name).await?; // it may have been published just before
+        // Open, or acknowledged and on its way.
+        let (open, writer) = match open {
+            Some((ino, writer)) => (Some(ino), Some(writer)),
+            None => (None, self.writer_at(parent, name)),
+        };
+        ino.into_iter().for_each(|ino| self.namespace.pin(ino));
+        let removed = match &writer {
+            Some(writer) => self.remove_written(parent, name, (info, key), open, writer).await,
+            None => self.remove(parent, name, Node::File(info), key).await,
+        };
+        // One that began while S3 was asked writes a file without a name, too.
+        let writer = writer.or_else(|| ino.and_then(|ino| self.handles.writer(ino)));
+        match (&removed, writer) {
+            (Ok(()), Some(writer)) => writer.unlinked().await,
+            (Err(_), Some(writer)) => {
+                if writer.relink().await
+                    && let Some(ino) = ino
+                {
+                    self.send_file(ino, &writer);
+                }
             }
-            if let Some((ino, _)) = open.filter(|_| in_s3) {
-                let (doomed, noted) = self.hide(parent, name, Node::File(info), key.clone())?;
-                self.orphans.add(key, Orphan { ino, name: name.to_owned(), doomed, noted });
-                return Ok(());
+            (_, None) => {}
+        }
+        ino.into_iter().for_each(|ino| self.namespace.unpin(ino));
+        removed
+    }
+
+    /// Removes the name of a file that has a writer. `open`: its inode, where handles need what S3 has of it.
+    async fn remove_written(
+        &self,
+        parent: u64,
+        name: &str,
+        (mut info, key): (FileInfo, String),
+        open: Option<u64>,
+        writer: &Writer,
+    ) -> Result<(), Error> {
+        let in_s3 = writer.unlink().await;
+        if in_s3 {
+            info = self.file_at(parent, name).await?; // it may have been published just before
+        }
+        match open {
+            Some(ino) if in_s3 => {
+                let (doomed, _) = self.hide(parent, name, Node::File(info), key.clone())?;
+                self.orphans.add(key, Orphan { ino, doomed });
+                Ok(())
             }
             // Only a file that is being written may be one that S3 has never seen.
-            if !in_s3 && info.etag.is_empty() {
+            _ if !in_s3 && info.etag.is_empty() => {
                 self.namespace.removed(parent, name);
-                return Ok(());
+                Ok(())
             }
+            _ => self.remove(parent, name, Node::File(info), key).await,
         }
-        self.remove(parent, name, Node::File(info), key).await
     }
 
     pub(super) async fn file_at(&self, parent: u64, name: &str) -> Result<FileInfo, Error> {
@@ -91,10 +128,18 @@ impl Filesystem {
     pub async fn rmdir(&self, parent: u64, name: &OsStr) -> Result<(), Error> {
         self.check_writable(parent)?;
         let name = old_name(name)?;
-        let _pass = self.pass_names(&[(parent, name)]).await?;
-        if self.buckets.is_some() {
-            return self.remove_bucket(name).await;
-        }
+        let _pass = loop {
+            let pass = self.pass_names(&[(parent, name)]).await?;
+            if self.buckets.is_some() {
+                return self.remove_bucket(name).await;
+            }
+            let key = key::dir_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
+            if !self.write_back.makes_below(&key) || self.namespace.has_local_names(&key) {
+                break pass;
+            }
+            drop(pass); // who sends it may need one
+            self.sent(&key).await?;
+        };
         match self.namespace.find(parent, name).await? {
             Some(Node::Directory) => {}
             Some(Node::File(_)) => return Err(Error::NotDirectory),
@@ -104,7 +149,6 @@ impl Filesystem {
         if self.namespace.has_local_names(&key) {
             return Err(Error::NotEmpty);
         }
-        self.sent(&key).await?;
         self.bury_below(&key).await;
         if !self.deletes.empties(&key).await? {
             self.namespace.not_empty(&key);

@@ -12,9 +12,10 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use super::Filesystem;
+use super::file::is_other_version;
 use crate::error::Error;
 use crate::journal::Intent;
 use crate::key::ROOT_INO;
@@ -46,6 +47,8 @@ struct State {
     markers: HashMap<u64, Marker>,
     /// The mount ends: what S3 is not to be reached for stays to the next one.
     leaving: bool,
+    /// What S3 was not to be reached for since then.
+    gave_up: Option<Error>,
 }
 
 #[derive(Default)]
@@ -92,8 +95,8 @@ impl WriteBack {
         }
     }
 
-    /// Whether that was all.
-    fn done(&self, ino: u64) -> bool {
+    /// Whether that was all; `then` is called before anybody begins to send it once more.
+    fn done(&self, ino: u64, then: impl FnOnce()) -> bool {
         let mut state = self.lock();
         let all = match state.under_way.get_mut(&ino) {
             Some(progress) if progress.again => {
@@ -102,6 +105,7 @@ impl WriteBack {
             }
             _ => {
                 state.under_way.remove(&ino);
+                then();
                 true
             }
         };
@@ -118,6 +122,9 @@ impl WriteBack {
             progress.error = Some(e.clone());
         }
         let again = !state.leaving;
+        if !again {
+            state.gave_up.get_or_insert(e.clone());
+        }
         drop(state);
         self.changed.notify_waiters();
         again
@@ -125,9 +132,18 @@ impl WriteBack {
 
     /// The mount is about to end, and S3 was not to be reached for something: the rest need not try.
     fn gives_up(&self) -> Option<Error> {
+        self.lock().gave_up.clone()
+    }
+
+    /// Whether a marker of this directory, or of one below it, is on its way. `dir`: its key.
+    pub fn makes_below(&self, dir: &str) -> bool {
+        self.lock().markers.values().any(|marker| marker.key.starts_with(dir))
+    }
+
+    /// Does something of a file that is not on its way, before anybody begins to send it; none where it is.
+    pub fn unless_sending<T>(&self, ino: u64, then: impl FnOnce() -> T) -> Option<T> {
         let state = self.lock();
-        let failed = || state.under_way.values().find_map(|progress| progress.error.clone());
-        if state.leaving { failed() } else { None }
+        (!state.under_way.contains_key(&ino)).then(then)
     }
 
     /// Of a marker that is on its way.
@@ -149,11 +165,6 @@ impl WriteBack {
 }
 
 impl Filesystem {
-    /// Whether the file was acknowledged, and is on its way.
-    pub(super) fn is_being_sent(&self, ino: u64) -> bool {
-        self.write_back.lock().under_way.contains_key(&ino)
-    }
-
     pub(super) fn send_file(&self, ino: u64, writer: &Arc<Writer>) {
         if self.write_back.add(ino) {
             self.namespace.pin(ino);
@@ -199,18 +210,16 @@ impl Filesystem {
     }
 
     async fn send_until_it_is_there(self: Arc<Self>, ino: u64, what: Sending) {
-        let mut pause = PAUSE_MIN;
+        let (mut pause, mut in_doubt, mut unused) = (PAUSE_MIN, false, false);
         loop {
-            let sent = match self.write_back.gives_up() {
-                Some(e) => Err(e),
-                None => {
-                    let _turn = self.write_back.turns.acquire().await;
-                    self.send_once(ino, &what).await
-                }
-            };
+            let mut sent = self.send_once(ino, &what).await;
+            if in_doubt && sent.as_ref().is_err_and(is_other_version) {
+                sent = self.sent_unheard(ino, &what, sent).await;
+            }
             if let Err(e) = &sent
                 && e.is_passing()
             {
+                in_doubt = true;
                 let hurry = self.write_back.hurry.notified();
                 if !self.write_back.failed(ino, e) {
                     return; // the next mount sends it
@@ -226,13 +235,15 @@ impl Filesystem {
             if let Err(e) = sent {
                 self.was_refused(ino, &what, &e).await;
             }
-            if self.write_back.done(ino) {
+            in_doubt = false;
+            let forget = || unused = matches!(what, Sending::File(_)) && self.handles.remove_writer(ino);
+            if self.write_back.done(ino, forget) {
                 break;
             }
         }
         if let Sending::File(writer) = what {
-            if self.handles.remove_writer(ino) {
-                self.part_with(ino, &writer, Ok(())).await;
+            if unused {
+                self.part_with(ino, &writer, writer.unsaved().await).await;
             }
             self.namespace.unpin(ino);
         }
@@ -241,7 +252,9 @@ impl Filesystem {
     async fn send_once(&self, ino: u64, what: &Sending) -> Result<(), Error> {
         match what {
             Sending::File(writer) => {
+                // First the pass: who waits for it keeps nobody else from sending.
                 let _pass = self.pass_file(ino).await;
+                let _turn = self.turn().await?;
                 self.make_way(ino, writer).await;
                 match writer.publish_acknowledged().await? {
                     Some(published) => self.published(ino, writer, published).await,
@@ -249,6 +262,7 @@ impl Filesystem {
                 }
             }
             Sending::Directory => {
+                let _turn = self.turn().await?;
                 let marker = self.write_back.lock().markers.get(&ino).cloned();
                 let Some(Marker { key, headers, over, noted }) = marker else { return Ok(()) };
                 match over {
@@ -261,6 +275,22 @@ impl Filesystem {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// Errors: why nothing more is sent, as this mount ends.
+    async fn turn(&self) -> Result<Option<SemaphorePermit<'_>>, Error> {
+        let turn = self.write_back.turns.acquire().await.ok();
+        self.write_back.gives_up().map_or(Ok(turn), Err)
+    }
+
+    /// S3 refuses it, but may have taken it before, when no answer came.
+    async fn sent_unheard(&self, ino: u64, what: &Sending, refused: Result<(), Error>) -> Result<(), Error> {
+        let Sending::File(writer) = what else { return refused };
+        let _pass = self.pass_file(ino).await;
+        match writer.was_published_unheard().await {
+            Some(published) => self.published(ino, writer, published).await,
+            None => refused,
         }
     }
 
@@ -322,7 +352,8 @@ impl Filesystem {
             let key = self.namespace.key(ino).unwrap_or_default();
             let in_dir = key.strip_prefix(dir).is_some_and(|name| !name.contains('/'));
             if in_dir && writer.is_acknowledged().await {
-                writer.acknowledge(true).await?;
+                let _pass = self.pass_file(ino).await;
+                self.acknowledge(ino, &writer, true).await?;
             }
         }
         self.journal.sync().await.map_err(|e| Error::Io(e.to_string()))

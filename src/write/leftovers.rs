@@ -275,7 +275,7 @@ async fn send(uploads: &Uploads, mut item: KeptItem) {
     let sent = match sent {
         // Perhaps it was sent just before the mount died.
         Err(e @ (Error::Stale | Error::Exists | Error::NotFound)) => {
-            if recover::is_there(&uploads.client, &item).await { Ok(()) } else { Err(e) }
+            recover::there(&uploads.client, &item).await.map(|_| ()).ok_or(e)
         }
         sent => sent,
     };

@@ -406,8 +406,17 @@ impl Writer {
         if !state.changed || state.unlinked {
             return Ok(None);
         }
+        self.publish(&mut state).await.map(Some)
+    }
+
+    /// A failure leaves what was acknowledged to be tried again; else it is one for good.
+    async fn publish(&self, state: &mut State) -> Result<Published, Error> {
         let published = state.publish(&self.writes).await;
-        state.keep_failure(published).map(Some)
+        if published.is_err() && state.is_acknowledged() {
+            state.take_back().await;
+            return published;
+        }
+        state.keep_failure(published)
     }
 
     /// Instead of publishing: the local disk takes what was written, for this mount to send, or for the next one if this
@@ -442,12 +451,25 @@ impl Writer {
         if !state.changed || state.unlinked || !state.is_acknowledged() {
             return Ok(None);
         }
-        match state.publish(&self.writes).await {
-            Ok(published) => Ok(Some(published)),
-            Err(e) => {
-                state.take_back().await;
-                Err(e)
-            }
+        self.publish(&mut state).await.map(Some)
+    }
+
+    /// S3 refused what was acknowledged, where an earlier try may have succeeded unheard: whether it did. Then it is
+    /// published.
+    pub async fn was_published_unheard(&self) -> Option<Published> {
+        let mut state = self.state.lock().await;
+        if !state.changed || state.unlinked || !state.is_acknowledged() {
+            return None;
+        }
+        state.was_published_unheard(&self.writes).await
+    }
+
+    /// What it failed with, where nothing that was written since was published or acknowledged.
+    pub async fn unsaved(&self) -> Result<(), Error> {
+        let state = self.state.lock().await;
+        match state.is_unsaved() {
+            true => Err(state.failed.clone().unwrap_or_else(|| Error::Io("it was not closed well".into()))),
+            false => Ok(()),
         }
     }
 
@@ -485,15 +507,34 @@ impl Writer {
         self.state.lock().await.content.objects_moved(to);
     }
 
-    /// The file's name is gone: nothing will be published. Answers whether S3 has the object.
+    /// The file's name is about to go: nothing is published from now on. Answers whether S3 has the object.
     pub async fn unlink(&self) -> bool {
         let mut state = self.state.lock().await;
         state.unlinked = true;
-        state.drop_acknowledged(&self.writes);
+        state.content.base().is_some()
+    }
+
+    /// The name is gone for good: with it what was sent, and what was acknowledged, but for what handles read.
+    pub async fn unlinked(&self) {
+        let mut state = self.state.lock().await;
+        state.unlinked = true;
+        state.forget_acknowledged().await;
         if let Some(upload) = state.upload.take() {
             upload.abort().await;
         }
-        state.content.base().is_some()
+    }
+
+    /// The name could not be removed. Answers whether what was acknowledged is to be sent, as before.
+    pub async fn relink(&self) -> bool {
+        let mut state = self.state.lock().await;
+        state.unlinked = false;
+        state.changed && state.is_acknowledged()
+    }
+
+    /// One whose name is gone.
+    pub fn without_name(mut self) -> Writer {
+        self.state.get_mut().unlinked = true;
+        self
     }
 
     /// Whether parts were sent, which are bound to the file's key until they are published.
@@ -508,10 +549,8 @@ impl Writer {
     /// Errors: the local disk, which has what was acknowledged under the old key.
     pub async fn renamed(&self, key: String, etag: Option<&str>, over: Option<&str>) -> Result<(), Error> {
         let mut state = self.state.lock().await;
-        if etag.is_none() {
-            state.over = over.map(str::to_owned);
-        }
-        state.move_to(key.clone()).await?;
+        let over = if etag.is_none() { over.map(str::to_owned) } else { state.over.clone() };
+        state.move_to(key.clone(), over).await?;
         match etag {
             Some(etag) if state.content.base().is_some() => {
                 state.content.base_moved(&key, etag);
@@ -529,15 +568,18 @@ impl Writer {
     /// Errors: as [`Content::gather`]; the disk's.
     pub async fn keep(&self, reason: &Error) -> Result<Option<String>, Error> {
         let mut state = self.state.lock().await;
-        if !state.changed || state.unlinked {
+        if state.unlinked || !state.is_unsaved() && !state.is_acknowledged() {
             return Ok(None);
         }
-        state.keep(reason.to_string()).await.map(Some)
+        state.keep(&self.writes, reason.to_string()).await.map(Some)
     }
 
-    /// Gives up what was not published.
+    /// Gives up what was not published; not while the name is being removed, which may fail.
     pub async fn abandon(&self) {
         let mut state = self.state.lock().await;
+        if state.unlinked {
+            return;
+        }
         state.changed = false;
         if let Some(upload) = state.upload.take() {
             upload.abort().await;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::content::{Content, Object, Sent};
 use super::plan::{self, Follows, Ladder, Place, Stretch};
+use super::recover;
 use super::staging::{self, Acknowledged};
 use super::upload::Upload;
 use super::{Committed, Published, Writes};
@@ -46,7 +47,7 @@ pub(super) struct State {
     covers: Covers,
 }
 
-/// How much of what is to be published has been acknowledged.
+/// How much of what is to be published the local disk has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Covers {
     /// An earlier state, or none.
@@ -54,6 +55,8 @@ enum Covers {
     /// The bytes, but not what the object is to carry.
     Bytes,
     All,
+    /// All, until a person says what is to become of it.
+    Kept,
 }
 
 impl State {
@@ -297,7 +300,6 @@ impl State {
 
     /// Publishes the content, whole.
     pub async fn publish(&mut self, writes: &Writes) -> Result<Published, Error> {
-        let from = self.content.base().map(|base| base.etag.clone());
         if self.content.is_small()
             && let Err(e) = self.content.spill().await
         {
@@ -309,15 +311,33 @@ impl State {
             Some(S3ErrorKind::PreconditionFailed) if exclusive => Error::Exists,
             _ => e,
         })?;
+        let published = self.was_published(writes, etag).await;
+        drop(leaving);
+        Ok(published)
+    }
+
+    /// An earlier try may have succeeded unheard: whether S3 has just what was acknowledged.
+    pub async fn was_published_unheard(&mut self, writes: &Writes) -> Option<Published> {
+        let Acknowledged { item, .. } = self.acknowledged.as_ref()?;
+        let there = recover::there(&writes.uploads.client, item).await?;
+        Some(self.was_published(writes, there.etag).await)
+    }
+
+    async fn was_published(&mut self, writes: &Writes, etag: String) -> Published {
+        let from = self.content.base().map(|base| base.etag.clone());
         let size = self.content.len();
         self.guard = Precondition::Etag(etag.clone());
         self.changed = false;
         let object = Object { key: self.key.clone(), etag: etag.clone(), size };
         self.content.was_published(object, &writes.staging);
-        drop(leaving);
         self.forget_acknowledged().await;
         let late = std::mem::take(&mut self.late);
-        Ok(Published { now: Committed { etag, size }, from, headers: self.headers.clone(), late })
+        Published { now: Committed { etag, size }, from, headers: self.headers.clone(), late }
+    }
+
+    /// Whether something is to be published that only memory has.
+    pub fn is_unsaved(&self) -> bool {
+        self.changed && !self.unlinked && !self.is_acknowledged() && self.covers != Covers::Kept
     }
 
     /// Whether the local disk holds all bytes that are to be published.
@@ -352,7 +372,8 @@ impl State {
         let permit = writes.waiting.try_take(self.content.len());
         let now = match (permit, self.content.all_in_memory()) {
             (Some(permit), Some(chunks)) => {
-                let kept = self.told(vec![0..self.content.len()], String::new());
+                let whole = std::iter::once(0..self.content.len()).collect();
+                let kept = self.told(whole, String::new());
                 writes.staging.acknowledge(kept, chunks, permit).await?
             }
             _ => {
@@ -374,9 +395,18 @@ impl State {
         }
     }
 
-    /// The file is at `key` from now on: what was acknowledged is found there.
-    pub async fn move_to(&mut self, key: String) -> Result<(), Error> {
-        self.key = key;
+    /// The file is at `key` from now on, where it replaces `over`: what was acknowledged is found there. On an error
+    /// nothing has changed.
+    pub async fn move_to(&mut self, key: String, over: Option<String>) -> Result<(), Error> {
+        let before = (std::mem::replace(&mut self.key, key), std::mem::replace(&mut self.over, over));
+        let moved = self.move_acknowledged().await;
+        if moved.is_err() {
+            (self.key, self.over) = before;
+        }
+        moved
+    }
+
+    async fn move_acknowledged(&mut self) -> Result<(), Error> {
         let Some(mut acknowledged) = self.acknowledged.take() else { return Ok(()) };
         let before = acknowledged.item.kept.clone();
         let at = SystemTime::now();
@@ -385,18 +415,20 @@ impl State {
                 Kept { key: self.key.clone(), at, exclusive: false, over: self.over.clone(), ..before }
             }
             _ => {
-                self.covers = Covers::All;
                 let told = self.told(before.ranges, String::new());
                 Kept { exclusive: false, owner: before.owner, sum: before.sum, ..told }
             }
         };
         let rewritten = staging::rewrite(&mut acknowledged.item, kept).await;
         self.acknowledged = Some(acknowledged);
+        if rewritten.is_ok() && self.covers == Covers::Bytes {
+            self.covers = Covers::All;
+        }
         rewritten
     }
 
-    /// It is in S3.
-    async fn forget_acknowledged(&mut self) {
+    /// It is in S3, or has no name any more.
+    pub async fn forget_acknowledged(&mut self) {
         self.covers = Covers::Not;
         if let Some(Acknowledged { item, .. }) = self.acknowledged.take()
             && let Err(e) = self.content.file_mut().disown(item).await
@@ -441,18 +473,47 @@ impl State {
     }
 
     /// Keeps what was not published on the local disk, until a person says what is to become of it.
-    pub async fn keep(&mut self, reason: String) -> Result<String, Error> {
-        if let Some(Acknowledged { mut item, .. }) = self.acknowledged.take_if(|_| self.covers != Covers::Not)
+    ///
+    /// Errors: as [`Content::gather`]; the disk's. An earlier state that was acknowledged is kept then.
+    pub async fn keep(&mut self, writes: &Writes, reason: String) -> Result<String, Error> {
+        if self.covers != Covers::Not
+            && let Some(kept) = self.keep_acknowledged(reason.clone()).await
         {
-            let kept = Kept { owner: None, reason, ..item.kept.clone() };
-            staging::rewrite(&mut item, kept).await?;
-            staging::sync(&item).await?;
-            return Ok(item.name().to_owned());
+            self.covers = Covers::Kept;
+            return kept;
         }
+        match self.keep_all(reason.clone()).await {
+            Ok(name) => {
+                self.drop_acknowledged(writes);
+                self.covers = Covers::Kept;
+                Ok(name)
+            }
+            Err(e) => {
+                if let Some(Ok(name)) = self.keep_acknowledged(reason).await {
+                    tracing::error!(key = self.key, "an earlier state of it is kept as {name}");
+                }
+                Err(e)
+            }
+        }
+    }
+
+    async fn keep_all(&mut self, reason: String) -> Result<String, Error> {
         let ranges = self.content.gather().await?;
         let kept = self.told(ranges, reason);
         let item = self.content.file_mut().keep(kept).await?;
         Ok(item.name().to_owned())
+    }
+
+    /// What was acknowledged waits for a person from now on; none if nothing was.
+    async fn keep_acknowledged(&mut self, reason: String) -> Option<Result<String, Error>> {
+        let Acknowledged { mut item, .. } = self.acknowledged.take()?;
+        let kept = Kept { owner: None, reason, ..item.kept.clone() };
+        let kept = async {
+            staging::rewrite(&mut item, kept).await?;
+            staging::sync(&item).await?;
+            Ok(item.name().to_owned())
+        };
+        Some(kept.await)
     }
 
     async fn put_or_complete(&mut self, writes: &Writes) -> Result<Written, Error> {

@@ -19,7 +19,7 @@ use super::upload::{self, Uploads, abort};
 use crate::config::{COPY_BYTES_MAX, OBJECT_BYTES_MAX, PART_BYTES_MIN, PARTS_MAX};
 use crate::error::{Error, S3ErrorKind};
 use crate::journal::{Kept, KeptItem};
-use crate::s3::{CopySource, ObjectHeaders, Precondition, S3Client, UploadedPart, Written};
+use crate::s3::{CopySource, ObjectHead, ObjectHeaders, Precondition, S3Client, UploadedPart, Written};
 
 /// Read and handed on at a time, in bytes.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -220,12 +220,12 @@ pub async fn is_sound(item: &KeptItem) -> Result<bool, Error> {
     read.unwrap_or_else(|e| Err(io::Error::other(e))).map_err(disk_error)
 }
 
-/// Whether S3 has a file of this size with these bytes: then it was sent, whoever was told so.
-pub async fn is_there(client: &S3Client, item: &KeptItem) -> bool {
+/// The object, if S3 has a file of this size with these bytes: then it was sent, whoever was told so.
+pub async fn there(client: &S3Client, item: &KeptItem) -> Option<ObjectHead> {
     let compared = async {
         let head = client.head_object(&item.kept.key).await?;
         if head.size != item.kept.size {
-            return Ok(false);
+            return Ok(None);
         }
         let file = File::open(item.bytes()).map_err(disk_error)?;
         for range in item.kept.ranges.iter().filter(|range| !range.is_empty()) {
@@ -236,15 +236,15 @@ pub async fn is_there(client: &S3Client, item: &KeptItem) -> bool {
                 let mut ours = vec![0; frame.len()];
                 file.read_exact_at(&mut ours, at).map_err(disk_error)?;
                 if ours != frame {
-                    return Ok(false);
+                    return Ok(None);
                 }
                 at += frame.len() as u64;
             }
         }
-        Ok::<_, Error>(true)
+        Ok::<_, Error>(Some(head))
     };
     let there = compared.await;
-    there.inspect_err(|e| tracing::debug!("whether it was sent cannot be seen: {e}")).unwrap_or(false)
+    there.inspect_err(|e| tracing::debug!("whether it was sent cannot be seen: {e}")).ok().flatten()
 }
 
 /// An edit goes over the version it is of. A file that replaced what was there does so still, unless that came later.

@@ -101,7 +101,7 @@ impl Staging {
     fn check_free(&self, bytes: u64) -> Result<(), Error> {
         let stat = || Ok(statvfs(&scratch(&self.journal)?)?);
         let stat = stat().map_err(|e: io::Error| disk_error(&e))?;
-        match stat.blocks_available() as u64 * stat.fragment_size() < bytes + FREE_BYTES_MIN {
+        match stat.blocks_available() * stat.fragment_size() < bytes + FREE_BYTES_MIN {
             true => Err(Error::NoSpace("the file system of --staging is full")),
             false => Ok(()),
         }

@@ -104,6 +104,9 @@ impl Upload {
     pub async fn complete(&mut self, count: u32, guard: &Precondition) -> Result<Written, Error> {
         while self.finish_one().await? {}
         let parts: Vec<_> = self.done.range(..=count).map(|(_, part)| part.clone()).collect();
+        if parts.len() as u64 != u64::from(count) {
+            return Err(Error::Io("a part is missing that was to be sent".into())); // S3 would leave it out
+        }
         let written = self.client.complete_multipart_upload(&self.key, &self.upload_id, &parts, guard);
         let written = written.await?;
         self.is_over();

@@ -1,0 +1,256 @@
+//! `--write-back` when S3 refuses, breaks off or is gone, and names change at the same time: what was acknowledged is
+//! not lost, and nothing that was removed comes back.
+
+mod support;
+
+use std::path::Path;
+use std::time::Duration;
+
+use support::bytes::{assert_same_bytes, pattern};
+use support::house::errno;
+use support::{FakeS3, Fault, House, On};
+
+const MIB: usize = 1 << 20;
+const DENIED: Fault = Fault::Error { status: 403, code: "AccessDenied" };
+
+fn house_in(staging: &Path, fake: &FakeS3, write_back: bool) -> House {
+    House::on(fake.clone(), |config| {
+        config.staging.dir = staging.into();
+        config.write_back = write_back;
+        config.s3.request_timeout = Duration::from_secs(1);
+    })
+}
+
+async fn edit(house: &House, name: &str, offset: u64, data: &[u8]) {
+    let fh = house.open(name, libc::O_RDWR).await.unwrap();
+    house.write(fh, offset, data).await.unwrap();
+    house.close(fh).await.unwrap();
+}
+
+fn items(house: &House) -> Vec<(String, bool)> {
+    let items = house.journal.kept().unwrap().into_iter();
+    items.map(|item| (item.kept.key.clone(), item.kept.owner.is_some())).collect()
+}
+
+#[tokio::test]
+async fn a_part_that_failed_is_sent_again_whoever_publishes() {
+    let staging = tempfile::tempdir().unwrap();
+    let fake = FakeS3::new();
+    let house = house_in(staging.path(), &fake, true);
+    fake.put("d/large", pattern(1, 24 * MIB));
+    let holds =
+        house.faults.plan(On::op("UploadPartCopy"), Fault::Error { status: 500, code: "InternalError" });
+    let fails = house.faults.plan(On::op("UploadPart"), DENIED);
+    let gone = house.faults.plan(On::op("CreateMultipartUpload"), Fault::Connect);
+    let mut data = pattern(1, 24 * MIB);
+    let fh = house.open("d/large", libc::O_RDWR).await.unwrap();
+    for at in [0, 9 * MIB, 20 * MIB] {
+        data[at..at + 100].copy_from_slice(&pattern(2, 100));
+        house.write(fh, at as u64, &pattern(2, 100)).await.unwrap();
+    }
+    house.close(fh).await.unwrap();
+    assert!(house.fs.held().acknowledged > 0);
+    // It is published for the rename, in parts of which one fails.
+    holds.lift();
+    gone.lift();
+    assert!(house.rename("d/large", "d/moved", 0).await.is_err());
+    assert!(fails.fired() > 0);
+    fails.lift();
+    _ = house.fsyncdir("").await;
+    let found = fake.keys();
+    for key in &found {
+        assert_same_bytes(&fake.data(key), &data, key);
+    }
+    assert!(found.len() == 1 && fake.uploads().is_empty(), "{found:?}");
+}
+
+#[tokio::test]
+async fn a_close_that_fails_while_an_earlier_state_waits_loses_neither() {
+    let staging = tempfile::tempdir().unwrap();
+    let fake = FakeS3::new();
+    let house = house_in(staging.path(), &fake, true);
+    fake.put("file", pattern(1, 100_000));
+    let fh = house.open("file", libc::O_RDWR).await.unwrap();
+    house.faults.set_down(true);
+    house.write(fh, 1000, b"first").await.unwrap();
+    house.fs.fsync(fh).await.unwrap();
+    house.write(fh, 2000, b"second").await.unwrap();
+    // To go on at the end the base is needed.
+    assert!(house.fs.write(fh, 100_000, b"third", true).await.is_err());
+    assert!(house.close(fh).await.is_err());
+    house.fs.leave();
+    house.fs.flush_all().await;
+    let kept = house.journal.kept().unwrap();
+    let [item] = &kept[..] else { panic!("{:?}", items(&house)) };
+    let bytes = std::fs::read(item.bytes()).unwrap();
+    assert_eq!((&bytes[1000..1005], &bytes[2000..2006]), (&b"first"[..], &b"second"[..]));
+    assert_eq!(item.kept.owner, None, "it waits for a person");
+}
+
+#[tokio::test]
+async fn a_name_that_was_removed_while_it_was_open_is_free_for_a_new_file() {
+    for write_back in [false, true] {
+        let staging = tempfile::tempdir().unwrap();
+        let fake = FakeS3::new();
+        let house = house_in(staging.path(), &fake, write_back);
+        fake.put("file", "old");
+        let reader = house.open("file", libc::O_RDONLY).await.unwrap();
+        house.unlink("file").await.unwrap();
+        let fh = house.create("file", libc::O_WRONLY | libc::O_EXCL).await.unwrap();
+        house.write(fh, 0, b"new").await.unwrap();
+        house.close(fh).await.unwrap();
+        house.fsyncdir("").await.unwrap();
+        assert_eq!(fake.data("file"), "new", "write_back: {write_back}");
+        assert_eq!(house.read(reader, 0, 10).await.unwrap(), b"old");
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_was_removed_stays_removed_if_the_next_file_never_comes_to_be() {
+    let staging = tempfile::tempdir().unwrap();
+    let fake = FakeS3::new();
+    let house = house_in(staging.path(), &fake, false);
+    fake.put("file", "old");
+    let _reader = house.open("file", libc::O_RDONLY).await.unwrap();
+    house.unlink("file").await.unwrap();
+    house.faults.plan(On::op("PutObject"), DENIED);
+    assert_eq!(errno(house.make("file", b"new").await), libc::EACCES);
+    assert_eq!(fake.keys(), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_and_removed_stays_readable_for_who_has_it_open() {
+    let staging = tempfile::tempdir().unwrap();
+    let fake = FakeS3::new();
+    let house = house_in(staging.path(), &fake, true);
+    let hangs = house.faults.plan(On::op("PutObject"), Fault::Connect);
+    for (name, size) in [("small", 100), ("large", 3 * MIB)] {
+        let fh = house.create(name, libc::O_RDWR).await.unwrap();
+        house.write(fh, 0, &pattern(1, size)).await.unwrap();
+        house.fs.fsync(fh).await.unwrap();
+        house.unlink(name).await.unwrap();
+        assert_same_bytes(&house.read(fh, 0, size).await.unwrap(), &pattern(1, size), name);
+        house.write(fh, 10, b"and changed").await.unwrap();
+        assert_eq!(house.read(fh, 10, 11).await.unwrap(), b"and changed");
+        house.close(fh).await.unwrap();
+    }
+    hangs.lift();
+    house.fsyncdir("").await.unwrap();
+    assert_eq!((fake.keys(), items(&house)), (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn a_removal_that_s3_refuses_takes_no_edit_along() {
+    let staging = tempfile::tempdir().unwrap();
+    let fake = FakeS3::new();
+    let house = house_in(staging.path(), &fake, true);
+    fake.put("file", "base");
+    let puts = house.faults.plan(On::op("PutObject"), Fault::Connect);
+    edit(&house, "file", 0, b"EDIT").await;
+    let removals = house.faults.plan(On::op("DeleteObject"), DENIED);
+    assert_eq!(errno(house.unlink("file").await), libc::EACCES);
+    assert!(removals.fired() > 0);
+    puts.lift();
+    house.fsyncdir("").await.unwrap();
+    assert_eq!((fake.data("file"), items(&house)), ("EDIT".into(), vec![]));
+}
+
+#[tokio::test]
+async fn a_file_that_was_sent_without_an_answer_is_not_taken_for_refused() {
+    let staging = tempfile::tempdir().unwrap();
+    let fake = FakeS3::new();
+    let house = house_in(staging.path(), &fake, true);
+    fake.put("edited", "base");
+    // Carried out, and nothing is heard until the call has given up.
+    let lost = house.faults.plan(On::op("PutObject"), Fault::AnswerHangs);
+    edit(&house, "edited", 0, b"EDIT").await;
+    while fake.data("edited") != "EDIT" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    lost.lift();
+    house.fsyncdir("").await.unwrap();
+    assert_eq!(items(&house), []);
+    edit(&house, "edited", 4, b" and more").await;
+    house.fsyncdir("").await.unwrap();
+    assert_eq!(fake.data("edited"), "EDIT and more");
+}
+
+#[tokio::test]
+async fn a_mount_that_is_ended_twice_leaves_what_was_acknowledged_to_the_next() {
+    let staging = tempfile::tempdir().unwrap();
+    let fake = FakeS3::new();
+    {
+        let house = house_in(staging.path(), &fake, true);
+        house.faults.set_down(true);
+        let fh = house.create("open", libc::O_WRONLY).await.unwrap();
+        house.write(fh, 0, b"acknowledged").await.unwrap();
+        house.fs.fsync(fh).await.unwrap();
+        house.fs.leave();
+        house.fs.flush_all().await;
+        house.fs.abandon_all().await;
+        assert_eq!(items(&house), [("open".to_owned(), true)]);
+    }
+    let house = house_in(staging.path(), &fake, true);
+    house.fs.take_over().await.unwrap();
+    assert_eq!((fake.data("open"), items(&house)), ("acknowledged".into(), vec![]));
+}
+
+#[tokio::test]
+async fn an_open_that_cuts_a_file_while_it_is_renamed_writes_to_the_new_name() {
+    let fake = FakeS3::new();
+    let staging = tempfile::tempdir().unwrap();
+    let house = house_in(staging.path(), &fake, false);
+    fake.put("old", "content");
+    let attr = house.enter("old").await.unwrap();
+    house.faults.plan(On::op("CopyObject"), Fault::Delay(Duration::from_millis(300)));
+    let cut = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let opened = house.fs.open(attr.ino, libc::O_WRONLY | libc::O_TRUNC).await.unwrap();
+        house.write(opened.fh, 0, b"anew").await.unwrap();
+        house.close(opened.fh).await.unwrap();
+    };
+    let (renamed, ()) = tokio::join!(house.rename("old", "new", 0), cut);
+    renamed.unwrap();
+    assert_eq!((fake.keys(), fake.data("new")), (vec!["new".to_owned()], "anew".into()));
+}
+
+#[tokio::test]
+async fn an_open_that_cuts_a_file_while_it_is_removed_does_not_bring_it_back() {
+    let fake = FakeS3::new();
+    let staging = tempfile::tempdir().unwrap();
+    let house = house_in(staging.path(), &fake, false);
+    fake.put("file", "content");
+    let attr = house.enter("file").await.unwrap();
+    house.faults.plan(On::op("DeleteObject"), Fault::Delay(Duration::from_millis(300)));
+    let cut = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let opened = house.fs.open(attr.ino, libc::O_WRONLY | libc::O_TRUNC).await.unwrap();
+        house.write(opened.fh, 0, b"anew").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        house.close(opened.fh).await.unwrap();
+    };
+    let (removed, ()) = tokio::join!(house.unlink("file"), cut);
+    removed.unwrap();
+    house.fsyncdir("").await.unwrap();
+    assert_eq!(fake.keys(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_directory_made_while_one_above_it_waits_to_be_renamed_goes_along() {
+    let staging = tempfile::tempdir().unwrap();
+    let fake = FakeS3::new();
+    let house = house_in(staging.path(), &fake, true);
+    house.mkdir("d").await.unwrap();
+    house.fsyncdir("").await.unwrap();
+    house.faults.plan(On::op("PutObject"), Fault::Delay(Duration::from_millis(300)));
+    house.make("d/file", b"data").await.unwrap();
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        house.mkdir("d/late").await.unwrap();
+    };
+    let (renamed, ()) = tokio::join!(house.rename("d", "e", 0), late);
+    renamed.unwrap();
+    house.fsyncdir("").await.unwrap();
+    assert_eq!(fake.keys(), ["e/", "e/file", "e/late/"]);
+}
