@@ -113,7 +113,8 @@ impl Source for AwsChain {
 /// half is said.
 fn if_set(found: Provided, variables: &[&str]) -> Option<Provided> {
     // Empty ones count as not set, as for aws-config.
-    let is_set = |name: &&str| std::env::var(name).is_ok_and(|value| !value.trim().is_empty());
+    let is_set =
+        |name: &&str| std::env::var_os(name).is_some_and(|value| !value.to_string_lossy().trim().is_empty());
     match found {
         Err(CredentialsError::CredentialsNotLoaded(_)) if !variables.iter().any(is_set) => None,
         found => Some(found),
