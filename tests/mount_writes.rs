@@ -3,8 +3,9 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use support::mount::{Mount, Options, run};
 use support::servers::{Kind, program, shared};
@@ -98,6 +99,51 @@ fn seaweedfs_programs_that_write_anywhere() {
     let server = shared(Kind::SeaweedFs);
     let mount = Options::new(server, &server.bucket("programs")).mount();
     succeed(Command::new(program("python3")).arg("-c").arg(PROGRAMS).arg(&mount.dir));
+}
+
+/// Closes at exec, and a child that ends, tell of no end: S3 has the file when who writes it has closed it.
+#[test]
+fn seaweedfs_who_only_inherits_a_descriptor_publishes_nothing() {
+    const WRITES: &str = r#"
+import os, subprocess, sys
+with open(sys.argv[1], "wb") as f:
+    f.write(b"half")
+    f.flush()
+    subprocess.run(["true"], check=True)
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    print("half", flush=True)
+    sys.stdin.readline()
+    f.write(b", and the rest")
+    late = os.fork()
+    if late == 0:
+        f.write(b", and the child's")
+        f.close()
+        os._exit(0)
+    os.waitpid(late, 0)
+    print("child", flush=True)
+    sys.stdin.readline()
+"#;
+    let server = shared(Kind::SeaweedFs);
+    let bucket = server.bucket("inherited");
+    let mount = Options::new(server, &bucket).mount();
+    let file = mount.dir.join("file");
+    let mut writes = Command::new(program("python3"));
+    let writes = writes.arg("-u").arg("-c").arg(WRITES).arg(&file);
+    let mut writes = writes.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3");
+    let mut said = BufReader::new(writes.stdout.take().expect("piped")).lines();
+    let mut go_on = writes.stdin.take().expect("piped");
+    assert_eq!(said.next().expect("a line").expect("text"), "half");
+    assert_eq!(server.boto().keys(&bucket, ""), [""; 0], "nobody who wrote has closed it");
+    writeln!(go_on).expect("it reads");
+    assert_eq!(said.next().expect("a line").expect("text"), "child");
+    let by_child = server.boto().get(&bucket, "file");
+    assert_eq!(by_child, b"half, and the rest, and the child's", "who wrote and closed must find it in S3");
+    writeln!(go_on).expect("it reads");
+    assert!(writes.wait().expect("it ends").success());
+    assert_eq!(std::fs::read(&file).expect("a file"), b"half, and the rest, and the child's, and the rest");
 }
 
 /// All of fsx's operations.

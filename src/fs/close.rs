@@ -15,13 +15,28 @@ use crate::namespace::{Entry, FileInfo, Node};
 use crate::write::{Acknowledgement, Committed, Published, Writer};
 
 impl Filesystem {
-    /// `close(2)` of a descriptor by the process `pid`: as [`Filesystem::flush`], but that a handle that made or cut the
-    /// file, and wrote nothing yet, publishes nothing as long as the process has another to write through.
+    /// The thread `pid` opened the handle, or is about to write through it.
+    pub fn used_by(&self, pid: u32, fh: u64) {
+        if let Ok(handle) = self.handles.file(fh) {
+            handle.used_by(pid);
+        }
+    }
+
+    /// `close(2)` of a descriptor by the thread `pid`: as [`Filesystem::flush`], but that nothing is published as long as
+    /// another descriptor will see to that: where the handle made or cut the file, and wrote nothing yet, one of the same
+    /// process; where the process neither opened it nor wrote, but inherited the descriptor, one of those that did.
     pub async fn flush_by(&self, pid: u32, fh: u64) -> Result<(), Error> {
         let handle = self.handles.file(fh)?;
-        let unchanged = handle.has_written() && !handle.changes.load(Ordering::Acquire);
-        if unchanged && descriptors::holds_another(pid, handle.ino).await {
-            return Ok(());
+        if handle.has_written() {
+            let users = handle.users();
+            let inherited = !users.iter().any(|user| descriptors::are_one_process(pid, *user));
+            let unchanged = !handle.changes.load(Ordering::Acquire);
+            let others = if inherited { users } else { Vec::from_iter(unchanged.then_some(pid)) };
+            for other in others {
+                if descriptors::holds_another(other, handle.ino).await {
+                    return Ok(());
+                }
+            }
         }
         self.flush(fh).await
     }

@@ -1,7 +1,8 @@
 //! Which descriptors a process has, as /proc tells.
 //!
-//! Owns: [`holds_another`]. A shell opens a file, duplicates the descriptor and closes the first one, before anything
-//! was written. FUSE tells of each close, but not whether it was the last; the process's table does.
+//! Owns: [`holds_another`], [`are_one_process`]. A shell opens a file, duplicates the descriptor and closes the first one, before anything
+//! was written; a program that starts another one closes its files there. FUSE tells of each close, but not whether it was
+//! the last; the processes' tables do.
 //! Invariant: where it cannot be told the answer is no, and the file is published once more than needed.
 //! Must never know: handles, S3.
 
@@ -19,6 +20,11 @@ pub(super) async fn holds_another(pid: u32, ino: u64) -> bool {
         Some(paths.any(|path| fs::read_to_string(path).is_ok_and(|info| writes_to(&info, ino))))
     });
     asked.await.ok().flatten().unwrap_or(false)
+}
+
+/// Whether two threads are of one process.
+pub(super) fn are_one_process(thread: u32, other: u32) -> bool {
+    thread == other || Path::new("/proc").join(format!("{thread}/task/{other}")).exists()
 }
 
 /// `info`: what /proc/PID/fdinfo/FD says.

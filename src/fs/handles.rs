@@ -18,6 +18,8 @@ use super::dir::Listing;
 
 /// Handles open at once, at most.
 const HANDLES_MAX: usize = 1 << 20;
+/// Threads remembered of one handle, at most.
+const USERS_MAX: usize = 8;
 
 #[derive(Default)]
 pub(super) struct Handles {
@@ -48,6 +50,8 @@ pub(super) struct FileHandle {
     pub fills_disk: bool,
     /// Whether anything was, or is about to be, changed through it.
     pub changes: AtomicBool,
+    /// Threads that opened it, or wrote through it, at most [`USERS_MAX`]. Held for an instant only.
+    users: Mutex<Vec<u32>>,
     /// Whether this handle is counted among its inode's writers.
     wrote: AtomicBool,
     /// Whether it is counted by [`Backings`].
@@ -72,6 +76,7 @@ impl FileHandle {
             answered: AtomicBool::new(false),
             paged: AtomicBool::new(false),
             changes: AtomicBool::new(false),
+            users: Mutex::default(),
             wrote: AtomicBool::new(false),
             entered: AtomicBool::new(false),
         }
@@ -98,6 +103,20 @@ impl FileHandle {
             *handles += 1;
         }
         writer.clone()
+    }
+
+    /// A thread opened it, or writes through it. Of more than [`USERS_MAX`] none is known.
+    pub fn used_by(&self, thread: u32) {
+        let mut users = self.users.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if users.len() <= USERS_MAX && !users.contains(&thread) {
+            users.push(thread);
+        }
+    }
+
+    /// None where not all of them are known.
+    pub fn users(&self) -> Vec<u32> {
+        let users = self.users.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if users.len() <= USERS_MAX { users.clone() } else { Vec::new() }
     }
 
     pub fn has_written(&self) -> bool {

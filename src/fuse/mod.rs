@@ -251,11 +251,14 @@ impl fuser::Filesystem for Door {
         reply.error(refuse(&self.fs.of(newparent.0), "link", newparent, Some(newname), &never));
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let passed = self.passed.clone();
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (passed, pid) = (self.passed.clone(), req.pid());
         self.run(ino, move |fs| async move {
             match fs.open(ino.0, flags.0).await {
-                Ok(opened) => passed.reply_open(&fs, ino, opened, reply),
+                Ok(opened) => {
+                    fs.used_by(pid, opened.fh);
+                    passed.reply_open(&fs, ino, opened, reply)
+                }
                 Err(e) => reply.error(refuse(&fs, "open", ino, None, &e)),
             }
         });
@@ -272,9 +275,13 @@ impl fuser::Filesystem for Door {
         reply: ReplyCreate,
     ) {
         let (passed, name, maker) = (self.passed.clone(), name.to_owned(), maker(req, mode, umask));
+        let pid = req.pid();
         self.run(parent, move |fs| async move {
             match fs.create(parent.0, &name, flags, maker) {
-                Ok((attr, opened)) => passed.reply_created(&attr, opened, reply),
+                Ok((attr, opened)) => {
+                    fs.used_by(pid, opened.fh);
+                    passed.reply_created(&attr, opened, reply)
+                }
                 Err(e) => reply.error(refuse(&fs, "create", parent, Some(&name), &e)),
             }
         });
@@ -302,7 +309,7 @@ impl fuser::Filesystem for Door {
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -315,13 +322,17 @@ impl fuser::Filesystem for Door {
         // The kernel sends at most REQUEST_BYTES_MAX.
         let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
         let fs = self.fs.of(ino.0);
+        let mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        if !mapped {
+            fs.used_by(req.pid(), fh.0);
+        }
         match fs.write_now(fh.0, offset, data) {
             Ok(true) => return reply.written(size),
             Err(e) => return reply.error(refuse(&fs, "write", ino, None, &e)),
             Ok(false) => {}
         }
         // Pages that were mapped have their place.
-        let append = flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let append = flags.0 & libc::O_APPEND != 0 && !mapped;
         let data = data.to_vec();
         self.run(ino, move |fs| async move {
             match fs.write(fh.0, offset, &data, append).await {
