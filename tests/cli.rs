@@ -312,3 +312,16 @@ fn refresh_of_what_is_on_no_pailfs_mount_fails() {
     fails(&["refresh", &format!("{path}/missing")], &["cannot open"]);
     misused(&["refresh"], &["PATH"]);
 }
+
+#[test]
+fn an_endpoint_with_a_path_is_refused_by_every_command() {
+    let url = ["--endpoint-url", "http://127.0.0.1:1/path"];
+    for command in [
+        &["mount", "data", "/mnt"][..],
+        &["recover", "data"],
+        &["recover", "data", "--retry"],
+        &["s3", "head", "s3://data/key"],
+    ] {
+        fails(&[command, &url].concat(), &["--endpoint-url", "/path", "http(s)://host:port"]);
+    }
+}

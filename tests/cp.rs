@@ -113,7 +113,16 @@ fn interrupted(
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
-    let status = child.wait().unwrap();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if std::time::Instant::now() > end {
+            child.kill().unwrap();
+            panic!("it does not end: {:?}", child.wait());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
     let mut stderr = String::new();
     child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
     (status.code(), stderr)
@@ -162,6 +171,40 @@ fn an_interrupted_download_leaves_no_file_and_can_be_done_again() {
     }
 }
 
+/// An object of 6 GiB, which S3 is to copy in parts. The second never ends, however long one waits.
+#[test]
+fn an_interrupted_copy_between_buckets_is_aborted() {
+    for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let server = StandIn::start(|seen: &Seen| {
+            let xml = |body: &str| {
+                Answer(200, vec![("content-type", "application/xml".to_string())], body.to_string())
+            };
+            match seen.method.as_str() {
+                "HEAD" => Answer(
+                    200,
+                    vec![
+                        ("content-length", (6_u64 << 30).to_string()),
+                        ("etag", "\"e\"".to_string()),
+                        ("last-modified", "Wed, 21 Oct 2015 07:28:00 GMT".to_string()),
+                    ],
+                    String::new(),
+                ),
+                "PUT" if seen.path.contains("partNumber=2") => hang(),
+                "PUT" => xml("<CopyPartResult><ETag>e</ETag></CopyPartResult>"),
+                _ => slow(seen),
+            }
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let args = ["s3://from/large", "s3://bucket/large", "--request-timeout", "1h"];
+        let (code, stderr) =
+            interrupted(&mut cp(&server, dir.path(), &args), signal, &server, "partNumber=2");
+        assert_eq!(code, Some(status), "{stderr}");
+        assert!(stderr.contains("interrupted"), "{stderr}");
+        let aborted = |seen: &Seen| seen.method == "DELETE" && seen.path.contains("uploadId=the-upload");
+        assert!(server.seen().iter().any(aborted), "{stderr}");
+    }
+}
+
 #[test]
 fn a_device_or_a_fifo_is_not_replaced() {
     let server = StandIn::start(slow);
@@ -174,4 +217,136 @@ fn a_device_or_a_fifo_is_not_replaced() {
     assert!(stderr.contains("no regular file"), "{stderr}");
     assert_eq!(names(dir.path()), ["fifo"]);
     assert!(!std::fs::symlink_metadata(&fifo).unwrap().is_file());
+}
+
+/// Takes all that is sent, and has nothing.
+fn taking(seen: &Seen) -> Answer {
+    match seen.method.as_str() {
+        "PUT" => Answer(200, vec![("etag", "\"e\"".to_string())], String::new()),
+        _ => Answer(404, vec![], String::new()),
+    }
+}
+
+/// The paths of all PUTs, in order of names.
+fn put(server: &StandIn) -> Vec<String> {
+    let seen = server.seen().into_iter().filter(|seen| seen.method == "PUT");
+    let mut paths: Vec<String> = seen.map(|seen| seen.path).collect();
+    paths.sort();
+    paths
+}
+
+#[test]
+fn recursive_takes_a_directory_or_a_link_to_one_and_nothing_else() {
+    let server = StandIn::start(taking);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("tree")).unwrap();
+    std::fs::write(dir.path().join("tree/file"), "x").unwrap();
+    std::os::unix::fs::symlink("tree", dir.path().join("link")).unwrap();
+    std::os::unix::fs::symlink("tree/file", dir.path().join("link-to-file")).unwrap();
+    for (root, why) in [
+        ("tree/file", "is not a directory"),
+        ("link-to-file", "is not a directory"),
+        ("none", "No such file"),
+    ] {
+        let output = cp(&server, dir.path(), &["-r", root, "s3://bucket/dir/"]).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{root}: {stderr}");
+        assert!(stderr.contains(root) && stderr.contains(why), "{root}: {stderr}");
+    }
+    assert_eq!(put(&server), [""; 0]);
+    let output = cp(&server, dir.path(), &["-r", "link", "s3://bucket/dir/"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(put(&server), ["/bucket/dir/file"]);
+}
+
+#[test]
+fn what_is_no_file_is_left_out_and_named() {
+    let server = StandIn::start(taking);
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::write(tree.join("file"), "x").unwrap();
+    nix::unistd::mkfifo(&tree.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::os::unix::fs::symlink("fifo", tree.join("link-to-fifo")).unwrap();
+    for (args, named) in [
+        (
+            &["-r", "tree", "s3://bucket/"][..],
+            &["tree/fifo: is neither", "tree/link-to-fifo: is not a file"][..],
+        ),
+        (&["tree/fifo", "s3://bucket/x"], &["is not a file"]),
+    ] {
+        let mut command = Command::new("timeout");
+        let line = cp(&server, dir.path(), args);
+        command
+            .args(["-s", "KILL", "60"])
+            .arg(line.get_program())
+            .args(line.get_args())
+            .current_dir(dir.path())
+            .env_clear();
+        command.envs(line.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        for named in named {
+            assert!(stderr.contains(named), "no {named}: {stderr}");
+        }
+    }
+    assert_eq!(put(&server), ["/bucket/file"]);
+}
+
+/// In a container the process has the same number each time.
+#[test]
+fn what_a_killed_download_left_is_in_nobodys_way() {
+    let server = StandIn::start(slow);
+    let dir = tempfile::tempdir().unwrap();
+    let line = cp(&server, dir.path(), &["s3://bucket/quick", "file"]);
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "echo left > .pailfs-$$-0.part; exec \"$0\" \"$@\""]);
+    shell.arg(line.get_program()).args(line.get_args()).current_dir(dir.path()).env_clear();
+    let output =
+        shell.envs(line.get_envs().filter_map(|(name, value)| Some((name, value?)))).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(std::fs::metadata(dir.path().join("file")).unwrap().len(), 64 << 20);
+    let left = names(dir.path()).into_iter().find(|name| name != "file").unwrap();
+    assert_eq!(std::fs::read(dir.path().join(left)).unwrap(), b"left\n");
+}
+
+#[test]
+fn keys_that_are_not_utf8_are_told_of_and_the_others_copied() {
+    let server = StandIn::start(|seen: &Seen| match seen.method.as_str() {
+        "GET" if seen.path.contains("list-type=2") => {
+            let object = |key: &str| {
+                format!(
+                    "<Contents><Key>{key}</Key><LastModified>2024-01-02T03:04:05.000Z</LastModified><ETag>e</ETag>\
+                     <Size>3</Size></Contents>"
+                )
+            };
+            let more = if seen.path.contains("good") { object("good/a") } else { String::new() };
+            let odd = object("good/%FF");
+            let body = format!(
+                "<ListBucketResult><IsTruncated>false</IsTruncated><EncodingType>url</EncodingType>{more}{odd}\
+                 </ListBucketResult>"
+            );
+            Answer(200, vec![("content-type", "application/xml".to_string())], body)
+        }
+        "GET" => {
+            let headers = vec![
+                ("content-range", "bytes 0-2/3".to_string()),
+                ("etag", "\"e\"".to_string()),
+                ("last-modified", "Wed, 21 Oct 2015 07:28:00 GMT".to_string()),
+            ];
+            Answer(206, headers, "abc".to_string())
+        }
+        _ => Answer(404, vec![], String::new()),
+    });
+    let dir = tempfile::tempdir().unwrap();
+    for (from, made) in [("s3://bucket/good", &["a"][..]), ("s3://bucket/odd", &[])] {
+        let output = cp(&server, dir.path(), &["-r", from, "here"]).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{from}: {stderr}");
+        assert!(stderr.contains("not UTF-8") && !stderr.contains("nothing below"), "{from}: {stderr}");
+        let here = dir.path().join("here");
+        assert_eq!(if here.exists() { names(&here) } else { vec![] }, made);
+        let _ = std::fs::remove_dir_all(here);
+    }
 }

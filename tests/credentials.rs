@@ -126,6 +126,27 @@ fn each_source_signs_or_says_what_is_wrong() {
             ..Row::default()
         },
         Row {
+            what: "one of the two keys in the environment",
+            env: &[ENV_KEYS[0], EC2[0], EC2[1]],
+            credentials: KEYS,
+            then: Fails(&["environment", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]),
+            ..Row::default()
+        },
+        Row {
+            what: "the other of the two",
+            env: &[("AWS_ACCESS_KEY_ID", ""), ENV_KEYS[1], EC2[0], EC2[1]],
+            credentials: KEYS,
+            then: Fails(&["environment", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]),
+            ..Row::default()
+        },
+        Row {
+            what: "empty variables are none",
+            env: &[("AWS_ACCESS_KEY_ID", ""), ("AWS_SECRET_ACCESS_KEY", " ")],
+            credentials: KEYS,
+            then: Signed("of-default", "", &[]),
+            ..Row::default()
+        },
+        Row {
             what: "credentials file",
             credentials: KEYS,
             then: Signed("of-default", "", &[]),
@@ -261,6 +282,20 @@ fn each_source_signs_or_says_what_is_wrong() {
             ],
             files: &[("token", "jwt")],
             then: Signed("role-web-by-jwt", "token-of-web", &["POST / AssumeRoleWithWebIdentity by "]),
+            ..Row::default()
+        },
+        Row {
+            what: "web identity by the environment, for no role",
+            env: &[("AWS_WEB_IDENTITY_TOKEN_FILE", "DIR/token"), EC2[0], EC2[1]],
+            files: &[("token", "jwt")],
+            then: Fails(&["web identity", "AWS_ROLE_ARN"]),
+            ..Row::default()
+        },
+        Row {
+            what: "a role that no token is for",
+            env: &[("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/web")],
+            credentials: KEYS,
+            then: Signed("of-default", "", &[]),
             ..Row::default()
         },
         Row {

@@ -21,7 +21,7 @@ use crate::config::S3Config;
 const REFRESH_LEAD: Duration = Duration::from_secs(5 * 60);
 /// The chain ends at EC2's metadata service, which elsewhere answers nothing at all.
 pub const CHAIN_WAIT_MAX: Duration = Duration::from_secs(5);
-/// A look-up that failed, or changed nothing, is not repeated sooner: requests share its outcome.
+/// A look-up that failed, changed nothing or brought expired keys is not repeated sooner: requests share its outcome.
 const LOOKUP_PAUSE: Duration = Duration::from_secs(10);
 
 /// Keys to sign with.
@@ -31,6 +31,13 @@ pub struct Keys {
     pub secret_access_key: String,
     pub session_token: Option<String>,
     pub expires: Option<SystemTime>,
+}
+
+impl Keys {
+    /// Whether they last so long yet.
+    fn last_for(&self, time: Duration) -> bool {
+        self.expires.is_none_or(|expires| expires > SystemTime::now() + time)
+    }
 }
 
 impl fmt::Debug for Keys {
@@ -72,8 +79,18 @@ struct Chain {
 #[derive(Default)]
 struct State {
     keys: Option<Arc<Keys>>,
-    /// When the last look-up ended that brought nothing new, and with what.
-    fruitless: Option<(Instant, Option<NoCredentials>)>,
+    /// When the last look-up ended, if it was fruitless.
+    fruitless: Option<(Instant, Fruitless)>,
+}
+
+/// What a look-up brought that is not worth another at once.
+#[derive(Clone)]
+enum Fruitless {
+    Failed(NoCredentials),
+    /// The keys that were there before.
+    Same,
+    /// Keys that had expired already, by this machine's clock.
+    Expired(Arc<Keys>),
 }
 
 impl fmt::Debug for Credentials {
@@ -151,10 +168,12 @@ impl Chain {
         if let Some(keys) = self.kept(Duration::ZERO) {
             return Ok(keys);
         }
-        if let Some(Some(failure)) = self.recently_fruitless() {
-            return Err(failure);
+        match self.recently_fruitless() {
+            Some(Fruitless::Failed(failure)) => Err(failure),
+            Some(Fruitless::Expired(keys)) => Ok(keys),
+            // They have expired since: there may be others now.
+            Some(Fruitless::Same) | None => self.look_up().await,
         }
-        self.look_up().await
     }
 
     async fn replace(&self, used: &Keys) -> bool {
@@ -175,15 +194,12 @@ impl Chain {
     /// Keys that last for `lead` yet.
     fn kept(&self, lead: Duration) -> Option<Arc<Keys>> {
         let keys = self.state().keys.clone()?;
-        match keys.expires {
-            Some(expires) if expires <= SystemTime::now() + lead => None,
-            _ => Some(keys),
-        }
+        keys.last_for(lead).then_some(keys)
     }
 
-    fn recently_fruitless(&self) -> Option<Option<NoCredentials>> {
+    fn recently_fruitless(&self) -> Option<Fruitless> {
         match &self.state().fruitless {
-            Some((at, outcome)) if at.elapsed() < LOOKUP_PAUSE => Some(outcome.clone()),
+            Some((at, fruitless)) if at.elapsed() < LOOKUP_PAUSE => Some(fruitless.clone()),
             _ => None,
         }
     }
@@ -198,20 +214,24 @@ impl Chain {
             )))
         });
         let mut state = self.state();
-        match found {
+        let found = found.map(Arc::new);
+        let fruitless = match &found {
             Ok(keys) => {
-                let keys = Arc::new(keys);
-                // EC2 hands out the same ones until it has others.
                 let old = state.keys.replace(keys.clone());
-                state.fruitless = old.filter(|old| *old == keys).map(|_| (Instant::now(), None));
-                Ok(keys)
+                if !keys.last_for(Duration::ZERO) {
+                    Some(Fruitless::Expired(keys.clone()))
+                } else {
+                    // EC2 hands out the same ones until it has others.
+                    (old.as_ref() == Some(keys)).then_some(Fruitless::Same)
+                }
             }
             Err(e) => {
                 tracing::debug!(reason = %e, "look-up of credentials failed");
-                state.fruitless = Some((Instant::now(), Some(e.clone())));
-                Err(e)
+                Some(Fruitless::Failed(e.clone()))
             }
-        }
+        };
+        state.fruitless = fruitless.map(|fruitless| (Instant::now(), fruitless));
+        found
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -332,6 +352,43 @@ mod tests {
         let text = all[0].clone().unwrap_err().to_string();
         assert!(text.contains("nothing found"), "{text}");
         assert_eq!(count.load(Ordering::SeqCst), 1);
+    }
+
+    /// From a source that hands out the old ones, or by a clock that is wrong: then they may be good.
+    #[tokio::test(start_paused = true)]
+    async fn keys_that_arrive_expired_are_used_for_a_while() {
+        let (credentials, count) = scripted(|_| Ok(Some(Duration::ZERO)));
+        for _ in 0..5 {
+            assert_eq!(id(&credentials).await, "key-0");
+        }
+        let used = credentials.keys().await.unwrap().unwrap();
+        assert!(!credentials.replace(&used).await);
+        assert_eq!(count.load(Ordering::SeqCst), 1);
+        tokio::time::advance(LOOKUP_PAUSE).await;
+        assert_eq!(id(&credentials).await, "key-1");
+    }
+
+    /// A process that hands out the same ones until they expire has others then, and not before.
+    #[tokio::test(start_paused = true)]
+    async fn keys_that_expire_soon_after_a_look_up_are_looked_up_again() {
+        struct Process(AtomicU32);
+        impl Source for Process {
+            fn look_up(&self) -> BoxFuture<'_, Result<Keys, NoCredentials>> {
+                let n = self.0.fetch_add(1, Ordering::SeqCst);
+                Box::pin(std::future::ready(Ok(Keys {
+                    access_key_id: if n < 2 { "old" } else { "new" }.to_string(),
+                    secret_access_key: "hush".to_string(),
+                    session_token: None,
+                    expires: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(u32::MAX))),
+                })))
+            }
+        }
+        let credentials = Credentials::from_source(Box::new(Process(AtomicU32::new(0))));
+        let used = credentials.keys().await.unwrap().unwrap();
+        assert!(!credentials.replace(&used).await, "the same ones");
+        let Kind::Chain(chain) = &credentials.0 else { unreachable!("it is one") };
+        chain.state().keys = Some(Arc::new(Keys { expires: Some(SystemTime::now()), ..(*used).clone() }));
+        assert_eq!(id(&credentials).await, "new");
     }
 
     #[tokio::test(start_paused = true)]

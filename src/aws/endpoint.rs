@@ -18,6 +18,8 @@ pub struct Endpoint {
     label: Option<String>,
     /// The bucket is an access point of this region.
     access_point: Option<String>,
+    /// It is reached by Transfer Acceleration.
+    accelerated: bool,
     addressing: Addressing,
     base: Base,
 }
@@ -30,8 +32,6 @@ enum Base {
         scheme: String,
         /// `host[:port]` as the Host header says it.
         authority: String,
-        /// Empty, or `/…` without a slash at the end.
-        path: String,
     },
 }
 
@@ -75,13 +75,21 @@ impl Endpoint {
 
     fn of(base: Base, addressing: Addressing, bucket: &str) -> Result<Endpoint, EndpointError> {
         let point = arn::access_point(bucket).map_err(|why| EndpointError(format!("{bucket}: {why}")))?;
+        // Not the service itself, nor those of an account's buckets whose names the certificate does not cover.
+        let accelerates = matches!(base, Base::Aws(hosts) if hosts.accelerate);
+        let accelerated = accelerates && is_host_label(bucket);
         let label = match point {
             // It has no other form.
             Some(AccessPoint { name, account, .. }) => Some(format!("{name}-{account}")),
             None => in_host(&base, addressing, bucket)?.then(|| bucket.to_string()),
         };
         let access_point = point.map(|point| point.region.to_string());
-        Ok(Endpoint { bucket: bucket.to_string(), label, access_point, addressing, base })
+        Ok(Endpoint { bucket: bucket.to_string(), label, access_point, accelerated, addressing, base })
+    }
+
+    /// The same bucket in its region, for what cannot be accelerated. None: nothing is accelerated.
+    pub fn unaccelerated(&self) -> Option<Endpoint> {
+        self.accelerated.then(|| Endpoint { accelerated: false, ..self.clone() })
     }
 
     /// Where requests go first, and for what region they are signed: an access point's own, else the one
@@ -116,15 +124,15 @@ impl Endpoint {
                 return Err(EndpointError(format!("key {key:?} is in no bucket")));
             }
         }
-        let (scheme, authority, base) = match &self.base {
-            Base::Custom { scheme, authority, path } => (scheme.as_str(), authority.clone(), path.as_str()),
-            Base::Aws(hosts) => ("https", self.aws_host(*hosts, region)?, ""),
+        let (scheme, authority) = match &self.base {
+            Base::Custom { scheme, authority } => (scheme.as_str(), authority.clone()),
+            Base::Aws(hosts) => ("https", self.aws_host(*hosts, region)?),
         };
         let key = key.map(encode_path);
         let (host, mut path) = match &self.label {
-            Some(label) => (format!("{label}.{authority}"), base.to_string()),
-            None if self.bucket.is_empty() => (authority, base.to_string()),
-            None => (authority, format!("{base}/{}", encode_query(&self.bucket))),
+            Some(label) => (format!("{label}.{authority}"), String::new()),
+            None if self.bucket.is_empty() => (authority, String::new()),
+            None => (authority, format!("/{}", encode_query(&self.bucket))),
         };
         if let Some(key) = &key {
             path.push('/');
@@ -147,7 +155,7 @@ impl Endpoint {
         let none = |what: &str| Err(EndpointError(format!("in {region} S3 has no {what}")));
         let dual_stack = if hosts.dual_stack { "dualstack." } else { "" };
         let suffix = domain_of(region);
-        if hosts.accelerate && !self.bucket.is_empty() {
+        if self.accelerated {
             return match suffix {
                 "amazonaws.com" => Ok(format!("s3-accelerate.{dual_stack}{suffix}")),
                 _ => none("Transfer Acceleration"),
@@ -201,7 +209,6 @@ fn in_host(base: &Base, addressing: Addressing, bucket: &str) -> Result<bool, En
         (Addressing::Path, _) | (Addressing::Auto, Base::Custom { .. }) => false,
         // No name resolves below an address.
         (_, Base::Custom { authority, .. }) if is_address(authority) => false,
-        (Addressing::Auto, Base::Aws(hosts)) if hosts.accelerate => true,
         // The certificate's `*` covers one label: a bucket with dots would not match it.
         (Addressing::Auto, Base::Aws(_)) => is_host_label(bucket),
         (Addressing::VirtualHost, _) => true,
@@ -232,19 +239,15 @@ fn parse_base(text: &str) -> Result<Base, EndpointError> {
     if !url.username().is_empty() || url.password().is_some() {
         return Err(bad("holds a user name or password"));
     }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(bad("holds a query or fragment"));
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        return Err(bad("holds a path, query or fragment"));
     }
     let host = url.host_str().ok_or_else(|| bad("names no host"))?;
     let authority = match url.port() {
         Some(port) => format!("{host}:{port}"),
         None => host.to_string(),
     };
-    Ok(Base::Custom {
-        scheme: url.scheme().to_string(),
-        authority,
-        path: url.path().trim_end_matches('/').to_string(),
-    })
+    Ok(Base::Custom { scheme: url.scheme().to_string(), authority })
 }
 
 fn check_bucket(bucket: &str) -> Result<(), EndpointError> {
@@ -308,7 +311,7 @@ mod tests {
         let service = aws.for_bucket("").unwrap();
         assert_eq!(at(&service), "https://s3.eu-west-1.amazonaws.com/");
         assert_eq!(at(&service.for_bucket("films").unwrap()), "https://films.s3.eu-west-1.amazonaws.com/");
-        assert_eq!(url(Some("http://gate/s3/"), Addressing::Auto, "", None), "http://gate/s3");
+        assert_eq!(url(Some("http://gate"), Addressing::Auto, "", None), "http://gate/");
         assert!(service.for_bucket("..").is_err());
         assert!(service.locate("eu-west-1", Some("k")).is_err(), "k would be a bucket");
     }
@@ -323,7 +326,7 @@ mod tests {
             url(Some("https://S3.Example.org:443"), Addressing::VirtualHost, "b", Some("k")),
             "https://b.s3.example.org/k"
         );
-        assert_eq!(url(Some("http://gate/s3/"), Addressing::Auto, "b", None), "http://gate/s3/b");
+        assert_eq!(url(Some("http://gate"), Addressing::Auto, "b", None), "http://gate/b");
     }
 
     #[test]
@@ -346,8 +349,14 @@ mod tests {
             let e = endpoint.locate("cn-north-1", None).unwrap_err().to_string();
             assert!(e.contains("in cn-north-1 S3 has no"), "{e}");
         }
+        let host = |endpoint: &Endpoint| endpoint.locate("eu-west-1", None).unwrap().host;
         let service = accelerated.for_bucket("").unwrap();
-        assert_eq!(service.locate("eu-west-1", None).unwrap().host, "s3.eu-west-1.amazonaws.com");
+        assert_eq!(host(&service), "s3.eu-west-1.amazonaws.com");
+        // Of an account's buckets: those that the certificate does not cover.
+        let dotted = service.for_bucket("my.data").unwrap();
+        let location = dotted.locate("eu-west-1", None).unwrap();
+        assert_eq!(location.url(""), "https://s3.eu-west-1.amazonaws.com/my.data");
+        assert_eq!(host(&dotted.for_bucket("data").unwrap()), "data.s3-accelerate.amazonaws.com");
     }
 
     #[test]
@@ -391,7 +400,8 @@ mod tests {
 
     #[test]
     fn bad_endpoints_and_buckets_say_what_was_expected() {
-        for bad in ["localhost:9000", "ftp://h", "http://u:p@h", "http://h/?x=1", "http://"] {
+        for bad in ["localhost:9000", "ftp://h", "http://u:p@h", "http://h/?x=1", "http://h/path", "http://"]
+        {
             let e = endpoint(Some(bad), Addressing::Auto, "b").unwrap_err();
             assert!(e.to_string().contains("expected http"), "{e}");
         }

@@ -83,8 +83,10 @@ pub(super) fn run(args: &RecoverArgs) -> Result<(), Failure> {
         None if args.discard => Action::Discard,
         None => Action::List,
     };
+    let s3 = resolve::s3(bucket, &args.s3, timeout, &env, &Fs::real())?;
+    s3.check().map_err(Failure::new)?;
     recover::run(&Recover {
-        s3: resolve::s3(bucket, &args.s3, timeout, &env, &Fs::real())?,
+        s3,
         staging_dir: resolve::staging_dir(args.staging.as_deref(), &env)?,
         names: args.names.clone(),
         action,

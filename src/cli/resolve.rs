@@ -46,7 +46,7 @@ pub(super) fn config(args: &MountArgs, env: &Env, files: &Fs) -> Result<Config, 
     let (files_args, resources) = (&args.files, &args.resources);
     let request_timeout = resources.request_timeout.unwrap_or(REQUEST_TIMEOUT);
     let mut s3 = s3(bucket, &args.s3, request_timeout, env, files)?;
-    new_objects(&mut s3.requests, &args.new_objects);
+    new_objects(&mut s3.requests, &args.new_objects)?;
     // What was does not change any more.
     let metadata_ttl = if args.past.as_of.is_some() { Duration::MAX } else { METADATA_TTL };
     let config = Config {
@@ -166,9 +166,11 @@ pub(super) fn requests(options: &mut RequestOptions, args: &RequestArgs) -> Resu
 }
 
 /// As [`requests`].
-pub(super) fn new_objects(options: &mut RequestOptions, args: &NewObjectArgs) {
+pub(super) fn new_objects(options: &mut RequestOptions, args: &NewObjectArgs) -> Result<(), Failure> {
     match args.sse {
         None => {}
+        Some(Sse::S3) if args.sse_kms_key_id.is_some() => return Err(of_kms("--sse-kms-key-id")),
+        Some(Sse::S3) if args.sse_kms_context.is_some() => return Err(of_kms("--sse-kms-context")),
         Some(Sse::S3) => options.encryption = Some(Encryption::S3),
         Some(Sse::Kms) => {
             let (key_id, context) = (args.sse_kms_key_id.clone(), args.sse_kms_context.clone());
@@ -181,6 +183,11 @@ pub(super) fn new_objects(options: &mut RequestOptions, args: &NewObjectArgs) {
     if let Some(storage_class) = &args.storage_class {
         options.storage_class = Some(storage_class.clone());
     }
+    Ok(())
+}
+
+fn of_kms(option: &str) -> Failure {
+    Failure::new(format_args!("{option}: is of --sse kms, and --sse s3 takes keys of S3's own"))
 }
 
 /// The shared config files with `profile` selected. A profile that was named must exist.

@@ -173,6 +173,12 @@ fn options_that_contradict_each_other_are_refused() {
     }
     let e = refused(&["--accelerate"], ("AWS_USE_FIPS_ENDPOINT", "true"));
     assert!(e.contains("--accelerate") && e.contains("FIPS"), "{e}");
+    // One by its value.
+    for option in ["--sse-kms-key-id=k", "--sse-kms-context={}"] {
+        let e = scene.resolve(&["--sse=s3", option], &[]).unwrap_err().to_string();
+        assert!(e.contains("--sse s3") && e.contains(option.split('=').next().unwrap()), "{e}");
+        assert!(scene.resolve(&["--sse=kms", option], &[]).is_ok());
+    }
 }
 
 #[test]

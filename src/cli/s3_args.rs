@@ -50,8 +50,8 @@ pub(super) struct S3Args {
     pub fips: bool,
     /// Reach the bucket by AWS's nearest edge (S3 Transfer Acceleration)
     ///
-    /// The bucket must have it enabled, and no dot in its name. Else: use_accelerate_endpoint in the profile's s3
-    /// settings.
+    /// The bucket must have it enabled, and no dot in its name; of all buckets (s3://) those with a dot are reached
+    /// in their region. Else: use_accelerate_endpoint in the profile's s3 settings.
     #[arg(long, conflicts_with_all = ["endpoint_url", "path_style", "fips"])]
     pub accelerate: bool,
     /// Send requests unsigned: public buckets, no credentials

@@ -90,7 +90,7 @@ impl S3Client {
             set_document(&mut call, document).await;
         }
         let mut effort = self.wire().effort();
-        match self.wire().send(&call, &mut effort).await {
+        match self.unaccelerated().wire().send(&call, &mut effort).await {
             Err(e) if !(effort.in_doubt && e.code.as_deref() == Some("BucketAlreadyOwnedByYou")) => Err(e),
             _ => Ok(()),
         }
@@ -107,7 +107,7 @@ impl S3Client {
             let failure = Failure::local(S3ErrorKind::BucketNotEmpty, what);
             return Err(self.wire().error(&call, &effort, failure));
         }
-        match self.wire().send(&call, &mut effort).await {
+        match self.unaccelerated().wire().send(&call, &mut effort).await {
             Err(e) if !(effort.in_doubt && e.kind == S3ErrorKind::NoSuchBucket) => Err(e),
             _ => Ok(()),
         }

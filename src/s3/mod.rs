@@ -172,6 +172,15 @@ impl S3Client {
         Ok(self.with(self.inner.wire.beside(endpoint), self.inner.as_of))
     }
 
+    /// For what Transfer Acceleration does not carry:
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/transfer-acceleration-getting-started.html>.
+    fn unaccelerated(&self) -> S3Client {
+        match self.wire().endpoint().unaccelerated() {
+            Some(endpoint) => self.with(self.wire().beside(endpoint), self.inner.as_of),
+            None => self.clone(),
+        }
+    }
+
     fn with(&self, wire: Wire, as_of: Option<SystemTime>) -> S3Client {
         let inner = &self.inner;
         S3Client {

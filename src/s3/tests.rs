@@ -264,3 +264,28 @@ async fn copies_name_their_source_encoded_once() {
     assert_eq!(script.header(1, "if-none-match").unwrap(), "*");
     assert_eq!(script.header(1, "x-amz-metadata-directive").unwrap(), "COPY");
 }
+
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/transfer-acceleration-getting-started.html>
+#[tokio::test]
+async fn buckets_are_made_and_deleted_where_nothing_is_accelerated() {
+    let script = Arc::new(Script::default());
+    let empty = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
+    let steps = [
+        answer(200, &[], ""),
+        error(501, "NotImplemented"),
+        answer(200, &[], empty),
+        error(501, "NotImplemented"),
+        answer(204, &[], ""),
+    ];
+    script.steps.lock().unwrap().extend(steps.map(Ok));
+    let mut config = S3Config { region: Some("eu-west-1".into()), ..S3Config::of("bucket", None) };
+    config.hosts.accelerate = true;
+    let client = S3Client::over(&config, script.clone(), None);
+    client.create_bucket().await.unwrap();
+    client.delete_bucket().await.unwrap();
+    let plain = "bucket.s3.eu-west-1.amazonaws.com";
+    let accelerated = "bucket.s3-accelerate.amazonaws.com";
+    let asked = script.asked();
+    let hosts: Vec<&str> = asked.iter().filter_map(|request| request.url.split('/').nth(2)).collect();
+    assert_eq!(hosts, [plain, accelerated, accelerated, accelerated, plain]);
+}

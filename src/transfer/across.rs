@@ -6,7 +6,7 @@ use super::Shared;
 use crate::config::COPY_BYTES_MAX;
 use crate::error::Error;
 use crate::s3::{CopySource, ObjectHeaders, Precondition, S3Client};
-use crate::write::upload::copy_large;
+use crate::write::upload::{Upload, copy_all};
 
 /// Copies the object `from` of the source's bucket to `key`. What the command says of new objects counts, all else is as
 /// it was; the storage class is STANDARD where nothing is said, as of any new object.
@@ -33,7 +33,13 @@ pub async fn copy(shared: &Shared, source: &S3Client, from: &str, key: &str) -> 
         headers.metadata.clone_from(&said.metadata);
     }
     if size > COPY_BYTES_MAX {
-        copy_large(&shared.uploads, &copied, size, key, &headers, &guard).await?;
+        // As in `upload`: an upload that S3 has begun must be known to be aborted.
+        let mut upload = Upload::create(&shared.uploads, key, &headers).await?;
+        let sent = shared.unless_stopped(copy_all(&mut upload, &copied, size, &guard)).await;
+        if sent.is_err() {
+            upload.abort().await;
+        }
+        sent?;
     } else if size == 0 && from.ends_with('/') {
         // A directory's marker, which SeaweedFS shows and does not copy.
         client.put_object(key, Vec::new(), &headers, &guard).await?;

@@ -48,10 +48,16 @@ impl Temporary {
         }
         let dir = target.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         make_dir(dir)?;
-        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let path = dir.join(format!(".pailfs-{}-{serial}.part", std::process::id()));
-        let file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(|e| io(&e))?;
-        Ok(Temporary { file: Arc::new(file.into()), path, kept: false })
+        loop {
+            let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+            let path = dir.join(format!(".pailfs-{}-{serial}.part", std::process::id()));
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(file) => return Ok(Temporary { file: Arc::new(file.into()), path, kept: false }),
+                // Left by one of this number that was killed, as in a container where all have the same.
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(io(&e)),
+            }
+        }
     }
 
     fn become_file(mut self, target: &Path) -> Result<(), Error> {

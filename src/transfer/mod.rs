@@ -13,6 +13,7 @@ mod upload;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -98,6 +99,8 @@ impl Job {
 }
 
 const JOBS_AHEAD_MAX: usize = 1000;
+/// How long the end waits for threads that read or write a file.
+const THREADS_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Ranges of all files under way at once.
 const PIECES_MAX: usize = 32;
 
@@ -152,7 +155,11 @@ impl From<Failure> for Unfinished {
 ///
 /// Errors: what failed, which stderr has named where there was more than one file.
 pub fn run(transfer: Transfer) -> Result<(), Unfinished> {
-    runtime::start()?.block_on(copy(transfer))
+    let runtime = runtime::start()?;
+    let done = runtime.block_on(copy(transfer));
+    // A file system that does not answer would have the program wait for ever: two interruptions end it.
+    runtime.shutdown_timeout(THREADS_WAIT_MAX);
+    done
 }
 
 /// SIGINT and SIGTERM.
@@ -241,9 +248,7 @@ async fn work(shared: Arc<Shared>, mut queue: mpsc::Receiver<Job>, jobs: usize) 
         if *shared.stop.borrow() {
             break;
         }
-        while under_way.len() >= jobs {
-            under_way.join_next().await;
-        }
+        while under_way.len() >= jobs && finish_one(&mut under_way, &shared.tally).await {}
         let shared = shared.clone();
         under_way.spawn(async move {
             match job.run(&shared).await {
@@ -252,7 +257,16 @@ async fn work(shared: Arc<Shared>, mut queue: mpsc::Receiver<Job>, jobs: usize) 
             }
         });
     }
-    while under_way.join_next().await.is_some() {}
+    while finish_one(&mut under_way, &shared.tally).await {}
+}
+
+/// False: none is under way. A job tells its end itself, unless it panics.
+async fn finish_one(under_way: &mut JoinSet<()>, tally: &Tally) -> bool {
+    let Some(ended) = under_way.join_next().await else { return false };
+    if let Err(e) = ended {
+        tally.failed(&e);
+    }
+    true
 }
 
 /// Names what is to be copied. Errors: the walk itself came to an end.
@@ -260,7 +274,7 @@ async fn find(shared: Arc<Shared>, way: Way, recursive: bool, found: mpsc::Sende
     match way {
         Way::Up { file, key } if recursive => {
             let walk = move || find_files(&shared, &file, &key, &found);
-            tokio::task::spawn_blocking(walk).await.map_err(|e| Error::Io(e.to_string()))
+            tokio::task::spawn_blocking(walk).await.map_err(|e| Error::Io(e.to_string()))?
         }
         Way::Down { key: prefix, file: dir } if recursive => {
             let job = |key: String| {
@@ -293,11 +307,22 @@ async fn send_one(job: Job, found: &mpsc::Sender<Job>) -> Result<(), Error> {
     Ok(())
 }
 
-fn find_files(shared: &Shared, dir: &Path, prefix: &str, found: &mpsc::Sender<Job>) {
-    for entry in WalkDir::new(dir).sort_by_file_name() {
+/// Errors: `dir`, or what it leads to, is no directory: no key is left for a file that is the tree itself.
+fn find_files(shared: &Shared, dir: &Path, prefix: &str, found: &mpsc::Sender<Job>) -> Result<(), Error> {
+    let there = dir.metadata().map_err(|e| Error::Io(format!("{}: {e}", dir.display())))?;
+    if !there.is_dir() {
+        let dir = dir.display();
+        return Err(Error::Io(format!("{dir}: is not a directory (a file goes without --recursive)")));
+    }
+    for entry in WalkDir::new(dir).min_depth(1).sort_by_file_name() {
         let entry = match entry {
             Ok(entry) if entry.file_type().is_dir() => continue,
-            Ok(entry) => entry,
+            Ok(entry) if entry.file_type().is_file() || entry.path_is_symlink() => entry,
+            Ok(entry) => {
+                let path = entry.path().display();
+                shared.tally.failed(&format_args!("{path}: is neither a file nor a link to one"));
+                continue;
+            }
             Err(e) => {
                 shared.tally.failed(&e);
                 continue;
@@ -310,9 +335,10 @@ fn find_files(shared: &Shared, dir: &Path, prefix: &str, found: &mpsc::Sender<Jo
         };
         let job = Job::Up { key: format!("{prefix}{below}"), file: entry.path().to_path_buf() };
         if found.blocking_send(job).is_err() {
-            return; // interrupted
+            break; // interrupted
         }
     }
+    Ok(())
 }
 
 /// `job`: what is to be done about a key, if anything; one that cannot be copied is told, and the others are.
@@ -326,7 +352,13 @@ async fn find_objects(
     let mut any = false;
     loop {
         let page = shared.source.list_objects_v2(&query).await?;
-        any |= !page.contents.is_empty();
+        any |= !page.contents.is_empty() || page.undecodable > 0;
+        if page.undecodable > 0 {
+            let (count, bucket) = (page.undecodable, shared.source.bucket());
+            shared
+                .tally
+                .failed(&format_args!("keys below s3://{bucket}/{prefix} that are not UTF-8: {count}"));
+        }
         for object in page.contents {
             match job(object.key) {
                 Ok(None) => {}
@@ -377,5 +409,15 @@ mod tests {
         for key in ["p/../x", "p/a//b", "p//etc/passwd", "p/.", "p/a/../../x", "p/a\0", "q/a"] {
             assert_eq!(path(key), None, "{key:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_job_that_panics_has_failed() {
+        let (tally, mut under_way) = (Tally::new(Show::Nothing), JoinSet::new());
+        under_way.spawn(async {});
+        under_way.spawn(async { panic!("of a job") });
+        while finish_one(&mut under_way, &tally).await {}
+        let why = tally.end().unwrap_err().to_string();
+        assert!(why.contains("of a job"), "{why}");
     }
 }

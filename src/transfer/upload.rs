@@ -5,9 +5,9 @@
 //! becomes no object.
 //! Must never know: which files there are.
 
-use std::fs::{File, Metadata};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -39,8 +39,10 @@ struct Source {
 }
 
 impl Source {
+    /// A FIFO is refused, not waited for.
     fn open(path: &Path) -> Result<Source, Error> {
-        let file = File::open(path).map_err(|e| Error::Io(e.to_string()))?;
+        let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+        let file = opened.map_err(|e| Error::Io(e.to_string()))?;
         let before = file.metadata().map_err(|e| Error::Io(e.to_string()))?;
         match before.is_file() {
             true => Ok(Source { file: Arc::new(file), left: before.len(), before }),
@@ -83,7 +85,9 @@ fn changed() -> Error {
 }
 
 pub(super) async fn upload(shared: &Shared, path: &Path, key: &str) -> Result<(), Error> {
-    let mut source = Source::open(path)?;
+    let path = path.to_path_buf();
+    let opened = tokio::task::spawn_blocking(move || Source::open(&path)).await;
+    let mut source = opened.map_err(|e| Error::Io(e.to_string()))??;
     let size = source.left;
     if size > shared.ladder.object_bytes_max() {
         return Err(Error::TooLarge);

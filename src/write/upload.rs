@@ -181,7 +181,9 @@ pub async fn copy_large(
     copied
 }
 
-async fn copy_all(
+/// Copies all of an object's bytes into an upload and completes it. On failure, or when dropped, the upload is left to
+/// [`Upload::abort`].
+pub async fn copy_all(
     upload: &mut Upload,
     source: &CopySource,
     bytes: u64,

@@ -53,22 +53,25 @@ impl AwsChain {
         let conf = ProviderConfig::default()
             .with_region(Some(Region::new(self.region.clone())))
             .with_use_fips(self.fips.then_some(true));
-        if !self.profile_is_typed
-            && let Some(found) =
-                if_set(EnvironmentVariableCredentialsProvider::new().provide_credentials().await)
-        {
-            return found.map_err(|e| failed("the environment", &e, "set both keys, or none"));
+        if !self.profile_is_typed {
+            const BOTH: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+            let environment = EnvironmentVariableCredentialsProvider::new();
+            if let Some(found) = if_set(environment.provide_credentials().await, &BOTH) {
+                let advice = "set both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or none";
+                return found.map_err(|e| failed("the environment", &e, advice));
+            }
         }
         if let Some(found) = self.of_profile(&conf).await? {
             return Ok(found);
         }
         let web = WebIdentityTokenCredentialsProvider::builder().configure(&conf).build();
-        if let Some(found) = if_set(web.provide_credentials().await) {
+        // AWS_ROLE_ARN alone sets nothing up: it is for other programs, too.
+        if let Some(found) = if_set(web.provide_credentials().await, &["AWS_WEB_IDENTITY_TOKEN_FILE"]) {
             let advice = "see AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN";
             return found.map_err(|e| failed("the web identity", &e, advice));
         }
         let container = EcsCredentialsProvider::builder().configure(&conf).build();
-        if let Some(found) = if_set(container.provide_credentials().await) {
+        if let Some(found) = if_set(container.provide_credentials().await, &[]) {
             let advice = "see AWS_CONTAINER_CREDENTIALS_FULL_URI, AWS_CONTAINER_CREDENTIALS_RELATIVE_URI and \
                           AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE";
             return found.map_err(|e| failed("the container", &e, advice));
@@ -87,7 +90,7 @@ impl AwsChain {
         let name = self.profile.clone().or_else(set).unwrap_or_else(|| "default".to_string());
         let advice = advice(&name).await?;
         let profile = ProfileFileCredentialsProvider::builder().configure(conf).profile_name(&name).build();
-        let found = if_set(profile.provide_credentials().await).transpose();
+        let found = if_set(profile.provide_credentials().await, &[]).transpose();
         found.map_err(|e| failed(&format!("profile `{name}`"), &e, &advice))
     }
 }
@@ -106,10 +109,14 @@ impl Source for AwsChain {
     }
 }
 
-/// None: nothing is set up there.
-fn if_set(found: Provided) -> Option<Provided> {
+/// None: nothing is set up there. `variables`: one of them sets the source up; aws-config would go past a source of which
+/// half is said.
+fn if_set(found: Provided, variables: &[&str]) -> Option<Provided> {
+    // Empty ones count as not set, as for aws-config.
+    let is_set =
+        |name: &&str| std::env::var_os(name).is_some_and(|value| !value.to_string_lossy().trim().is_empty());
     match found {
-        Err(CredentialsError::CredentialsNotLoaded(_)) => None,
+        Err(CredentialsError::CredentialsNotLoaded(_)) if !variables.iter().any(is_set) => None,
         found => Some(found),
     }
 }

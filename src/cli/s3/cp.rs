@@ -48,6 +48,9 @@ pub(in crate::cli) struct Cp {
     #[arg(value_name = "DST")]
     to: OsString,
     /// All that is below a directory or prefix
+    ///
+    /// Links to files are followed. What has no place on the other side (FIFOs, sockets and devices; keys that no path
+    /// leads to) is named, and the exit status is 1.
     #[arg(long, short)]
     recursive: bool,
     /// Show no progress, only errors

@@ -40,7 +40,7 @@ impl Place {
     /// Where new objects are to be made.
     pub fn for_new_objects(text: &OsStr, common: &Common, args: &NewObjectArgs) -> Result<Place, Failure> {
         let mut place = Place::unchecked(text, common)?;
-        resolve::new_objects(&mut place.config.requests, args);
+        resolve::new_objects(&mut place.config.requests, args)?;
         place.config.check().map_err(Failure::new)?;
         Ok(place)
     }
