@@ -60,15 +60,25 @@ impl Filesystem {
 
     async fn close_handle(&self, handle: &FileHandle, sync: bool) -> Result<(), Error> {
         match self.handles.writer(handle.ino) {
-            Some(writer) => self.close(handle.ino, &writer, sync).await,
+            Some(writer) => self.close(handle.ino, &writer, sync, || false).await,
             None => Ok(()),
         }
     }
 
     pub(super) async fn commit_with_pass(&self, ino: u64, writer: &Writer) -> Result<(), Error> {
+        self.commit_unless(ino, writer, || false).await
+    }
+
+    /// `taken_up`: as in [`Writer::commit_unless`].
+    async fn commit_unless(
+        &self,
+        ino: u64,
+        writer: &Writer,
+        taken_up: impl Fn() -> bool,
+    ) -> Result<(), Error> {
         self.make_way(ino, writer).await;
         self.stamp(ino, writer).await?;
-        match writer.commit().await? {
+        match writer.commit_unless(taken_up).await? {
             Some(published) => self.published(ino, writer, published).await,
             None => Ok(()),
         }
@@ -121,7 +131,8 @@ impl Filesystem {
         }
         handle.leave(&self.backings);
         if let Some(writer) = last_writer {
-            let closed = self.close(ino, &writer, false).await;
+            // Another handle may have come meanwhile, and be in the middle of its writing.
+            let closed = self.close(ino, &writer, false, || self.handles.is_written(ino)).await;
             // What was acknowledged is parted with when it was sent.
             if self.write_back.unless_sending(ino, || self.handles.remove_writer(ino)) == Some(true) {
                 self.part_with(ino, &writer, closed).await;
@@ -159,27 +170,39 @@ impl Filesystem {
     }
 
     /// What closing a file, or fsync (`sync`), does when it was changed: with `--write-back` the local disk takes it, else
-    /// S3.
-    pub(super) async fn close(&self, ino: u64, writer: &Arc<Writer>, sync: bool) -> Result<(), Error> {
+    /// S3. Not if it is `taken_up`, as in [`Writer::commit_unless`].
+    async fn close(
+        &self,
+        ino: u64,
+        writer: &Arc<Writer>,
+        sync: bool,
+        taken_up: impl Fn() -> bool,
+    ) -> Result<(), Error> {
         let _pass = self.pass_file(ino).await;
         match self.write_back.on && writer.is_dirty().await {
             true => {
                 self.stamp(ino, writer).await?;
-                self.acknowledge(ino, writer, sync).await
+                self.acknowledge(ino, writer, sync, taken_up).await
             }
-            false => self.commit_with_pass(ino, writer).await,
+            false => self.commit_unless(ino, writer, taken_up).await,
         }
     }
 
     /// The local disk takes what was written; S3 does where it cannot. With a pass.
-    pub(super) async fn acknowledge(&self, ino: u64, writer: &Arc<Writer>, sync: bool) -> Result<(), Error> {
-        match writer.acknowledge(sync).await? {
+    pub(super) async fn acknowledge(
+        &self,
+        ino: u64,
+        writer: &Arc<Writer>,
+        sync: bool,
+        taken_up: impl Fn() -> bool,
+    ) -> Result<(), Error> {
+        match writer.acknowledge(sync, &taken_up).await? {
             Acknowledgement::Nothing => Ok(()),
             Acknowledgement::OnDisk => {
                 self.send_file(ino, writer);
                 Ok(())
             }
-            Acknowledgement::MustPublish => self.commit_with_pass(ino, writer).await,
+            Acknowledgement::MustPublish => self.commit_unless(ino, writer, taken_up).await,
         }
     }
 }

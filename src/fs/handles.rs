@@ -241,6 +241,11 @@ impl Handles {
         Some((handle, last))
     }
 
+    /// Whether a handle is open that wrote to the file, or is about to.
+    pub fn is_written(&self, ino: u64) -> bool {
+        self.lock().writers.get(&ino).is_some_and(|(_, handles)| *handles > 0)
+    }
+
     /// Drops the file's writer if no handle that wrote has come meanwhile.
     pub fn remove_writer(&self, ino: u64) -> bool {
         let mut tables = self.lock();

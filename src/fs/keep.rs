@@ -137,7 +137,7 @@ impl Filesystem {
             if travels.await? {
                 self.namespace.changed_attributes(ino, self.attributes_in(&changed?));
                 return match acknowledged {
-                    true => self.acknowledge(ino, &writer, false).await,
+                    true => self.acknowledge(ino, &writer, false, || false).await,
                     false => Ok(()),
                 };
             }

@@ -386,7 +386,7 @@ impl Filesystem {
             let in_dir = key.strip_prefix(dir).is_some_and(|name| !name.contains('/'));
             if in_dir && writer.is_acknowledged().await {
                 let _pass = self.pass_file(ino).await;
-                self.acknowledge(ino, &writer, true).await?;
+                self.acknowledge(ino, &writer, true, || false).await?;
             }
         }
         self.journal.sync().await.map_err(|e| Error::Io(e.to_string()))

@@ -389,7 +389,15 @@ impl Writer {
     /// Publishes all that was written: when this has answered, S3 has the object, whole.
     /// None where nothing was to be done.
     pub async fn commit(&self) -> Result<Option<Published>, Error> {
+        self.commit_unless(|| false).await
+    }
+
+    /// As [`Writer::commit`], unless `taken_up`: a handle came that writes on, and publishes when it is closed.
+    pub async fn commit_unless(&self, taken_up: impl Fn() -> bool) -> Result<Option<Published>, Error> {
         let mut state = self.state.lock().await;
+        if taken_up() {
+            return Ok(None);
+        }
         state.check()?;
         if !state.changed || state.unlinked {
             return Ok(None);
@@ -408,11 +416,18 @@ impl Writer {
     }
 
     /// Instead of publishing: the local disk takes what was written, for this mount to send, or for the next one if this
-    /// dies. `sync`: so that a lost machine does not lose it.
+    /// dies. `sync`: so that a lost machine does not lose it. Not if it is `taken_up`, as in [`Writer::commit_unless`].
     ///
     /// Errors: what an earlier request failed with.
-    pub async fn acknowledge(&self, sync: bool) -> Result<Acknowledgement, Error> {
+    pub async fn acknowledge(
+        &self,
+        sync: bool,
+        taken_up: impl Fn() -> bool,
+    ) -> Result<Acknowledgement, Error> {
         let mut state = self.state.lock().await;
+        if taken_up() {
+            return Ok(Acknowledgement::Nothing);
+        }
         state.check()?;
         if !state.changed || state.unlinked {
             return Ok(Acknowledgement::Nothing);
