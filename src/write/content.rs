@@ -29,6 +29,7 @@ use super::KeptPart;
 use super::plan::{Place, Stretch};
 use super::staging::{StagedFile, Staging};
 use crate::cache::{Chunks, Permit, slice};
+use crate::config::PART_BYTES_MIN;
 use crate::error::Error;
 use crate::ranges::RangeSet;
 
@@ -167,10 +168,16 @@ impl Content {
         !self.staged.overlaps(tail.clone()) && !self.is_linked(tail)
     }
 
-    /// A base too small to be a part: all that is before the tail, which must be read to write on.
-    pub fn small_base(&self, part_bytes_min: u64) -> Option<Arc<Object>> {
-        let small = self.tail.is_empty() && self.sent.is_empty() && self.base_end == self.tail_start;
-        self.base.clone().filter(|_| small && (1..part_bytes_min).contains(&self.tail_start))
+    /// A base too small to be a part: all that is before the tail, which must be read to write on. Not where links lie
+    /// over it, which none may over the tail.
+    pub fn small_base(&self) -> Option<Arc<Object>> {
+        let all = self.base_end == self.tail_start && !self.is_linked(0..self.tail_start);
+        self.base.clone().filter(|_| all && self.tail.is_empty() && self.is_small_before_tail())
+    }
+
+    /// Whether all before the tail is too small to be a part.
+    fn is_small_before_tail(&self) -> bool {
+        self.sent.is_empty() && (1..PART_BYTES_MIN).contains(&self.tail_start)
     }
 
     /// What is before the tail was read into it.
@@ -388,7 +395,8 @@ impl Content {
 
     /// Whether the tail's bytes can become the next part of the upload.
     pub fn can_stream(&self) -> bool {
-        self.linked.is_empty() && (self.sent.is_empty() || self.sent_end() == self.tail_start)
+        let follows = self.sent.is_empty() || self.sent_end() == self.tail_start;
+        self.linked.is_empty() && follows && !self.is_small_before_tail()
     }
 
     pub fn sent(&self) -> &[Sent] {

@@ -230,7 +230,7 @@ impl Writer {
         let Ok(mut state) = self.state.try_lock() else { return Ok(false) };
         state.check()?;
         if !state.content.continues_at(offset)
-            || state.content.small_base(PART_BYTES_MIN).is_some()
+            || state.content.small_base().is_some()
             || state.room(&self.writes.ladder)? < data.len() as u64
         {
             return Ok(false);

@@ -18,7 +18,6 @@ use super::upload::Upload;
 use super::{Committed, Published, Writes};
 use crate::attr::{Attributes, Kind};
 use crate::cache::{Chunks, Permit};
-use crate::config::PART_BYTES_MIN;
 use crate::error::{Error, S3ErrorKind};
 use crate::journal::{Base, Kept, KeptHeaders};
 use crate::s3::{CopySource, ObjectHeaders, Precondition, Written};
@@ -135,7 +134,7 @@ impl State {
 
     /// A base too small to be a part of its own must come into the tail before more is appended.
     pub async fn load_small_base(&mut self, writes: &Writes) -> Result<(), Error> {
-        let Some(base) = self.content.small_base(PART_BYTES_MIN) else { return Ok(()) };
+        let Some(base) = self.content.small_base() else { return Ok(()) };
         let wanted = 0..self.content.base_end();
         let mut object =
             writes.uploads.client.get_object(&base.key, Some(wanted.clone()), Some(&base.etag)).await?;
