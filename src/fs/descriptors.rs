@@ -1,8 +1,8 @@
 //! Which descriptors a process has, as /proc tells.
 //!
-//! Owns: [`holds_another`], [`are_one_process`]. A shell opens a file, duplicates the descriptor and closes the first one, before anything
-//! was written; a program that starts another one closes its files there. FUSE tells of each close, but not whether it was
-//! the last; the processes' tables do.
+//! Owns: [`holds_another`], [`are_one_process`]. A shell opens a file, duplicates the descriptor and closes the first one,
+//! before anything was written; a program that starts another one closes its files there. FUSE tells of each close, but not
+//! whether it was the last; the processes' tables do.
 //! Invariant: where it cannot be told the answer is no, and the file is published once more than needed.
 //! Must never know: handles, S3.
 

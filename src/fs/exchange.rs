@@ -93,9 +93,8 @@ impl Filesystem {
     ) -> Result<(), Error> {
         self.objects_moved(|linked| {
             let moves = [(key_a, etag_a, key_b, &first), (key_b, etag_b, key_a, &second)];
-            let (.., to, now) = moves
-                .into_iter()
-                .find(|(from, etag, ..)| (linked.key == *from, linked.etag == *etag) == (true, true))?;
+            let (.., to, now) =
+                moves.into_iter().find(|(from, etag, ..)| linked.key == *from && linked.etag == *etag)?;
             Some(Object { key: to.to_owned(), etag: now.etag.clone(), size: linked.size })
         })
         .await;

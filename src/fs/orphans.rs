@@ -3,8 +3,8 @@
 //! Owns: [`Orphans`]: which objects stay in S3, hidden, because handles of this mount still need their bytes; and what
 //! becomes of these bytes where the object cannot stay.
 //! Invariants: an object whose name was removed goes when its last handle is closed, or earlier: when its directory is
-//! removed, or something new takes its name. What goes or is replaced earlier, and is
-//! small enough, is held in the staging directory for who has it open.
+//! removed, or something new takes its name. What goes or is replaced earlier, and is small enough, is held in the staging
+//! directory for who has it open.
 //! Must never know: how a removal is carried out.
 
 use std::collections::HashMap;

@@ -169,12 +169,14 @@ impl WriteBack {
         self.lock().markers.get(&ino).map(|marker| marker.headers.clone())
     }
 
-    /// It is on its way no longer, unless it was changed since: then none is answered.
-    fn take_marker(&self, ino: u64, noted: u64) -> Option<Marker> {
-        match self.lock().markers.entry(ino) {
-            Entry::Occupied(marker) if marker.get().noted == noted => Some(marker.remove()),
-            _ => None,
+    /// A marker is on its way no longer. False: it was changed since it was noted so.
+    fn marker_was_sent(&self, ino: u64, noted: u64) -> bool {
+        let mut state = self.lock();
+        let same = state.markers.get(&ino).is_some_and(|marker| marker.noted == noted);
+        if same {
+            state.markers.remove(&ino);
         }
+        same
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -302,7 +304,7 @@ impl Filesystem {
                     true => self.put_marker(&key, &headers).await?,
                     false => markers::put(&self.client, &key, &headers).await?,
                 }
-                if self.write_back.take_marker(ino, noted).is_some() {
+                if self.write_back.marker_was_sent(ino, noted) {
                     self.namespace.directory_was_sent(ino);
                     self.journal.end(noted);
                 }

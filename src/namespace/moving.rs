@@ -38,9 +38,7 @@ impl Namespace {
         table.shrink();
         moved
     }
-}
 
-impl Namespace {
     /// Two files have changed places here and in S3. `infos`: what the one that was at `a` is, and the one that was at `b`.
     /// Answers their inodes.
     pub fn exchanged(

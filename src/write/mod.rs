@@ -386,13 +386,8 @@ impl Writer {
         state.pending(&self.writes).await.map(Some)
     }
 
-    /// Publishes all that was written: when this has answered, S3 has the object, whole.
-    /// None where nothing was to be done.
-    pub async fn commit(&self) -> Result<Option<Published>, Error> {
-        self.commit_unless(|| false).await
-    }
-
-    /// As [`Writer::commit`], unless `taken_up`: a handle came that writes on, and publishes when it is closed.
+    /// Publishes all that was written: when this has answered, S3 has the object, whole. None where nothing was to be
+    /// done; and where it is `taken_up`: a handle came that writes on, and publishes when it is closed.
     pub async fn commit_unless(&self, taken_up: impl Fn() -> bool) -> Result<Option<Published>, Error> {
         let mut state = self.state.lock().await;
         if taken_up() {
