@@ -44,6 +44,8 @@ pub(super) struct State {
     /// What the local disk holds of it to be sent, by this mount or the next.
     acknowledged: Option<Acknowledged>,
     covers: Covers,
+    /// It was sent, and no answer came.
+    pub unheard: bool,
 }
 
 /// How much of what is to be published the local disk has.
@@ -84,6 +86,7 @@ impl State {
             failed: None,
             acknowledged: None,
             covers: Covers::Not,
+            unheard: false,
         }
     }
 
@@ -306,17 +309,22 @@ impl State {
         }
         let leaving = writes.staging.leaving(self.content.file());
         let exclusive = self.guard == Precondition::Absent;
-        let Written { etag, .. } = self.put_or_complete(writes).await.map_err(|e| match e.s3_kind() {
+        let written = self.put_or_complete(writes).await.map_err(|e| match e.s3_kind() {
             Some(S3ErrorKind::PreconditionFailed) if exclusive => Error::Exists,
             _ => e,
-        })?;
-        let published = self.was_published(writes, etag).await;
+        });
+        self.unheard |= written.as_ref().is_err_and(Error::is_passing);
+        let published = self.was_published(writes, written?.etag).await;
         drop(leaving);
         Ok(published)
     }
 
-    /// An earlier try may have succeeded unheard: whether S3 has just what was acknowledged.
-    pub async fn was_published_unheard(&mut self, writes: &Writes) -> Option<Published> {
+    /// It was refused with this, but an earlier try may have succeeded unheard: whether S3 has just what was acknowledged.
+    /// Then it is published.
+    pub async fn was_published_unheard(&mut self, writes: &Writes, e: &Error) -> Option<Published> {
+        if !self.unheard || !e.is_other_version() {
+            return None;
+        }
         let Acknowledged { item, .. } = self.acknowledged.as_ref()?;
         let there = recover::there(&writes.uploads.client, item).await?;
         Some(self.was_published(writes, there.etag).await)
@@ -326,7 +334,7 @@ impl State {
         let from = self.content.base().map(|base| base.etag.clone());
         let size = self.content.len();
         self.guard = Precondition::Etag(etag.clone());
-        self.changed = false;
+        (self.changed, self.unheard) = (false, false);
         let object = Object { key: self.key.clone(), etag: etag.clone(), size };
         self.content.was_published(object, &writes.staging);
         self.forget_acknowledged().await;
@@ -337,6 +345,10 @@ impl State {
     /// Whether something is to be published that only memory has.
     pub fn is_unsaved(&self) -> bool {
         self.changed && !self.unlinked && !self.is_acknowledged() && self.covers != Covers::Kept
+    }
+
+    pub fn item(&self) -> Option<String> {
+        self.acknowledged.as_ref().map(|acknowledged| acknowledged.item.name().to_owned())
     }
 
     /// Whether the local disk holds all bytes that are to be published.
@@ -394,24 +406,36 @@ impl State {
         }
     }
 
-    /// The file is at `key` from now on, where it replaces `over`: what was acknowledged is found there. On an error
-    /// nothing has changed.
-    pub async fn move_to(&mut self, key: String, over: Option<String>) -> Result<(), Error> {
+    /// The file is at `key` from now on, its base with it, which is `etag` there, or it replaces `over`: what was
+    /// acknowledged is found there. On an error nothing else has changed.
+    pub async fn move_to(
+        &mut self,
+        key: String,
+        over: Option<String>,
+        etag: Option<&str>,
+    ) -> Result<(), Error> {
+        if let Some(etag) = etag.filter(|_| self.content.base().is_some()) {
+            self.content.base_moved(&key, etag);
+            self.guard = Precondition::Etag(etag.into());
+        }
         let before = (std::mem::replace(&mut self.key, key), std::mem::replace(&mut self.over, over));
-        let moved = self.move_acknowledged().await;
+        let moved = self.move_acknowledged(etag).await;
         if moved.is_err() {
             (self.key, self.over) = before;
         }
         moved
     }
 
-    async fn move_acknowledged(&mut self) -> Result<(), Error> {
+    async fn move_acknowledged(&mut self, etag: Option<&str>) -> Result<(), Error> {
         let Some(mut acknowledged) = self.acknowledged.take() else { return Ok(()) };
         let before = acknowledged.item.kept.clone();
         let at = SystemTime::now();
         let kept = match self.covers {
             Covers::Not => {
-                Kept { key: self.key.clone(), at, exclusive: false, over: self.over.clone(), ..before }
+                let moved = |base: Base| Base { etag: etag.map_or(base.etag, str::to_owned), ..base };
+                let base = before.base.clone().map(moved);
+                let (key, over) = (self.key.clone(), self.over.clone());
+                Kept { key, at, exclusive: false, base, over, ..before }
             }
             _ => {
                 let told = self.told(before.ranges, String::new());
