@@ -52,7 +52,7 @@ use quotas::KeptPart;
 use staging::Staging;
 use upload::Uploads;
 
-pub use content::{Object, Piece};
+pub use content::{Object, Piece, Seek};
 pub use quotas::Quotas;
 
 /// What all writers share.
