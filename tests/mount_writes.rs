@@ -135,7 +135,7 @@ for copy in (["cp", "--sparse=always", "sparse", "always"], ["cp", "--sparse=aut
     with open(copy[-1], "rb") as read:
         assert read.read() == data
 os.mkdir("unpacked")
-subprocess.run("tar -cSf - sparse | tar -xSf - -C unpacked", shell=True, check=True)
+subprocess.run("tar -cSf - sparse | tar -xmSf - -C unpacked", shell=True, check=True)
 f = os.open("unpacked/sparse", os.O_RDONLY)
 assert (seek(f, 0, os.SEEK_DATA), seek(f, 0, os.SEEK_HOLE)) == (0, len(data)), "S3 keeps no holes"
 assert os.pread(f, len(data), 0) == data
