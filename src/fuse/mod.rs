@@ -62,6 +62,7 @@ impl Door {
         let fs = self.fs.of(ino.0);
         let mut operation = Box::pin(async move {
             fs.ready().await;
+            fs.in_place(ino.0).await;
             operation(fs).await;
         });
         let _runtime = self.runtime.enter();

@@ -23,6 +23,7 @@
 
 mod content;
 pub mod deletes;
+pub mod exchange;
 pub mod leftovers;
 pub mod markers;
 pub mod moves;
