@@ -224,3 +224,80 @@ async fn replace(
 fn journal_error(e: JournalError) -> Error {
     Error::Io(e.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    /// Objects below `dir`: name, ETag, when it was written.
+    fn objects(dir: &str, of: &[(&str, &str, u64)]) -> HashMap<String, ListedObject> {
+        let object = |(name, etag, seconds): &(&str, &str, u64)| {
+            let last_modified = SystemTime::UNIX_EPOCH + Duration::from_secs(*seconds);
+            let (key, etag) = (format!("{dir}{name}"), (*etag).to_owned());
+            ((*name).to_owned(), ListedObject { key, size: 1, etag, last_modified, storage_class: None })
+        };
+        of.iter().map(object).collect()
+    }
+
+    fn sorted(plan: Plan) -> (Vec<String>, Vec<String>) {
+        let (mut deletes, mut foreign) = (plan.deletes, Vec::from_iter(plan.foreign));
+        deletes.sort();
+        foreign.sort();
+        (deletes, foreign)
+    }
+
+    #[test]
+    fn what_makes_way_and_what_is_left_alone() {
+        let moved =
+            |name: &str, was: &str| Moved { name: name.into(), was: was.into(), etag: "aside".into() };
+        let saved = [moved("both", "1"), moved("only", "2"), moved("changed", "3"), moved("anew", "4")];
+        let new = objects("b/", &[("both", "x", 9), ("anew", "y", 9)]);
+        let there = objects(
+            "a/",
+            &[("both", "1", 1), ("only", "2", 1), ("changed", "theirs", 9), ("theirs", "z", 9)],
+        );
+        let makes_way = Old::Moved(by_name(&saved));
+        let there_goes = sorted(plan(&new, &there, None, &makes_way));
+        assert_eq!(there_goes, (vec!["a/only".into()], vec![]), "replaced, deleted, another host's");
+        let anew = objects("a/", &[("anew", "theirs", 9)]);
+        assert_eq!(sorted(plan(&new, &anew, None, &makes_way)), (vec![], vec!["anew".into()]));
+        // Of two kinds: what makes way is elsewhere, and goes as a whole.
+        let file = objects("a", &[("", "1", 1)]);
+        let saved = [moved("", "1")];
+        let makes_way = Old::Moved(by_name(&saved));
+        let nothing = HashMap::new();
+        assert_eq!(sorted(plan(&new, &nothing, Some(&file), &makes_way)), (vec!["a".into()], vec![]));
+    }
+
+    #[test]
+    fn what_comes_back_takes_the_place_of_copies_and_of_itself() {
+        let aside =
+            objects("aside/", &[("both", "1", 5), ("parts", "2-2", 5), ("same", "3", 5), ("hit", "4", 5)]);
+        // Where the second was copied to, or was not yet.
+        let there = objects(
+            "a/",
+            &[
+                ("both", "x", 6),
+                ("parts", "2-1", 1),
+                ("same", "3", 1),
+                ("hit", "theirs", 9),
+                ("y", "y", 6),
+                ("z", "z", 6),
+            ],
+        );
+        let second = objects("b/", &[("both", "x", 2), ("same", "3", 2), ("y", "y", 2)]);
+        let back = sorted(plan(&aside, &there, None, &Old::CopiesOf(second)));
+        assert_eq!(back.0, ["a/y"], "what is not the second's is another host's");
+        // Of the same size, and younger than what is aside, it may be that: only another host's is told by its size.
+        assert_eq!(back.1, [""; 0]);
+        let larger = |mut object: ListedObject| {
+            object.size = 2;
+            object
+        };
+        let there = there.into_iter().map(|(name, object)| (name, larger(object))).collect();
+        let back = sorted(plan(&aside, &there, None, &Old::CopiesOf(HashMap::new())));
+        assert_eq!(back.1, ["both", "hit", "parts", "same"]);
+    }
+}
