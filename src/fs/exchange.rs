@@ -12,7 +12,7 @@ use super::rename::{MovedTree, Name};
 use crate::error::Error;
 use crate::journal::Exchange;
 use crate::key;
-use crate::namespace::Node;
+use crate::namespace::{EtagOf, Node};
 use crate::write::{exchange, markers, moves};
 
 impl Filesystem {
@@ -56,8 +56,7 @@ impl Filesystem {
             MovedTree::new(&what.second.0, &what.second.1, &of_second),
         ];
         self.trees_moved(trees, |[one, other]| {
-            let etags: [&dyn Fn(&str) -> Option<String>; 2] =
-                [&|name| one.etag_of(name), &|name| other.etag_of(name)];
+            let etags: [EtagOf<'_>; 2] = [&|name| one.etag_of(name), &|name| other.etag_of(name)];
             self.namespace.exchanged(first, second, etags)
         })
         .await;

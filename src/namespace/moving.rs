@@ -12,6 +12,9 @@ use super::inode::Table;
 use super::known::{ETag, Known, Source, When};
 use super::{Kind, Namespace, Node};
 
+/// The ETag of a file's copy, by its key after that of what moved; none where S3 has none.
+pub type EtagOf<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 /// The ETags that a file below the directory had and has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MovedFile {
@@ -21,30 +24,19 @@ pub struct MovedFile {
 }
 
 impl Namespace {
-    /// A directory was renamed here and in S3. `etag_of`: that of a file's copy, by its key after the directory's; none
-    /// where S3 has none. Answers the files below it that have inodes.
+    /// A directory was renamed here and in S3. Answers the files below it that have inodes.
     ///
     /// `from`, `to`: key of the directory it was and is in, and name.
-    pub fn renamed_dir(
-        &self,
-        from: (&str, &str),
-        to: (&str, &str),
-        etag_of: &dyn Fn(&str) -> Option<String>,
-    ) -> Vec<MovedFile> {
+    pub fn renamed_dir(&self, from: (&str, &str), to: (&str, &str), etag_of: EtagOf<'_>) -> Vec<MovedFile> {
         let mut table = self.lock();
         let moved = table.rename_dir(from, to, etag_of);
         table.shrink();
         moved
     }
 
-    /// Two files or directories have changed places here and in S3. `etags`: as `etag_of` of [`Namespace::renamed_dir`],
-    /// of what was at `a`, and of what was at `b`; a file's own by the empty key. Answers the files that have inodes.
-    pub fn exchanged(
-        &self,
-        a: (&str, &str),
-        b: (&str, &str),
-        etags: [&dyn Fn(&str) -> Option<String>; 2],
-    ) -> Vec<MovedFile> {
+    /// Two files or directories have changed places here and in S3. `etags`: of what was at `a`, and of what
+    /// was at `b`. Answers the files that have inodes.
+    pub fn exchanged(&self, a: (&str, &str), b: (&str, &str), etags: [EtagOf<'_>; 2]) -> Vec<MovedFile> {
         let mut table = self.lock();
         let moved = table.exchange(a, b, etags);
         table.shrink();
@@ -90,7 +82,7 @@ impl Table {
         &mut self,
         (from_dir, from_name): (&str, &str),
         (to_dir, to_name): (&str, &str),
-        etag_of: &dyn Fn(&str) -> Option<String>,
+        etag_of: EtagOf<'_>,
     ) -> Vec<MovedFile> {
         let (from, to) = (format!("{from_dir}{from_name}/"), format!("{to_dir}{to_name}/"));
         self.believe_no_earlier_answer();
@@ -118,7 +110,7 @@ impl Table {
         &mut self,
         to: &str,
         (below, mut known): (&str, Dir),
-        etag_of: &dyn Fn(&str) -> Option<String>,
+        etag_of: EtagOf<'_>,
         moved: &mut Vec<MovedFile>,
     ) {
         let anew = format!("{to}{below}");
@@ -154,12 +146,7 @@ impl Table {
         (known, Source::Changed)
     }
 
-    fn exchange(
-        &mut self,
-        a: (&str, &str),
-        b: (&str, &str),
-        etags: [&dyn Fn(&str) -> Option<String>; 2],
-    ) -> Vec<MovedFile> {
+    fn exchange(&mut self, a: (&str, &str), b: (&str, &str), etags: [EtagOf<'_>; 2]) -> Vec<MovedFile> {
         self.believe_no_earlier_answer();
         let taken = [a, b].map(|at| self.take(at));
         let mut moved = Vec::new();
