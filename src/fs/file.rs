@@ -288,6 +288,7 @@ impl Filesystem {
             Err(e) if e.is_other_version() => {}
             read => return read,
         }
+        self.in_place(handle.ino).await;
         // Renamed here meanwhile: the same bytes are under another key.
         if self.namespace.key(handle.ino).is_ok_and(|key| key != reader.version.key) {
             let reader = self.reader(handle, &self.namespace.entry(handle.ino)?)?;
@@ -377,6 +378,7 @@ impl Filesystem {
                     }
                     // A commit may have replaced it since the writer was asked: asked again it names another.
                     Err(e) if e.is_other_version() && lost.as_ref() != Some(&object) => {
+                        self.in_place(handle.ino).await;
                         lost = Some(object);
                         break;
                     }

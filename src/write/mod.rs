@@ -31,6 +31,7 @@
 
 mod content;
 pub mod deletes;
+pub mod exchange;
 pub mod leftovers;
 pub mod markers;
 pub mod moves;
@@ -60,7 +61,7 @@ use quotas::KeptPart;
 use staging::Staging;
 use upload::Uploads;
 
-pub use content::{Object, Piece};
+pub use content::{Object, Piece, Seek};
 pub use quotas::Quotas;
 
 /// What all writers share.
