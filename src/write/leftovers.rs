@@ -16,7 +16,7 @@ use super::recover;
 use super::upload::{Uploads, abort};
 use crate::error::{Error, S3Error, S3ErrorKind};
 use crate::journal::{Intent, Journal, Kept, KeptItem, Open};
-use crate::s3::{ListedObject, ObjectHeaders, S3Client};
+use crate::s3::{ListedObject, ObjectHeaders, ObjectId, S3Client};
 
 /// How far the server's clock may be from ours, with how long a request may take.
 const CLOCK_SLACK: Duration = Duration::from_secs(300);
@@ -68,10 +68,12 @@ async fn finish_file(
         return Ok(());
     };
     let untouched = replaced == Some(copy.etag.as_str()) && copy.etag != original.etag;
-    match original.etag == etag && is_copy(&original, &copy) && !untouched {
-        true => remove(client, from, keep).await,
-        false => Ok(()),
+    if original.etag != etag || !is_copy(&original, &copy) || untouched {
+        return Ok(());
     }
+    let acl = client.acl_to_keep(ObjectId::current(from)).await?;
+    client.put_acl_again(ObjectId::current(to), acl).await?;
+    remove(client, from, keep).await
 }
 
 /// Undoes an exchange, unless both objects have their new content.
@@ -256,7 +258,7 @@ async fn make_directory(uploads: &Uploads, key: &str, told: Vec<&Open>) {
             return Ok(());
         }
         let headers = ObjectHeaders { metadata: metadata.clone(), ..markers::headers() };
-        markers::put(&uploads.client, key, &headers).await
+        markers::put_anew(&uploads.client, key, &headers).await
     };
     let made = made.await;
     for open in told {
