@@ -253,9 +253,6 @@ impl Config {
         if self.as_of.is_some_and(|moment| moment > SystemTime::now()) {
             return bad("--as-of", "lies in the future");
         }
-        if self.as_of.is_some() && self.s3.bucket.is_empty() {
-            return bad("--as-of", "takes one bucket: s3:// shows all of them");
-        }
         if self.as_of.is_some() && !self.read_only {
             return bad("--as-of", "what was cannot be changed: the mount must be read-only");
         }

@@ -5,7 +5,7 @@ mod support;
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pailfs::config::Config;
 use pailfs::fs::Kernel;
@@ -26,7 +26,11 @@ fn account_on(fake: FakeS3, change: impl FnOnce(&mut Config)) -> House {
 
 /// With these buckets, each with the object `dir/file`.
 fn account(names: &[&str]) -> House {
-    let house = account_on(FakeS3::new(), |_| {});
+    account_with(names, |_| {})
+}
+
+fn account_with(names: &[&str], change: impl FnOnce(&mut Config)) -> House {
+    let house = account_on(FakeS3::new(), change);
     for name in names {
         house.fake.create_bucket(name, "us-east-1");
         house.fake.within(name).put("dir/file", format!("of {name}"));
@@ -383,6 +387,63 @@ async fn what_a_dead_mount_left_in_a_bucket_is_undone_before_that_is_used() {
     assert_eq!(uploads(&next, "two"), 1);
     next.fs.take_over().await.unwrap();
     until("it is gone from the one that nobody used", || uploads(&next, "two") == 0).await;
+}
+
+/// What leads into the bucket, or changes it, fails with this; the bucket beside it works.
+async fn is_not_used(house: &House, bucket: &str, expected: i32) {
+    assert_eq!(errno(house.bucket(bucket).await.map(|_| ())), expected);
+    let root = house.enter(bucket).await.unwrap().ino;
+    let fs = house.fs.of(root);
+    assert_eq!(errno(fs.lookup(root, OsStr::new("file")).await), expected);
+    let dir = fs.opendir(root).unwrap().fh;
+    assert_eq!(errno(fs.readdir(dir, 0, true, &mut |_| true).await), expected);
+    fs.releasedir(dir);
+    house.leave(root);
+}
+
+#[tokio::test]
+async fn a_bucket_whose_journal_cannot_be_taken_over_is_not_used() {
+    let staging = tempfile::tempdir().unwrap();
+    let mount = |fake: FakeS3| {
+        House::on(fake, |config| {
+            config.s3.bucket.clear();
+            config.staging.dir = staging.path().into();
+        })
+    };
+    let first = account_on(FakeS3::new(), |config| config.staging.dir = staging.path().into());
+    let fake = first.fake.clone();
+    for name in ["one", "two"] {
+        fake.create_bucket(name, "us-east-1");
+    }
+    let one = first.bucket("one").await.unwrap();
+    let fh = one.create("large", libc::O_WRONLY).await.unwrap();
+    one.write(fh, 0, &pattern(1, 12 << 20)).await.unwrap();
+    drop((first, one));
+    let mut journals = std::fs::read_dir(staging.path()).unwrap().map(|entry| entry.unwrap().path());
+    let journal = journals.find(|path| path.to_str().unwrap().contains("/one-")).unwrap();
+    let junk = journal.join("live/junk");
+    std::fs::write(&junk, "").unwrap();
+    let next = mount(fake.clone());
+    is_not_used(&next, "one", libc::EIO).await;
+    let root = next.enter("one").await.unwrap().ino;
+    let made = next.fs.of(root).create(root, OsStr::new("new"), libc::O_WRONLY | libc::O_CREAT, MAKER);
+    assert_eq!(errno(made.map(|_| ())), libc::EIO);
+    assert_eq!(errno(next.rmdir("one").await), libc::EIO);
+    next.bucket("two").await.unwrap().make("file", b"x").await.unwrap();
+    assert_eq!(fake.within("one").uploads().len(), 1, "nothing was looked after");
+    drop(next);
+    std::fs::remove_file(junk).unwrap();
+    let one = mount(fake).bucket("one").await.unwrap();
+    until("it is looked after", || one.fake.uploads().is_empty()).await;
+}
+
+#[tokio::test]
+async fn of_a_bucket_without_versions_nothing_is_shown_as_of_a_moment() {
+    let house = account_with(&["one"], |config| {
+        (config.as_of, config.read_only) = (Some(SystemTime::UNIX_EPOCH), true);
+    });
+    assert_eq!(house.names("").await, ["one"]);
+    is_not_used(&house, "one", libc::EOPNOTSUPP).await;
 }
 
 #[test]

@@ -61,7 +61,8 @@ impl Door {
     {
         let fs = self.fs.of(ino.0);
         let mut operation = Box::pin(async move {
-            fs.ready().await;
+            // Where it is not, what leads into the bucket or changes it says why.
+            _ = fs.ready().await;
             operation(fs).await;
         });
         let _runtime = self.runtime.enter();
