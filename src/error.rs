@@ -211,6 +211,12 @@ impl Error {
             || matches!(self, Error::NoMemory)
     }
 
+    /// Whether the object is not the one that was meant.
+    pub fn is_other_version(&self) -> bool {
+        matches!(self, Error::Exists)
+            || matches!(self.s3_kind(), Some(S3ErrorKind::PreconditionFailed | S3ErrorKind::NoSuchKey))
+    }
+
     /// The S3 failure behind this error, if that is what it is.
     pub fn s3_kind(&self) -> Option<S3ErrorKind> {
         match self {

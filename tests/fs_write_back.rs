@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use pailfs::config::AttributesConfig;
+use pailfs::error::Error;
 use pailfs::fs::SetAttr;
 use support::bytes::pattern;
 use support::house::errno;
@@ -332,4 +333,133 @@ async fn what_is_written_renamed_and_changed_right_after_is_sent_once() {
     let sent: Vec<_> = calls.iter().map(|call| call.call.op).collect();
     let puts = sent.iter().filter(|op| **op == "PutObject").count();
     assert!(puts <= 4 && !sent.contains(&"CopyObject"), "{sent:?}");
+}
+
+/// The mount is killed when S3 has carried out this request and has not answered it.
+async fn killed_at(house: &House, op: &'static str, doing: impl Future<Output = Result<(), Error>>) {
+    house.faults.plan(On::op(op), Fault::AnswerHangs);
+    let carried_out = async {
+        while house.fake.count(op) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await; // it was heard of before it is carried out
+    };
+    tokio::select! {
+        done = doing => panic!("it was answered: {done:?}"),
+        () = carried_out => {}
+    }
+}
+
+async fn edit(house: &House, name: &str, flags: i32) {
+    let fh = house.open(name, libc::O_WRONLY | flags).await.unwrap();
+    house.write(fh, 0, b"edited").await.unwrap();
+    house.close(fh).await.unwrap();
+}
+
+#[test]
+fn a_rename_over_an_acknowledged_edit_is_finished_by_the_next_mount_and_the_edit_goes() {
+    // How "to" came to be what it is replaced as; flags of its opening, none: it is new.
+    for flags in [Some(0), Some(libc::O_TRUNC), None] {
+        for at in ["CopyObject", "DeleteObject"] {
+            let staging = tempfile::tempdir().unwrap();
+            let fake = FakeS3::new();
+            fake.put("from", "moves");
+            killed(staging.path(), &fake, async |house| {
+                match flags {
+                    Some(flags) => {
+                        fake.put("to", "what was there");
+                        edit(house, "to", flags).await;
+                    }
+                    None => house.make("to", b"new").await.unwrap(),
+                }
+                assert_eq!(kept(house), ["to"]);
+                killed_at(house, at, house.rename("from", "to", 0)).await;
+            });
+            next(staging.path(), &fake, async |house| {
+                assert_eq!(fake.keys(), ["to"], "{flags:?} {at}");
+                assert_eq!(fake.data("to"), "moves", "{flags:?} {at}");
+                assert_eq!(kept(house), [""; 0], "{flags:?} {at}");
+            });
+        }
+    }
+}
+
+#[test]
+fn a_rename_that_never_began_leaves_what_was_acknowledged_at_both_names() {
+    let staging = tempfile::tempdir().unwrap();
+    let fake = FakeS3::new();
+    fake.put("from", "stays");
+    fake.put("to", "what was there");
+    killed(staging.path(), &fake, async |house| {
+        edit(house, "to", 0).await;
+        house.faults.plan(On::op("CopyObject"), Fault::Hang);
+        let renamed = tokio::time::timeout(Duration::from_millis(200), house.rename("from", "to", 0)).await;
+        assert!(renamed.is_err(), "it hangs");
+    });
+    next(staging.path(), &fake, async |_| {
+        assert_eq!(fake.keys(), ["from", "to"]);
+        assert_eq!((fake.data("from"), fake.data("to")), ("stays".into(), "editedas there".into()));
+    });
+}
+
+#[test]
+fn a_removal_of_an_acknowledged_edit_that_a_crash_interrupts_leaves_nothing_of_it() {
+    for flags in [0, libc::O_TRUNC] {
+        let staging = tempfile::tempdir().unwrap();
+        let fake = FakeS3::new();
+        fake.put("file", "what was there");
+        killed(staging.path(), &fake, async |house| {
+            edit(house, "file", flags).await;
+            killed_at(house, "DeleteObject", house.unlink("file")).await;
+        });
+        next(staging.path(), &fake, async |house| {
+            assert_eq!(fake.keys(), [""; 0], "{flags}");
+            assert_eq!(kept(house), [""; 0], "{flags}");
+        });
+    }
+}
+
+#[test]
+fn what_was_acknowledged_of_a_file_that_is_being_changed_moves_along() {
+    for (dir, at) in [(false, "DeleteObject"), (true, "DeleteObjects")] {
+        let staging = tempfile::tempdir().unwrap();
+        let fake = FakeS3::new();
+        fake.put("a/file", "what was there");
+        fake.put_many(["a/", "b/"], "");
+        killed(staging.path(), &fake, async |house| {
+            edit(house, "a/file", 0).await;
+            let fh = house.open("a/file", libc::O_WRONLY).await.unwrap();
+            house.write(fh, 0, b"half").await.unwrap();
+            match dir {
+                false => killed_at(house, at, house.rename("a/file", "b/file", 0)).await,
+                true => killed_at(house, at, house.rename("a", "b", 0)).await,
+            }
+        });
+        next(staging.path(), &fake, async |house| {
+            assert_eq!(house.cat("b/file").await.unwrap(), b"editedas there", "{at}");
+            assert!(fake.object("a/file").is_none(), "{at}");
+            assert_eq!(kept(house), [""; 0], "{at}");
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_new_file_that_s3_took_without_an_answer_is_removed_or_renamed_there_as_well() {
+    let staging = tempfile::tempdir().unwrap();
+    let fake = FakeS3::new();
+    let house = house_in(staging.path(), &fake);
+    for (name, renamed) in [("removed", None), ("renamed", Some("new name"))] {
+        let lost = house.faults.plan(On::op("PutObject"), Fault::AnswerLost);
+        house.make(name, b"data").await.unwrap();
+        assert!(house.fsyncdir("").await.is_err(), "it cannot be known");
+        assert!(fake.object(name).is_some());
+        lost.lift();
+        match renamed {
+            None => house.unlink(name).await.unwrap(),
+            Some(renamed) => house.rename(name, renamed, 0).await.unwrap(),
+        }
+    }
+    root_is_synced(&house).await;
+    assert_eq!(fake.keys(), ["new name"]);
+    assert_eq!(house.names("").await, ["new name"]);
 }

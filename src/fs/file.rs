@@ -20,7 +20,7 @@ use super::handles::FileHandle;
 use super::keep::Maker;
 use super::{Attr, Filesystem, new_name};
 use crate::attr::{Attributes, Kind};
-use crate::error::{Error, S3ErrorKind};
+use crate::error::Error;
 use crate::key::{self, VersionId};
 use crate::namespace::{Entry, FileInfo, Node};
 use crate::read::{Reader, Version};
@@ -281,14 +281,14 @@ impl Filesystem {
         let reader = self.reader(handle, &entry)?;
         self.reads.note(&reader, offset, len);
         match self.reads.read(&reader, offset, len).await {
-            Err(e) if is_other_version(&e) => {}
+            Err(e) if e.is_other_version() => {}
             read => return read,
         }
         // Renamed here meanwhile: the same bytes are under another key.
         if self.namespace.key(handle.ino).is_ok_and(|key| key != reader.version.key) {
             let reader = self.reader(handle, &self.namespace.entry(handle.ino)?)?;
             match self.reads.read(&reader, offset, len).await {
-                Err(e) if is_other_version(&e) => {}
+                Err(e) if e.is_other_version() => {}
                 read => return read,
             }
         }
@@ -304,7 +304,7 @@ impl Filesystem {
         let entry = refreshed?;
         let reader = self.reader(handle, &entry)?;
         let read = self.reads.read(&reader, offset, len).await;
-        read.map_err(|e| if is_other_version(&e) { Error::Stale } else { e })
+        read.map_err(|e| if e.is_other_version() { Error::Stale } else { e })
     }
 
     /// The handle's reader, for the version that stands at the inode now.
@@ -372,11 +372,11 @@ impl Filesystem {
                         frames.extend(read);
                     }
                     // A commit may have replaced it since the writer was asked: asked again it names another.
-                    Err(e) if is_other_version(&e) && lost.as_ref() != Some(&object) => {
+                    Err(e) if e.is_other_version() && lost.as_ref() != Some(&object) => {
                         lost = Some(object);
                         break;
                     }
-                    Err(e) if is_other_version(&e) => return Err(Error::Stale),
+                    Err(e) if e.is_other_version() => return Err(Error::Stale),
                     Err(e) => return Err(e),
                 }
             }
@@ -470,10 +470,4 @@ impl Filesystem {
         let base = Committed { etag: info.etag, size: info.size };
         self.writer_for(handle, Start::From(base), Vec::new())
     }
-}
-
-/// The object is not the one that was meant.
-pub(super) fn is_other_version(e: &Error) -> bool {
-    matches!(e, Error::Exists)
-        || matches!(e.s3_kind(), Some(S3ErrorKind::PreconditionFailed | S3ErrorKind::NoSuchKey))
 }

@@ -264,8 +264,8 @@ impl Filesystem {
             let left = journal.adopt()?;
             Ok::<_, JournalError>((left, journal.adopt_acknowledged()?))
         });
-        let (left, items) = adopted.await.expect("adopting does not panic")?;
-        leftovers::settle_renames(&self.writes.uploads, &left).await;
+        let (left, mut items) = adopted.await.expect("adopting does not panic")?;
+        leftovers::settle_renames(&self.writes.uploads, &left, &mut items).await;
         leftovers::carry_out(&self.writes.uploads, &left, items).await;
         self.runtime.spawn(leftovers::abort_uploads(self.client.clone(), self.journal.clone(), left));
         Ok(())

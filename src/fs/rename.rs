@@ -73,7 +73,8 @@ impl Filesystem {
         let ino = self.namespace.ino_of(from.0, from.1);
         let writer = self.writer_at(from.0, from.1);
         if let (Some(ino), Some(writer)) = (ino, &writer)
-            && (writer.has_sent().await || !info.etag.is_empty() && writer.is_acknowledged().await)
+            && (writer.has_sent().await
+                || writer.is_acknowledged().await && (!info.etag.is_empty() || writer.is_unheard().await))
         {
             self.commit_with_pass(ino, writer).await?;
             info = self.file_at(from.0, from.1).await?;
@@ -84,8 +85,10 @@ impl Filesystem {
             self.hold(replaced, &target).await;
         }
         self.hold_links(open.as_ref().map(|(ino, _)| *ino), &target).await;
+        // Open, or acknowledged and on its way.
+        let goes = open.map(|(_, writer)| writer).or_else(|| self.writer_at(to.0, to.1));
         let source_etag = info.etag.clone();
-        let mut moved_etag = None;
+        let (mut moved_etag, mut noted) = (None, None);
         if source_etag.is_empty() {
             // Nothing could be copied: it is published under its new name, where S3 has what it replaces until then.
             info.etag = replaced.map_or_else(String::new, |replaced| replaced.etag);
@@ -96,7 +99,11 @@ impl Filesystem {
             let pinned = ino.is_some_and(|ino| self.namespace.is_local(ino));
             let replaced = replaced.map(|replaced| replaced.etag).filter(|etag| !etag.is_empty());
             let pinned = pinned.then_some(&source_etag);
-            info = self.move_object(from.0, (&source, pinned), (&target, replaced)).await?;
+            let drops = match &goes {
+                Some(goes) => goes.item().await,
+                None => None,
+            };
+            (info, noted) = self.move_object(from.0, (&source, pinned), (&target, replaced), drops).await?;
             moved_etag = Some(info.etag.clone());
         }
         if let Some(writer) = &writer {
@@ -108,11 +115,10 @@ impl Filesystem {
                 renamed => renamed?,
             }
         }
-        // Open, or acknowledged and on its way.
-        let replaced = open.map(|(_, writer)| writer).or_else(|| self.writer_at(to.0, to.1));
-        if let Some(replaced) = replaced {
-            replaced.unlinked().await;
+        if let Some(goes) = goes {
+            goes.unlinked().await;
         }
+        noted.into_iter().for_each(|noted| self.journal.end(noted));
         if let (Some(ino), Some(now)) = (ino, &moved_etag) {
             self.versions.made(ino, Some(&source_etag), now);
         }
@@ -124,13 +130,15 @@ impl Filesystem {
     }
 
     /// Copies an object, tells those who link ranges of it, and removes the original, an entry of the directory `parent`.
-    /// `pinned`: this version and no other; `replaced`: the ETag of what is at the new key. Answers the copy.
+    /// `pinned`: this version and no other; `replaced`: the ETag of what is at the new key; `drops`: as of
+    /// [`Intent::RenameFile`]. Answers the copy, and what is to be ended in the journal when all else has moved.
     async fn move_object(
         &self,
         parent: u64,
         (source, pinned): (&str, Option<&String>),
         (target, replaced): (&str, Option<String>),
-    ) -> Result<FileInfo, Error> {
+        drops: Option<String>,
+    ) -> Result<(FileInfo, Option<u64>), Error> {
         let head = self.client.head_object(source).await?;
         if pinned.is_some_and(|etag| *etag != head.etag) {
             return Err(Error::Stale); // what was written goes on from another version
@@ -144,20 +152,24 @@ impl Filesystem {
             etag: object.etag.clone(),
             replaced,
             keep: doomed.keep,
+            drops,
         });
         let noted = noted.inspect_err(|e| tracing::warn!("a crash would leave half a rename: {e}")).ok();
         let moved = async {
             let etag = moves::copy(&self.writes.uploads, &object, target).await?;
+            noted.map_or(Ok(()), |noted| self.journal.commit(noted)).map_err(journal_error)?;
             self.objects_moved(|linked| {
                 let is_it = (&linked.key, &linked.etag) == (&object.key, &object.etag);
                 is_it.then(|| Object { key: target.to_owned(), etag: etag.clone(), size: linked.size })
             })
             .await;
             self.deletes.remove(doomed).await?;
-            Ok(FileInfo { etag, ..info })
+            Ok((FileInfo { etag, ..info }, noted))
         };
         let moved = moved.await;
-        noted.into_iter().for_each(|noted| self.journal.end(noted));
+        if moved.is_err() {
+            noted.into_iter().for_each(|noted| self.journal.end(noted));
+        }
         moved
     }
 

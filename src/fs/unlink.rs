@@ -69,7 +69,7 @@ impl Filesystem {
         ino.into_iter().for_each(|ino| self.namespace.pin(ino));
         let removed = match &writer {
             Some(writer) => self.remove_written(parent, name, (info, key), open, writer).await,
-            None => self.remove(parent, name, Node::File(info), key).await,
+            None => self.remove(parent, name, Node::File(info), key, None).await,
         };
         // One that began while S3 was asked writes a file without a name, too.
         let writer = writer.or_else(|| ino.and_then(|ino| self.handles.writer(ino)));
@@ -97,22 +97,23 @@ impl Filesystem {
         open: Option<u64>,
         writer: &Writer,
     ) -> Result<(), Error> {
-        let in_s3 = writer.unlink().await;
+        let (in_s3, unheard) = (writer.unlink().await, writer.is_unheard().await);
         if in_s3 {
             info = self.file_at(parent, name).await?; // it may have been published just before
         }
         match open {
             Some(ino) if in_s3 => {
-                let (doomed, _) = self.hide(parent, name, Node::File(info), key.clone())?;
+                let item = writer.item().await;
+                let (doomed, _) = self.hide(parent, name, Node::File(info), key.clone(), item)?;
                 self.orphans.add(key, Orphan { ino, doomed });
                 Ok(())
             }
             // Only a file that is being written may be one that S3 has never seen.
-            _ if !in_s3 && info.etag.is_empty() => {
+            _ if !in_s3 && !unheard && info.etag.is_empty() => {
                 self.namespace.removed(parent, name);
                 Ok(())
             }
-            _ => self.remove(parent, name, Node::File(info), key).await,
+            _ => self.remove(parent, name, Node::File(info), key, Some(writer)).await,
         }
     }
 
@@ -154,36 +155,72 @@ impl Filesystem {
             self.namespace.not_empty(&key);
             return Err(Error::NotEmpty);
         }
-        self.remove(parent, name, Node::Directory, key).await
+        self.remove(parent, name, Node::Directory, key, None).await
     }
 
     /// Removes what stands at a name. The first of a burst is answered when S3 has answered; what follows is hidden,
-    /// acknowledged and sent together.
-    async fn remove(&self, parent: u64, name: &str, node: Node, key: String) -> Result<(), Error> {
+    /// acknowledged and sent together. What was acknowledged of a file and not sent goes with it, also if this mount
+    /// dies in between.
+    async fn remove(
+        &self,
+        parent: u64,
+        name: &str,
+        node: Node,
+        key: String,
+        writer: Option<&Writer>,
+    ) -> Result<(), Error> {
+        let item = match writer {
+            Some(writer) => writer.item().await,
+            None => None,
+        };
         if self.config.sync_unlink || !self.deletes.in_burst() {
-            self.deletes.remove(self.doomed(parent, key)?).await?;
-            self.namespace.removed(parent, name);
-            return Ok(());
+            let doomed = self.doomed(parent, key.clone())?;
+            let noted = item.and_then(|item| self.note_removal(key, &node, doomed.keep, Some(item)));
+            let removed = self.deletes.remove(doomed).await;
+            if removed.is_ok() {
+                self.namespace.removed(parent, name);
+                if let Some(writer) = writer {
+                    writer.unlinked().await;
+                }
+            }
+            noted.into_iter().for_each(|noted| self.journal.end(noted));
+            return removed;
         }
-        let (doomed, noted) = self.hide(parent, name, node, key)?;
+        let (doomed, noted) = self.hide(parent, name, node, key, item)?;
         match noted {
-            Some(_) => self.deletes.remove_ahead(doomed).await,
+            Some(_) => {
+                if let Some(writer) = writer {
+                    writer.unlinked().await;
+                }
+                self.deletes.remove_ahead(doomed).await;
+            }
             // A crash would bring it back: it is not acknowledged ahead.
             None => self.deletes.remove(doomed).await?,
         }
         Ok(())
     }
 
-    /// The name is gone here; what is answered is to be removed, if this mount dies by the next: the journal has that, as
-    /// the number that is answered. If S3 refuses it, the name is back.
-    fn hide(&self, parent: u64, name: &str, node: Node, key: String) -> Result<(Doomed, Option<u64>), Error> {
-        let doomed = self.doomed(parent, key.clone())?;
-        let etag = match &node {
+    fn note_removal(&self, key: String, node: &Node, keep: bool, drops: Option<String>) -> Option<u64> {
+        let etag = match node {
             Node::File(info) => Some(info.etag.clone()).filter(|etag| !etag.is_empty()),
             Node::Directory => None,
         };
-        let noted = self.journal.begin(Intent::Remove { key, etag, keep: doomed.keep });
-        let noted = noted.inspect_err(|e| tracing::warn!("removals are not noted: {e}")).ok();
+        let noted = self.journal.begin(Intent::Remove { key, etag, keep, drops });
+        noted.inspect_err(|e| tracing::warn!("a removal is not noted: {e}")).ok()
+    }
+
+    /// The name is gone here; what is answered is to be removed, if this mount dies by the next: the journal has that, as
+    /// the number that is answered. If S3 refuses it, the name is back. `item`: as [`Intent::Remove`]'s `drops`.
+    fn hide(
+        &self,
+        parent: u64,
+        name: &str,
+        node: Node,
+        key: String,
+        item: Option<String>,
+    ) -> Result<(Doomed, Option<u64>), Error> {
+        let doomed = self.doomed(parent, key.clone())?;
+        let noted = self.note_removal(key, &node, doomed.keep, item);
         let journal = self.journal.clone();
         let (namespace, failed) = (self.namespace.clone(), self.failed_removals.clone());
         let copies = self.copies.clone();

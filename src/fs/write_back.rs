@@ -15,7 +15,6 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use super::Filesystem;
-use super::file::is_other_version;
 use crate::error::Error;
 use crate::journal::Intent;
 use crate::key::ROOT_INO;
@@ -241,20 +240,17 @@ impl Filesystem {
     }
 
     async fn send_until_it_is_there(self: Arc<Self>, ino: u64, what: Sending) {
-        let (mut pause, mut in_doubt, mut unused) = (PAUSE_MIN, false, false);
+        let (mut pause, mut failed, mut unused) = (PAUSE_MIN, false, false);
         loop {
-            if !in_doubt && !self.writes.staging.is_short() {
+            if !failed && !self.writes.staging.is_short() {
                 let hurry = self.write_back.hurry.notified();
                 _ = tokio::time::timeout(self.write_back.settle_time(), hurry).await;
             }
-            let mut sent = self.send_once(ino, &what).await;
-            if in_doubt && sent.as_ref().is_err_and(is_other_version) {
-                sent = self.sent_unheard(ino, &what, sent).await;
-            }
+            let sent = self.send_once(ino, &what).await;
             if let Err(e) = &sent
                 && e.is_passing()
             {
-                in_doubt = true;
+                failed = true;
                 let hurry = self.write_back.hurry.notified();
                 if !self.write_back.failed(ino, e) {
                     return; // the next mount sends it
@@ -270,7 +266,7 @@ impl Filesystem {
             if let Err(e) = sent {
                 self.was_refused(ino, &what, &e).await;
             }
-            in_doubt = false;
+            failed = false;
             let forget = || unused = matches!(what, Sending::File(_)) && self.handles.remove_writer(ino);
             if self.write_back.done(ino, forget) {
                 break;
@@ -317,16 +313,6 @@ impl Filesystem {
     async fn turn(&self) -> Result<Option<SemaphorePermit<'_>>, Error> {
         let turn = self.write_back.turns.acquire().await.ok();
         self.write_back.gives_up().map_or(Ok(turn), Err)
-    }
-
-    /// S3 refuses it, but may have taken it before, when no answer came.
-    async fn sent_unheard(&self, ino: u64, what: &Sending, refused: Result<(), Error>) -> Result<(), Error> {
-        let Sending::File(writer) = what else { return refused };
-        let _pass = self.pass_file(ino).await;
-        match writer.was_published_unheard().await {
-            Some(published) => self.published(ino, writer, published).await,
-            None => refused,
-        }
     }
 
     /// It will not be in S3 by itself: the next fsync of its directory, of its bucket's root, and of the mount's says so.

@@ -43,13 +43,29 @@ pub enum Intent {
     /// `over`: the marker `to` was there before.
     Rename { from: String, to: String, over: bool },
     /// An object is copied from `from` to `to`, then the original goes. `etag`: the original's; `replaced`: of what was at
-    /// `to`, if anything was. There is no commit: whether the copy was made can be seen.
-    RenameFile { from: String, to: String, etag: String, replaced: Option<String>, keep: bool },
+    /// `to`, if anything was; `drops`: as of [`Intent::Remove`].
+    /// Committed when it is known to be copied; else that can be seen as long as both are there.
+    RenameFile {
+        from: String,
+        to: String,
+        etag: String,
+        replaced: Option<String>,
+        keep: bool,
+        #[serde(default)]
+        drops: Option<String>,
+    },
     /// Two objects, keys and ETags, change places; `aside` is a copy of the first one meanwhile.
     Exchange { a: (String, String), b: (String, String), aside: String },
     /// An object, or a directory's marker, whose removal was acknowledged: it goes. `etag`: of the version that was
-    /// removed, where it is known; `keep`: the directory it is in may have no marker, and stays.
-    Remove { key: String, etag: Option<String>, keep: bool },
+    /// removed, where it is known; `keep`: the directory it is in may have no marker, and stays; `drops`: what was
+    /// acknowledged of the file and not sent, by [`KeptItem::name`], which goes with it.
+    Remove {
+        key: String,
+        etag: Option<String>,
+        keep: bool,
+        #[serde(default)]
+        drops: Option<String>,
+    },
     /// A directory whose making, or whose change (`over`), was acknowledged: its marker is put, with this metadata; where
     /// one is only if it was changed.
     Directory {

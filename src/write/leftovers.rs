@@ -15,7 +15,7 @@ use super::moves::{self, is_copy};
 use super::recover;
 use super::upload::{Uploads, abort};
 use crate::error::{Error, S3Error, S3ErrorKind};
-use crate::journal::{Intent, Journal, Kept, KeptItem, Open};
+use crate::journal::{Base, Intent, Journal, Kept, KeptItem, Open};
 use crate::s3::{ListedObject, ObjectHeaders, ObjectId, S3Client};
 
 /// How far the server's clock may be from ours, with how long a request may take.
@@ -25,20 +25,33 @@ const NAMELESS_PAUSE: Duration = Duration::from_secs(10);
 /// Requests side by side.
 const IN_FLIGHT_MAX: usize = 16;
 
-/// Finishes or undoes the renames among `left`, one after the other.
-pub async fn settle_renames(uploads: &Uploads, left: &[Open]) {
+/// Finishes or undoes the renames among `left`, one after the other. What was acknowledged of the files (`items`) moves
+/// along.
+pub async fn settle_renames(uploads: &Uploads, left: &[Open], items: &mut Vec<KeptItem>) {
     let Uploads { client, journal, .. } = uploads;
     for open in left {
         let (from, to, settled, what) = match &open.intent {
             Intent::Rename { from, to, .. } if open.committed => {
-                (from, to, moves::finish(client, from, to).await, "finished")
+                let finished = async {
+                    moves::finish(client, from, to).await?;
+                    move_items(client, items, from, to).await
+                };
+                (from, to, finished.await, "finished")
             }
             Intent::Rename { from, to, over } => {
                 (from, to, moves::undo(client, from, to, *over).await, "undone")
             }
-            Intent::RenameFile { from, to, etag, replaced, keep } => {
-                let settled = finish_file(client, (from, etag), (to, replaced.as_deref()), *keep).await;
-                (from, to, settled.map_err(Error::from), "finished, or had not begun")
+            Intent::RenameFile { from, to, etag, replaced, keep, drops } => {
+                let settled = async {
+                    if finish_file(client, (from, etag), (to, replaced.as_deref()), *keep, open.committed)
+                        .await?
+                    {
+                        drop_item(journal, items, drops.as_deref());
+                        move_items(client, items, from, to).await?;
+                    }
+                    Ok(())
+                };
+                (from, to, settled.await, "finished, or had not begun")
             }
             Intent::Exchange { a: (from, _), b: (to, _), .. } => {
                 (from, to, settle_exchange(uploads, &open.intent).await, "finished or undone")
@@ -57,23 +70,46 @@ pub async fn settle_renames(uploads: &Uploads, left: &[Open]) {
     }
 }
 
-/// The original goes if its copy is there. It is not the only one left then, whoever wrote what is at `to`.
+fn drop_item(journal: &Journal, items: &mut Vec<KeptItem>, name: Option<&str>) {
+    items.extract_if(.., |item| Some(item.name()) == name).for_each(|item| journal.discard(item));
+}
+
+/// What was acknowledged of the file `from`, or of those below it (it ends in `/`), goes on where they are now.
+async fn move_items(client: &S3Client, items: &mut [KeptItem], from: &str, to: &str) -> Result<(), Error> {
+    for item in items {
+        let rest = item.kept.key.strip_prefix(from);
+        let Some(rest) = rest.filter(|rest| rest.is_empty() || from.ends_with('/')) else { continue };
+        let key = format!("{to}{rest}");
+        let etag = object(client, &key).await?.map(|moved| moved.etag);
+        let etag = |before: String| etag.clone().unwrap_or(before);
+        let Kept { base, over, .. } = item.kept.clone();
+        let base = base.map(|base| Base { etag: etag(base.etag), ..base });
+        let moved = Kept { key, base, over: over.map(etag), ..item.kept.clone() };
+        item.rewrite(moved).map_err(|e| Error::Io(format!("the staging directory: {e}")))?;
+    }
+    Ok(())
+}
+
+/// The original goes if its copy is there. It is not the only one left then, whoever wrote what is at `to`. Answers
+/// whether the file has moved.
 async fn finish_file(
     client: &S3Client,
     (from, etag): (&str, &str),
     (to, replaced): (&str, Option<&str>),
     keep: bool,
-) -> Result<(), S3Error> {
-    let (Some(original), Some(copy)) = (object(client, from).await?, object(client, to).await?) else {
-        return Ok(());
-    };
-    let untouched = replaced == Some(copy.etag.as_str()) && copy.etag != original.etag;
-    if original.etag != etag || !is_copy(&original, &copy) || untouched {
-        return Ok(());
+    copied: bool,
+) -> Result<bool, S3Error> {
+    let (original, copy) = (object(client, from).await?, object(client, to).await?);
+    let copy = copy.filter(|copy| replaced != Some(copy.etag.as_str()) || copy.etag == etag);
+    let Some(copy) = copy else { return Ok(false) };
+    let Some(original) = original else { return Ok(copied) };
+    let moved = original.etag == etag && is_copy(&original, &copy);
+    if moved {
+        let acl = client.acl_to_keep(ObjectId::current(from)).await?;
+        client.put_acl_again(ObjectId::current(to), acl).await?;
+        remove(client, from, keep).await?;
     }
-    let acl = client.acl_to_keep(ObjectId::current(from)).await?;
-    client.put_acl_again(ObjectId::current(to), acl).await?;
-    remove(client, from, keep).await
+    Ok(moved)
 }
 
 /// Undoes an exchange, unless both objects have their new content.
@@ -176,7 +212,12 @@ async fn without_parts(client: &S3Client, key: &str, at: SystemTime) -> Result<V
 
 /// Carries out what was acknowledged and is not in S3: removals, then directories, then files (`items`, the oldest first).
 /// Whatever has a name now was made after what had it before was removed.
-pub async fn carry_out(uploads: &Uploads, left: &[Open], items: Vec<KeptItem>) {
+pub async fn carry_out(uploads: &Uploads, left: &[Open], mut items: Vec<KeptItem>) {
+    for open in left {
+        if let Intent::Remove { drops, .. } = &open.intent {
+            drop_item(&uploads.journal, &mut items, drops.as_deref());
+        }
+    }
     remove_all(uploads, left).await;
     let mut directories: BTreeMap<&str, Vec<&Open>> = BTreeMap::new();
     for open in left {
@@ -207,7 +248,7 @@ fn ended(journal: &Journal, id: u64, key: &str, what: &str, result: Result<(), S
 async fn remove_all(uploads: &Uploads, left: &[Open]) {
     let (client, journal) = (&uploads.client, &uploads.journal);
     let removals = left.iter().filter_map(|open| match &open.intent {
-        Intent::Remove { key, etag, keep } => Some((open.id, key.as_str(), etag.as_deref(), *keep)),
+        Intent::Remove { key, etag, keep, .. } => Some((open.id, key.as_str(), etag.as_deref(), *keep)),
         _ => None,
     });
     let (mut directories, files): (Vec<_>, Vec<_>) = removals.partition(|(_, key, ..)| key.ends_with('/'));

@@ -403,11 +403,16 @@ impl Writer {
     /// A failure leaves what was acknowledged to be tried again; else it is one for good.
     async fn publish(&self, state: &mut State) -> Result<Published, Error> {
         let published = state.publish(&self.writes).await;
-        if published.is_err() && state.is_acknowledged() {
-            state.take_back().await;
-            return published;
+        if !state.is_acknowledged() {
+            return state.keep_failure(published);
         }
-        state.keep_failure(published)
+        match published {
+            Err(e) => {
+                state.take_back().await;
+                state.was_published_unheard(&self.writes, &e).await.ok_or(e)
+            }
+            published => published,
+        }
     }
 
     /// Instead of publishing: the local disk takes what was written, for this mount to send, or for the next one if this
@@ -450,16 +455,6 @@ impl Writer {
             return Ok(None);
         }
         self.publish(&mut state).await.map(Some)
-    }
-
-    /// S3 refused what was acknowledged, where an earlier try may have succeeded unheard: whether it did. Then it is
-    /// published.
-    pub async fn was_published_unheard(&self) -> Option<Published> {
-        let mut state = self.state.lock().await;
-        if !state.changed || state.unlinked || !state.is_acknowledged() {
-            return None;
-        }
-        state.was_published_unheard(&self.writes).await
     }
 
     /// What it failed with, where nothing that was written since was published or acknowledged.
@@ -512,6 +507,18 @@ impl Writer {
         state.content.base().is_some()
     }
 
+    /// What the local disk has of it that S3 may not have, as [`KeptItem::name`] tells.
+    ///
+    /// [`KeptItem::name`]: crate::journal::KeptItem::name
+    pub async fn item(&self) -> Option<String> {
+        self.state.lock().await.item()
+    }
+
+    /// Whether it was sent, and no answer came: S3 may have it.
+    pub async fn is_unheard(&self) -> bool {
+        self.state.lock().await.unheard
+    }
+
     /// The name is gone for good: with it what was sent, and what was acknowledged, but for what handles read.
     pub async fn unlinked(&self) {
         let mut state = self.state.lock().await;
@@ -548,14 +555,9 @@ impl Writer {
     pub async fn renamed(&self, key: String, etag: Option<&str>, over: Option<&str>) -> Result<(), Error> {
         let mut state = self.state.lock().await;
         let over = if etag.is_none() { over.map(str::to_owned) } else { state.over.clone() };
-        state.move_to(key.clone(), over).await?;
-        match etag {
-            Some(etag) if state.content.base().is_some() => {
-                state.content.base_moved(&key, etag);
-                state.guard = Precondition::Etag(etag.into());
-            }
-            Some(_) => {}
-            None => state.guard = Precondition::None,
+        state.move_to(key, over, etag).await?;
+        if etag.is_none() {
+            state.guard = Precondition::None;
         }
         Ok(())
     }

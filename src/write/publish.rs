@@ -4,6 +4,8 @@
 //! Invariants: the content's parts and the upload's are the same; a commit that failed has published nothing.
 //! Must never know: who asks, and when.
 
+mod local;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -12,14 +14,12 @@ use bytes::Bytes;
 
 use super::content::{Content, Object, Sent};
 use super::plan::{self, Follows, Ladder, Place, Stretch};
-use super::recover;
-use super::staging::{self, Acknowledged};
+use super::staging::Acknowledged;
 use super::upload::Upload;
 use super::{Committed, Published, Writes};
 use crate::attr::{Attributes, Kind};
 use crate::cache::{Chunks, Permit};
 use crate::error::{Error, S3ErrorKind};
-use crate::journal::{Base, Kept, KeptHeaders};
 use crate::s3::{CopySource, ObjectHeaders, Precondition, Written};
 
 pub(super) struct State {
@@ -44,6 +44,8 @@ pub(super) struct State {
     /// What the local disk holds of it to be sent, by this mount or the next.
     acknowledged: Option<Acknowledged>,
     covers: Covers,
+    /// It was sent, and no answer came.
+    pub unheard: bool,
 }
 
 /// How much of what is to be published the local disk has.
@@ -84,6 +86,7 @@ impl State {
             failed: None,
             acknowledged: None,
             covers: Covers::Not,
+            unheard: false,
         }
     }
 
@@ -306,213 +309,26 @@ impl State {
         }
         let leaving = writes.staging.leaving(self.content.file());
         let exclusive = self.guard == Precondition::Absent;
-        let Written { etag, .. } = self.put_or_complete(writes).await.map_err(|e| match e.s3_kind() {
+        let written = self.put_or_complete(writes).await.map_err(|e| match e.s3_kind() {
             Some(S3ErrorKind::PreconditionFailed) if exclusive => Error::Exists,
             _ => e,
-        })?;
-        let published = self.was_published(writes, etag).await;
+        });
+        self.unheard |= written.as_ref().is_err_and(Error::is_passing);
+        let published = self.was_published(writes, written?.etag).await;
         drop(leaving);
         Ok(published)
-    }
-
-    /// An earlier try may have succeeded unheard: whether S3 has just what was acknowledged.
-    pub async fn was_published_unheard(&mut self, writes: &Writes) -> Option<Published> {
-        let Acknowledged { item, .. } = self.acknowledged.as_ref()?;
-        let there = recover::there(&writes.uploads.client, item).await?;
-        Some(self.was_published(writes, there.etag).await)
     }
 
     async fn was_published(&mut self, writes: &Writes, etag: String) -> Published {
         let from = self.content.base().map(|base| base.etag.clone());
         let size = self.content.len();
         self.guard = Precondition::Etag(etag.clone());
-        self.changed = false;
+        (self.changed, self.unheard) = (false, false);
         let object = Object { key: self.key.clone(), etag: etag.clone(), size };
         self.content.was_published(object, &writes.staging);
         self.forget_acknowledged().await;
         let late = std::mem::take(&mut self.late);
         Published { now: Committed { etag, size }, from, headers: self.headers.clone(), late }
-    }
-
-    /// Whether something is to be published that only memory has.
-    pub fn is_unsaved(&self) -> bool {
-        self.changed && !self.unlinked && !self.is_acknowledged() && self.covers != Covers::Kept
-    }
-
-    /// Whether the local disk holds all bytes that are to be published.
-    pub fn is_acknowledged(&self) -> bool {
-        self.acknowledged.is_some() && self.covers != Covers::Not
-    }
-
-    /// Puts all that S3 does not have on the local disk, from where the next mount sends it if this one dies. False where
-    /// it must be published instead: parts were sent already, or it is made of other objects' bytes.
-    pub async fn acknowledge(&mut self, writes: &Writes) -> Result<bool, Error> {
-        if self.acknowledged.is_some() && self.covers == Covers::All {
-            return Ok(true);
-        }
-        if self.upload.is_some() || self.content.has_links() {
-            return Ok(false);
-        }
-        if self.stamps {
-            self.inherit(writes).await?;
-            self.stamp();
-        }
-        if self.covers == Covers::Bytes
-            && let Some(mut acknowledged) = self.acknowledged.take()
-        {
-            let told = self.told(acknowledged.item.kept.ranges.clone(), String::new());
-            let Kept { owner, sum, .. } = acknowledged.item.kept.clone();
-            let rewritten = staging::rewrite(&mut acknowledged.item, Kept { owner, sum, ..told }).await;
-            self.acknowledged = Some(acknowledged);
-            rewritten?;
-            self.covers = Covers::All;
-            return Ok(true);
-        }
-        let permit = writes.waiting.try_take(self.content.len());
-        let now = match (permit, self.content.all_in_memory()) {
-            (Some(permit), Some(chunks)) => {
-                let whole = std::iter::once(0..self.content.len()).collect();
-                let kept = self.told(whole, String::new());
-                writes.staging.acknowledge(kept, chunks, permit).await?
-            }
-            _ => {
-                let ranges = self.content.gather().await?;
-                let kept = self.told(ranges, String::new());
-                self.content.file_mut().acknowledge(kept).await?
-            }
-        };
-        self.drop_acknowledged(writes);
-        (self.acknowledged, self.covers) = (Some(now), Covers::All);
-        Ok(true)
-    }
-
-    /// When this answers the disk has what was acknowledged.
-    pub async fn sync_acknowledged(&self) -> Result<(), Error> {
-        match &self.acknowledged {
-            Some(Acknowledged { item, .. }) => staging::sync(item).await,
-            None => Ok(()),
-        }
-    }
-
-    /// The file is at `key` from now on, where it replaces `over`: what was acknowledged is found there. On an error
-    /// nothing has changed.
-    pub async fn move_to(&mut self, key: String, over: Option<String>) -> Result<(), Error> {
-        let before = (std::mem::replace(&mut self.key, key), std::mem::replace(&mut self.over, over));
-        let moved = self.move_acknowledged().await;
-        if moved.is_err() {
-            (self.key, self.over) = before;
-        }
-        moved
-    }
-
-    async fn move_acknowledged(&mut self) -> Result<(), Error> {
-        let Some(mut acknowledged) = self.acknowledged.take() else { return Ok(()) };
-        let before = acknowledged.item.kept.clone();
-        let at = SystemTime::now();
-        let kept = match self.covers {
-            Covers::Not => {
-                Kept { key: self.key.clone(), at, exclusive: false, over: self.over.clone(), ..before }
-            }
-            _ => {
-                let told = self.told(before.ranges, String::new());
-                Kept { exclusive: false, owner: before.owner, sum: before.sum, ..told }
-            }
-        };
-        let rewritten = staging::rewrite(&mut acknowledged.item, kept).await;
-        self.acknowledged = Some(acknowledged);
-        if rewritten.is_ok() && self.covers == Covers::Bytes {
-            self.covers = Covers::All;
-        }
-        rewritten
-    }
-
-    /// It is in S3, or has no name any more.
-    pub async fn forget_acknowledged(&mut self) {
-        self.covers = Covers::Not;
-        if let Some(Acknowledged { item, .. }) = self.acknowledged.take()
-            && let Err(e) = self.content.file_mut().disown(item).await
-        {
-            tracing::debug!("what was staged is let go: {e}");
-            self.content.let_staged_go();
-        }
-    }
-
-    /// What was acknowledged counts no longer.
-    pub fn drop_acknowledged(&mut self, writes: &Writes) {
-        self.covers = Covers::Not;
-        if let Some(Acknowledged { item, .. }) = self.acknowledged.take() {
-            writes.staging.discard(item);
-        }
-    }
-
-    /// An upload that failed is begun anew by the next one.
-    pub async fn take_back(&mut self) {
-        if let Some(upload) = self.upload.take() {
-            upload.abort().await;
-        }
-        self.content.unsend();
-    }
-
-    fn told(&self, ranges: Vec<Range<u64>>, reason: String) -> Kept {
-        let ObjectHeaders { content_type, storage_class, metadata, headers, .. } = self.headers.clone();
-        Kept {
-            key: self.key.clone(),
-            base: self.content.base().map(|base| Base { etag: base.etag.clone(), size: base.size }),
-            over: self.over.clone(),
-            exclusive: self.guard == Precondition::Absent,
-            size: self.content.len(),
-            ranges,
-            headers: KeptHeaders { content_type, storage_class, metadata, headers },
-            inherits: self.inherits,
-            owner: None,
-            sum: None,
-            reason,
-            at: SystemTime::now(),
-        }
-    }
-
-    /// Keeps what was not published on the local disk, until a person says what is to become of it.
-    ///
-    /// Errors: as [`Content::gather`]; the disk's. An earlier state that was acknowledged is kept then.
-    pub async fn keep(&mut self, writes: &Writes, reason: String) -> Result<String, Error> {
-        if self.covers != Covers::Not
-            && let Some(kept) = self.keep_acknowledged(reason.clone()).await
-        {
-            self.covers = Covers::Kept;
-            return kept;
-        }
-        match self.keep_all(reason.clone()).await {
-            Ok(name) => {
-                self.drop_acknowledged(writes);
-                self.covers = Covers::Kept;
-                Ok(name)
-            }
-            Err(e) => {
-                if let Some(Ok(name)) = self.keep_acknowledged(reason).await {
-                    tracing::error!(key = self.key, "an earlier state of it is kept as {name}");
-                }
-                Err(e)
-            }
-        }
-    }
-
-    async fn keep_all(&mut self, reason: String) -> Result<String, Error> {
-        let ranges = self.content.gather().await?;
-        let kept = self.told(ranges, reason);
-        let item = self.content.file_mut().keep(kept).await?;
-        Ok(item.name().to_owned())
-    }
-
-    /// What was acknowledged waits for a person from now on; none if nothing was.
-    async fn keep_acknowledged(&mut self, reason: String) -> Option<Result<String, Error>> {
-        let Acknowledged { mut item, .. } = self.acknowledged.take()?;
-        let kept = Kept { owner: None, reason, ..item.kept.clone() };
-        let kept = async {
-            staging::rewrite(&mut item, kept).await?;
-            staging::sync(&item).await?;
-            Ok(item.name().to_owned())
-        };
-        Some(kept.await)
     }
 
     async fn put_or_complete(&mut self, writes: &Writes) -> Result<Written, Error> {
