@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use pailfs::config::Config;
+use pailfs::config::{AttributesConfig, Config};
 use pailfs::fs::Kernel;
 use pailfs::key::{ROOT_INO, bucket_root};
 use pailfs::namespace::Kind;
@@ -205,14 +205,71 @@ async fn beside_buckets_there_are_no_files_and_nothing_moves_between_them() {
     assert_eq!(errno(away), libc::EXDEV);
     assert_eq!(errno(one.fs.rename(one.root, dir, ROOT_INO, dir, 0).await), libc::EXDEV);
     assert_eq!(errno(house.fs.rename(ROOT_INO, OsStr::new("one"), two.root, file, 0).await), libc::EXDEV);
-    let (from, to) =
-        (one.enter("dir/file").await.unwrap(), two.create("copy", libc::O_WRONLY).await.unwrap());
-    // Handles of two buckets may have one number: which bucket it is of counts.
-    let copied = two.fs.copy_file_range((from.ino, to, 0), (to, 0), 100).await;
-    assert_eq!(errno(copied), libc::EXDEV);
-    two.close(to).await.unwrap();
     let of_none = house.fs.getxattr(ROOT_INO, OsStr::new("s3.location")).await;
     assert_eq!(errno(of_none), libc::ENODATA);
+}
+
+#[tokio::test]
+async fn the_server_copies_whole_objects_from_one_bucket_to_another() {
+    for write_back in [false, true] {
+        let house = account_with(&["one", "two"], |config| {
+            (config.attributes, config.write_back) = (AttributesConfig::Metadata, write_back);
+        });
+        let (one, two) = (house.bucket("one").await.unwrap(), house.bucket("two").await.unwrap());
+        let data = pattern(1, 6 << 20);
+        one.fake.put_with("large.bin", data.clone(), &[("x-amz-meta-by", "hand")]);
+        two.fake.put("old.txt", "replaced");
+        let from = one.open("large.bin", libc::O_RDONLY).await.unwrap();
+        let copy =
+            |to, range: (u64, u64), len| two.fs.copy_file_range(&one.fs, (from, range.0), (to, range.1), len);
+        let all = data.len() as u64;
+        house.fake.forget_calls();
+        for name in ["new.txt", "old.txt"] {
+            let to = match name {
+                "new.txt" => two.create(name, libc::O_WRONLY | libc::O_EXCL).await.unwrap(),
+                _ => two.open(name, libc::O_WRONLY | libc::O_TRUNC).await.unwrap(),
+            };
+            assert_eq!(copy(to, (0, 0), 1 << 30).await.unwrap(), all);
+            two.close(to).await.unwrap();
+            house.fs.flush_all().await;
+            let object = two.fake.object(name).unwrap();
+            assert!(object.data == data, "{name}");
+            let carried = (&*object.headers["content-type"], object.metadata.get("by"));
+            assert_eq!(carried, ("text/plain", None), "it is a new file, and no other");
+            assert_eq!(two.enter(name).await.unwrap().size, all);
+        }
+        let counts = house.fake.counts();
+        assert_eq!((counts["CopyObject"], counts.get("GetObject"), counts.get("PutObject")), (2, None, None));
+
+        // What the server does not copy the kernel does.
+        let to = two.open("new.txt", libc::O_RDWR).await.unwrap();
+        assert_eq!(errno(copy(to, (0, 0), 1 << 30).await), libc::EXDEV, "over what is there");
+        two.write(to, all, b" and more").await.unwrap();
+        two.close(to).await.unwrap();
+        house.fs.flush_all().await;
+        assert!(two.fake.data("new.txt") == [&data[..], b" and more"].concat());
+        let to = two.create("part", libc::O_WRONLY | libc::O_EXCL).await.unwrap();
+        for (range, len) in [((0, 0), all - 1), ((1, 0), all), ((0, 1), all)] {
+            assert_eq!(errno(copy(to, range, len).await), libc::EXDEV);
+        }
+        let denied = Fault::Error { status: 403, code: "AccessDenied" };
+        let refused = house.faults.plan(On::op("CopyObject").once(), denied);
+        assert_eq!(errno(copy(to, (0, 0), all).await), libc::EXDEV);
+        assert_eq!(refused.fired(), 1);
+        two.fake.put("part", "another host's");
+        assert_eq!(errno(copy(to, (0, 0), all).await), libc::EXDEV);
+        assert_eq!(two.fake.data("part"), "another host's", "O_EXCL is exclusive");
+        two.unlink("part").await.unwrap();
+        two.close(to).await.unwrap();
+        // What is being written has no object yet.
+        let writing = one.open("large.bin", libc::O_WRONLY).await.unwrap();
+        one.write(writing, 0, b"!").await.unwrap();
+        let to = two.create("of what is written", libc::O_WRONLY).await.unwrap();
+        assert_eq!(errno(copy(to, (0, 0), all).await), libc::EXDEV);
+        for (house, fh) in [(&two, to), (&one, writing), (&one, from)] {
+            house.close(fh).await.unwrap();
+        }
+    }
 }
 
 #[tokio::test]

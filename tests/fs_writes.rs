@@ -130,7 +130,8 @@ impl Run {
         let from = self.random.random_range(0..SOURCE_BYTES);
         let len = self.random.random_range(0..12 * MIB).min(self.len_max - to.min(self.len_max));
         let copied = self.house.fs.copy_file_range(
-            (ROOT_INO, self.source_fh, from as u64),
+            &self.house.fs,
+            (self.source_fh, from as u64),
             (self.fh, to as u64),
             len as u64,
         );
@@ -332,10 +333,10 @@ async fn a_copy_within_the_mount_is_made_by_the_server() {
     let (house, data) = stored(20 * MIB).await;
     let from = house.open("file", libc::O_RDONLY).await.unwrap();
     let to = house.create("copy", libc::O_WRONLY).await.unwrap();
-    let copied = house.fs.copy_file_range((ROOT_INO, from, 0), (to, 0), 1 << 30).await.unwrap();
+    let copied = house.fs.copy_file_range(&house.fs, (from, 0), (to, 0), 1 << 30).await.unwrap();
     assert_eq!(copied, data.len() as u64);
     assert_eq!(
-        house.fs.copy_file_range((ROOT_INO, from, copied), (to, copied), 1 << 30).await.unwrap(),
+        house.fs.copy_file_range(&house.fs, (from, copied), (to, copied), 1 << 30).await.unwrap(),
         0,
         "the end"
     );
@@ -346,7 +347,7 @@ async fn a_copy_within_the_mount_is_made_by_the_server() {
     assert_eq!(moved, (1, 0, 0, 0));
 
     let to = house.create("stale", libc::O_WRONLY).await.unwrap();
-    house.fs.copy_file_range((ROOT_INO, from, 0), (to, 0), 1 << 30).await.unwrap();
+    house.fs.copy_file_range(&house.fs, (from, 0), (to, 0), 1 << 30).await.unwrap();
     house.fake.put("file", "another");
     assert_eq!(errno(house.close(to).await), libc::ESTALE, "what is copied is what was seen");
     house.close(from).await.unwrap();
