@@ -2,7 +2,6 @@
 
 mod support;
 
-use pailfs::key::ROOT_INO;
 use support::bytes::{assert_same_bytes, pattern};
 use support::house::errno;
 use support::{House, On};

@@ -4,7 +4,6 @@
 
 mod support;
 
-use pailfs::key::ROOT_INO;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use support::bytes::{assert_same_bytes, pattern};
