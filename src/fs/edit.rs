@@ -138,7 +138,7 @@ impl Filesystem {
         let Node::File(info) = self.namespace.attributes(handle.ino).await?.node else { return Ok(None) };
         let seen = handle.reader().as_ref().is_none_or(|reader| reader.version.etag == info.etag);
         let key = self.namespace.key(handle.ino)?;
-        Ok(seen.then(|| Object { key, etag: info.etag, size: info.size }))
+        Ok(seen.then_some(Object { key, etag: info.etag, size: info.size }))
     }
 
     /// All of another bucket's object becomes all of a file in which nothing is yet: the server copies, and with that the
