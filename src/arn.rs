@@ -35,6 +35,7 @@ pub fn access_point(bucket: &str) -> Result<Option<AccessPoint<'_>>, &'static st
     let name = resource.strip_prefix("accesspoint").and_then(|rest| rest.strip_prefix([':', '/']));
     match (service, name) {
         ("s3-outposts", _) => Err("buckets on S3 Outposts cannot be reached"),
+        ("s3express", _) => Err("directory buckets (S3 Express One Zone) are not supported yet"),
         ("s3-object-lambda", _) => {
             Err("an Object Lambda access point is reached by its alias (…--ol-s3), not by its ARN")
         }
@@ -95,6 +96,7 @@ mod tests {
         for (arn, why) in [
             ("arn:aws:s3::123456789012:accesspoint:m.mrap", "SigV4A"),
             ("arn:aws:s3-outposts:us-west-2:123456789012:outpost", "Outposts"),
+            ("arn:aws:s3express:us-west-2:123456789012:accesspoint:x--usw2-az1--xa-s3", "not supported yet"),
             ("arn:aws:s3-object-lambda:us-west-2:123456789012:accesspoint:x", "--ol-s3"),
             ("arn:aws:s3:::bucket", "accesspoint/NAME"),
             ("arn:aws:s3:us-west-2:12:accesspoint:name", "accesspoint/NAME"),

@@ -253,9 +253,6 @@ impl Config {
         if self.as_of.is_some_and(|moment| moment > SystemTime::now()) {
             return bad("--as-of", "lies in the future");
         }
-        if self.as_of.is_some() && self.s3.bucket.is_empty() {
-            return bad("--as-of", "takes one bucket: s3:// shows all of them");
-        }
         if self.as_of.is_some() && !self.read_only {
             return bad("--as-of", "what was cannot be changed: the mount must be read-only");
         }
@@ -365,7 +362,10 @@ impl S3Config {
             return bad(ACCELERATE, "needs the bucket in the host, and --path-style puts it into the path");
         }
         if self.bucket.contains('.') {
-            return bad(ACCELERATE, format!("not for {}: its name holds a dot", self.bucket));
+            return bad(
+                ACCELERATE,
+                format!("not for {}: its name holds a dot; drop the option for it", self.bucket),
+            );
         }
         if self.bucket.starts_with("arn:") {
             return bad(ACCELERATE, "access points cannot be accelerated");
@@ -407,6 +407,16 @@ pub fn check_bucket_name(name: &str) -> Result<(), BadSetting> {
     }
     if name.ends_with("--op-s3") {
         return bad("BUCKET", format!("`{shown}`: buckets on S3 Outposts cannot be reached"));
+    }
+    // https://docs.aws.amazon.com/AmazonS3/latest/userguide/directory-buckets-overview.html
+    if ["--x-s3", "--xa-s3"].iter().any(|suffix| name.ends_with(suffix)) {
+        return bad(
+            "BUCKET",
+            format!(
+                "`{shown}`: directory buckets (S3 Express One Zone) are not supported yet; expected a general purpose \
+                 bucket: copy what you need into one, with `aws s3 cp --recursive`"
+            ),
+        );
     }
     if name.contains("..") {
         return expected("no two dots in a row");
@@ -515,12 +525,13 @@ mod tests {
 
     #[test]
     fn bucket_names() {
-        for good in ["abc", "my.bucket-1", "0ab", "name--usw2-az1--x-s3"] {
+        for good in ["abc", "my.bucket-1", "0ab", "name--ol-s3"] {
             assert_eq!(check_bucket(good), Ok(()), "{good}");
         }
         let long = "a".repeat(64);
-        for wrong in ["", "ab", "Upper", "a_b_c", "-abc", "abc.", "a..b", "10.0.0.1", "a b c", "añb", &long]
-        {
+        let express = ["name--usw2-az1--x-s3", "name--usw2-az1--xa-s3"];
+        let others = ["", "ab", "Upper", "a_b_c", "-abc", "abc.", "a..b", "10.0.0.1", "a b c", "añb", &long];
+        for wrong in others.into_iter().chain(express) {
             let e = check_bucket(wrong).unwrap_err().to_string();
             assert!(e.contains("expected"), "{wrong}: {e}");
         }

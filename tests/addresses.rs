@@ -119,6 +119,7 @@ const ROWS: &[Row] = &[
         "",
         Refused("Outposts"),
     ),
+    ("data--usw2-az1--x-s3", "us-west-2", &[], "", Refused("directory buckets")),
     ("arn:aws:s3:::data", "us-west-2", &[], "", Alike),
 ];
 

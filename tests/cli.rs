@@ -76,6 +76,23 @@ fn help_and_version() {
 }
 
 #[test]
+fn directory_buckets_are_refused_and_told_what_to_do() {
+    let bucket = "data--usw2-az1--x-s3";
+    let url = &format!("s3://{bucket}/key");
+    let dir = tempfile::tempdir().unwrap();
+    for args in [
+        &["mount", bucket, dir.path().to_str().unwrap()][..],
+        &["s3", "ls", url],
+        &["s3", "cp", "Cargo.toml", url],
+        &["s3", "cp", url, "/nonexistent/file"],
+        &["s3", "buckets", "create", &format!("s3://{bucket}")],
+        &["recover", bucket],
+    ] {
+        fails(args, &[bucket, "directory buckets", "not supported yet", "aws s3 cp"]);
+    }
+}
+
+#[test]
 fn help_of_mount_names_every_option_and_its_sources() {
     let help = stdout(&run(&["mount", "--help"]));
     for word in [

@@ -157,7 +157,9 @@ async fn what_is_set_later_is_one_copy_that_keeps_all_else() {
     let before = stat(&house, "file").await;
     house.fake.forget_calls();
     set(&house, "file", chmod(0o600)).await.unwrap();
-    assert_eq!(counts(&house), [("CopyObject", 1), ("GetObjectAcl", 1), ("HeadObject", 1)]);
+    let asked =
+        [("CopyObject", 1), ("GetBucketOwnershipControls", 1), ("GetObjectAcl", 1), ("HeadObject", 1)];
+    assert_eq!(counts(&house), asked);
     let object = house.fake.object("file").unwrap();
     assert_eq!(object.headers["content-type"], "text/x-log");
     assert_eq!(object.headers["cache-control"], "no-store");

@@ -5,9 +5,9 @@ mod support;
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use pailfs::config::Config;
+use pailfs::config::{AttributesConfig, Config};
 use pailfs::fs::Kernel;
 use pailfs::key::{ROOT_INO, bucket_root};
 use pailfs::namespace::Kind;
@@ -26,7 +26,11 @@ fn account_on(fake: FakeS3, change: impl FnOnce(&mut Config)) -> House {
 
 /// With these buckets, each with the object `dir/file`.
 fn account(names: &[&str]) -> House {
-    let house = account_on(FakeS3::new(), |_| {});
+    account_with(names, |_| {})
+}
+
+fn account_with(names: &[&str], change: impl FnOnce(&mut Config)) -> House {
+    let house = account_on(FakeS3::new(), change);
     for name in names {
         house.fake.create_bucket(name, "us-east-1");
         house.fake.within(name).put("dir/file", format!("of {name}"));
@@ -201,14 +205,71 @@ async fn beside_buckets_there_are_no_files_and_nothing_moves_between_them() {
     assert_eq!(errno(away), libc::EXDEV);
     assert_eq!(errno(one.fs.rename(one.root, dir, ROOT_INO, dir, 0).await), libc::EXDEV);
     assert_eq!(errno(house.fs.rename(ROOT_INO, OsStr::new("one"), two.root, file, 0).await), libc::EXDEV);
-    let (from, to) =
-        (one.enter("dir/file").await.unwrap(), two.create("copy", libc::O_WRONLY).await.unwrap());
-    // Handles of two buckets may have one number: which bucket it is of counts.
-    let copied = two.fs.copy_file_range((from.ino, to, 0), (to, 0), 100).await;
-    assert_eq!(errno(copied), libc::EXDEV);
-    two.close(to).await.unwrap();
     let of_none = house.fs.getxattr(ROOT_INO, OsStr::new("s3.location")).await;
     assert_eq!(errno(of_none), libc::ENODATA);
+}
+
+#[tokio::test]
+async fn the_server_copies_whole_objects_from_one_bucket_to_another() {
+    for write_back in [false, true] {
+        let house = account_with(&["one", "two"], |config| {
+            (config.attributes, config.write_back) = (AttributesConfig::Metadata, write_back);
+        });
+        let (one, two) = (house.bucket("one").await.unwrap(), house.bucket("two").await.unwrap());
+        let data = pattern(1, 6 << 20);
+        one.fake.put_with("large.bin", data.clone(), &[("x-amz-meta-by", "hand")]);
+        two.fake.put("old.txt", "replaced");
+        let from = one.open("large.bin", libc::O_RDONLY).await.unwrap();
+        let copy =
+            |to, range: (u64, u64), len| two.fs.copy_file_range(&one.fs, (from, range.0), (to, range.1), len);
+        let all = data.len() as u64;
+        house.fake.forget_calls();
+        for name in ["new.txt", "old.txt"] {
+            let to = match name {
+                "new.txt" => two.create(name, libc::O_WRONLY | libc::O_EXCL).await.unwrap(),
+                _ => two.open(name, libc::O_WRONLY | libc::O_TRUNC).await.unwrap(),
+            };
+            assert_eq!(copy(to, (0, 0), 1 << 30).await.unwrap(), all);
+            two.close(to).await.unwrap();
+            house.fs.flush_all().await;
+            let object = two.fake.object(name).unwrap();
+            assert!(object.data == data, "{name}");
+            let carried = (&*object.headers["content-type"], object.metadata.get("by"));
+            assert_eq!(carried, ("text/plain", None), "it is a new file, and no other");
+            assert_eq!(two.enter(name).await.unwrap().size, all);
+        }
+        let counts = house.fake.counts();
+        assert_eq!((counts["CopyObject"], counts.get("GetObject"), counts.get("PutObject")), (2, None, None));
+
+        // What the server does not copy the kernel does.
+        let to = two.open("new.txt", libc::O_RDWR).await.unwrap();
+        assert_eq!(errno(copy(to, (0, 0), 1 << 30).await), libc::EXDEV, "over what is there");
+        two.write(to, all, b" and more").await.unwrap();
+        two.close(to).await.unwrap();
+        house.fs.flush_all().await;
+        assert!(two.fake.data("new.txt") == [&data[..], b" and more"].concat());
+        let to = two.create("part", libc::O_WRONLY | libc::O_EXCL).await.unwrap();
+        for (range, len) in [((0, 0), all - 1), ((1, 0), all), ((0, 1), all)] {
+            assert_eq!(errno(copy(to, range, len).await), libc::EXDEV);
+        }
+        let denied = Fault::Error { status: 403, code: "AccessDenied" };
+        let refused = house.faults.plan(On::op("CopyObject").once(), denied);
+        assert_eq!(errno(copy(to, (0, 0), all).await), libc::EXDEV);
+        assert_eq!(refused.fired(), 1);
+        two.fake.put("part", "another host's");
+        assert_eq!(errno(copy(to, (0, 0), all).await), libc::EXDEV);
+        assert_eq!(two.fake.data("part"), "another host's", "O_EXCL is exclusive");
+        two.unlink("part").await.unwrap();
+        two.close(to).await.unwrap();
+        // What is being written has no object yet.
+        let writing = one.open("large.bin", libc::O_WRONLY).await.unwrap();
+        one.write(writing, 0, b"!").await.unwrap();
+        let to = two.create("of what is written", libc::O_WRONLY).await.unwrap();
+        assert_eq!(errno(copy(to, (0, 0), all).await), libc::EXDEV);
+        for (house, fh) in [(&two, to), (&one, writing), (&one, from)] {
+            house.close(fh).await.unwrap();
+        }
+    }
 }
 
 #[tokio::test]
@@ -383,6 +444,63 @@ async fn what_a_dead_mount_left_in_a_bucket_is_undone_before_that_is_used() {
     assert_eq!(uploads(&next, "two"), 1);
     next.fs.take_over().await.unwrap();
     until("it is gone from the one that nobody used", || uploads(&next, "two") == 0).await;
+}
+
+/// What leads into the bucket, or changes it, fails with this; the bucket beside it works.
+async fn is_not_used(house: &House, bucket: &str, expected: i32) {
+    assert_eq!(errno(house.bucket(bucket).await.map(|_| ())), expected);
+    let root = house.enter(bucket).await.unwrap().ino;
+    let fs = house.fs.of(root);
+    assert_eq!(errno(fs.lookup(root, OsStr::new("file")).await), expected);
+    let dir = fs.opendir(root).unwrap().fh;
+    assert_eq!(errno(fs.readdir(dir, 0, true, &mut |_| true).await), expected);
+    fs.releasedir(dir);
+    house.leave(root);
+}
+
+#[tokio::test]
+async fn a_bucket_whose_journal_cannot_be_taken_over_is_not_used() {
+    let staging = tempfile::tempdir().unwrap();
+    let mount = |fake: FakeS3| {
+        House::on(fake, |config| {
+            config.s3.bucket.clear();
+            config.staging.dir = staging.path().into();
+        })
+    };
+    let first = account_on(FakeS3::new(), |config| config.staging.dir = staging.path().into());
+    let fake = first.fake.clone();
+    for name in ["one", "two"] {
+        fake.create_bucket(name, "us-east-1");
+    }
+    let one = first.bucket("one").await.unwrap();
+    let fh = one.create("large", libc::O_WRONLY).await.unwrap();
+    one.write(fh, 0, &pattern(1, 12 << 20)).await.unwrap();
+    drop((first, one));
+    let mut journals = std::fs::read_dir(staging.path()).unwrap().map(|entry| entry.unwrap().path());
+    let journal = journals.find(|path| path.to_str().unwrap().contains("/one-")).unwrap();
+    let junk = journal.join("live/junk");
+    std::fs::write(&junk, "").unwrap();
+    let next = mount(fake.clone());
+    is_not_used(&next, "one", libc::EIO).await;
+    let root = next.enter("one").await.unwrap().ino;
+    let made = next.fs.of(root).create(root, OsStr::new("new"), libc::O_WRONLY | libc::O_CREAT, MAKER);
+    assert_eq!(errno(made.map(|_| ())), libc::EIO);
+    assert_eq!(errno(next.rmdir("one").await), libc::EIO);
+    next.bucket("two").await.unwrap().make("file", b"x").await.unwrap();
+    assert_eq!(fake.within("one").uploads().len(), 1, "nothing was looked after");
+    drop(next);
+    std::fs::remove_file(junk).unwrap();
+    let one = mount(fake).bucket("one").await.unwrap();
+    until("it is looked after", || one.fake.uploads().is_empty()).await;
+}
+
+#[tokio::test]
+async fn of_a_bucket_without_versions_nothing_is_shown_as_of_a_moment() {
+    let house = account_with(&["one"], |config| {
+        (config.as_of, config.read_only) = (Some(SystemTime::UNIX_EPOCH), true);
+    });
+    assert_eq!(house.names("").await, ["one"]);
+    is_not_used(&house, "one", libc::EOPNOTSUPP).await;
 }
 
 #[test]

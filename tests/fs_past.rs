@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use pailfs::key::past::names_key;
 use support::fake::{Logged, client_over};
 use support::house::errno;
@@ -20,12 +22,28 @@ fn listed(what: &str, id: &str) -> String {
 
 #[tokio::test]
 async fn where_the_server_knows_no_versions_there_are_none() {
-    let house = House::new();
-    house.fake.put("d/f", "x");
-    for path in [".versions", "d/.versions", "d/.versions/f"] {
-        assert_eq!(errno(house.enter(path).await), libc::ENOENT, "{path}");
+    for (ttl, asked) in [(3600, 1), (0, 3)] {
+        let house = House::with(|config| config.metadata_ttl = Duration::from_secs(ttl));
+        house.fake.put("d/f", "x");
+        for path in [".versions", "d/.versions", "d/.versions/f"] {
+            assert_eq!(errno(house.enter(path).await), libc::ENOENT, "{path}");
+        }
+        assert_eq!(house.fake.count("GetBucketVersioning"), asked, "believed for {ttl} s");
     }
-    assert!(house.fake.count("GetBucketVersioning") > 0);
+}
+
+#[tokio::test]
+async fn that_a_bucket_keeps_no_versions_is_believed_until_a_refresh() {
+    let house = House::new();
+    assert_eq!(errno(house.enter(".versions").await), libc::ENOENT);
+    let enabled = house.faults.plan(On::op("GetBucketVersioning"), Fault::garbage(ENABLED));
+    assert_eq!(errno(house.enter(".versions").await), libc::ENOENT);
+    house.refresh("").await;
+    for _ in 0..2 {
+        let versions = house.enter(".versions").await.unwrap();
+        house.leave(versions.ino);
+    }
+    assert_eq!((enabled.fired(), house.fake.count("GetBucketVersioning")), (1, 1));
 }
 
 #[tokio::test]

@@ -4,7 +4,6 @@
 
 mod support;
 
-use pailfs::key::ROOT_INO;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use support::bytes::{assert_same_bytes, pattern};
@@ -131,7 +130,8 @@ impl Run {
         let from = self.random.random_range(0..SOURCE_BYTES);
         let len = self.random.random_range(0..12 * MIB).min(self.len_max - to.min(self.len_max));
         let copied = self.house.fs.copy_file_range(
-            (ROOT_INO, self.source_fh, from as u64),
+            &self.house.fs,
+            (self.source_fh, from as u64),
             (self.fh, to as u64),
             len as u64,
         );
@@ -356,10 +356,10 @@ async fn a_copy_within_the_mount_is_made_by_the_server() {
     let (house, data) = stored(20 * MIB).await;
     let from = house.open("file", libc::O_RDONLY).await.unwrap();
     let to = house.create("copy", libc::O_WRONLY).await.unwrap();
-    let copied = house.fs.copy_file_range((ROOT_INO, from, 0), (to, 0), 1 << 30).await.unwrap();
+    let copied = house.fs.copy_file_range(&house.fs, (from, 0), (to, 0), 1 << 30).await.unwrap();
     assert_eq!(copied, data.len() as u64);
     assert_eq!(
-        house.fs.copy_file_range((ROOT_INO, from, copied), (to, copied), 1 << 30).await.unwrap(),
+        house.fs.copy_file_range(&house.fs, (from, copied), (to, copied), 1 << 30).await.unwrap(),
         0,
         "the end"
     );
@@ -370,7 +370,7 @@ async fn a_copy_within_the_mount_is_made_by_the_server() {
     assert_eq!(moved, (1, 0, 0, 0));
 
     let to = house.create("stale", libc::O_WRONLY).await.unwrap();
-    house.fs.copy_file_range((ROOT_INO, from, 0), (to, 0), 1 << 30).await.unwrap();
+    house.fs.copy_file_range(&house.fs, (from, 0), (to, 0), 1 << 30).await.unwrap();
     house.fake.put("file", "another");
     assert_eq!(errno(house.close(to).await), libc::ESTALE, "what is copied is what was seen");
     house.close(from).await.unwrap();
@@ -552,8 +552,8 @@ async fn what_is_in_memory_or_sent_or_linked_is_data() {
     assert_eq!(pieces(&house, fh).await, [(true, 12 * MIB as u64)]);
     house.close(fh).await.unwrap();
     let fh = house.open("file", libc::O_RDWR | libc::O_TRUNC).await.unwrap();
-    let (from, to) = ((ROOT_INO, source, 0), (fh, 7 * MIB as u64));
-    assert_eq!(house.fs.copy_file_range(from, to, 6 * MIB as u64).await.unwrap(), 6 * MIB as u64);
+    let (from, to) = ((source, 0), (fh, 7 * MIB as u64));
+    assert_eq!(house.fs.copy_file_range(&house.fs, from, to, 6 * MIB as u64).await.unwrap(), 6 * MIB as u64);
     let linked = [(false, 7 * MIB as u64), (true, 13 * MIB as u64)];
     assert_eq!(pieces(&house, fh).await, linked);
     house.close(fh).await.unwrap();

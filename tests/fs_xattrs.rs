@@ -6,8 +6,8 @@ use std::ffi::OsStr;
 
 use pailfs::config::AttributesConfig;
 use pailfs::error::Error;
+use support::House;
 use support::house::errno;
-use support::{Fault, House, On};
 
 fn keeping() -> House {
     House::with(|config| config.attributes = AttributesConfig::Metadata)
@@ -162,33 +162,6 @@ async fn s3s_own_are_told_and_set() {
         assert_eq!(errno(set(&house, "d/file", "s3.restore", "soon").await), libc::EINVAL);
         assert_eq!(errno(set(&house, "", "s3.location", "here").await), libc::EPERM);
         assert_eq!(house.cat("d/file").await.unwrap(), b"bytes");
-    }
-}
-
-#[tokio::test]
-async fn an_acl_outlives_a_copy_of_the_object_onto_itself() {
-    let public = "<Grant><Grantee><URI>all</URI></Grantee><Permission>READ</Permission></Grant>";
-    for acl in [None, Some("public-read".to_string())] {
-        let named = acl.is_some();
-        let house = House::with(|config| config.s3.requests.acl = acl);
-        house.fake.put("granted", "bytes");
-        house.fake.grant("granted", public);
-        house.fake.put("plain", "bytes");
-        for file in ["granted", "plain"] {
-            house.fake.forget_calls();
-            set(&house, file, "s3.storage-class", "STANDARD_IA").await.unwrap();
-            assert_eq!(house.fake.object(file).unwrap().headers["x-amz-storage-class"], "STANDARD_IA");
-            let again = house.fake.count("PutObjectAcl");
-            // With --acl the copy has that one: then what it was is said again, too.
-            assert_eq!((house.fake.count("GetObjectAcl"), again == 1), (1, named || file == "granted"));
-        }
-        assert_eq!(house.fake.object("granted").unwrap().grants.as_deref(), Some(public));
-        let told = get(&house, "granted", "s3.acl").await.unwrap();
-        assert!(told.contains(public), "{told}");
-        // Who may not read the ACL may change the rest.
-        house.faults.plan(On::op("GetObjectAcl"), Fault::Error { status: 403, code: "AccessDenied" });
-        set(&house, "granted", "s3.cache-control", "no-store").await.unwrap();
-        assert_eq!(house.fake.object("granted").unwrap().grants, None);
     }
 }
 

@@ -58,8 +58,20 @@ fn every_bucket_is_a_directory(kind: Kind) {
     let known = time::OffsetDateTime::parse(&created(&mut boto, &one).unwrap(), &format).unwrap();
     assert_eq!(shown.unix_timestamp(), known.unix_timestamp(), "when the bucket was made");
 
-    // From one bucket to the other, by copy and by move.
+    // From one bucket to the other, by copy and by move; a whole object by the server.
     let (from, to) = (mount.path(&one), mount.path(&two));
+    let large = pattern(3, 9 << 20);
+    boto.put(&one, "large", &large);
+    assert_eq!(fs::copy(from.join("large"), to.join("copied")).unwrap(), 9 << 20);
+    assert_same_bytes(&boto.get(&two, "copied"), &large, "copied");
+    let etag = |boto: &mut Boto, bucket: &str, key: &str| {
+        boto.call("head_object", &json!({ "Bucket": bucket, "Key": key }))["ETag"].clone()
+    };
+    // Sent from here it would have two parts, and the ETag of these.
+    assert_eq!(etag(&mut boto, &one, "large"), etag(&mut boto, &two, "copied"));
+    for path in [from.join("large"), to.join("copied")] {
+        fs::remove_file(path).unwrap();
+    }
     let said = program("cp", &["-r"], &[&from.join("dir"), &to.join("copy")]);
     assert!(said.status.success(), "{said:?}");
     assert_eq!(boto.get(&two, "copy/file"), b"of one");

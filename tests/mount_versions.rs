@@ -324,6 +324,53 @@ fn moto_as_of() {
     as_of(Kind::Moto);
 }
 
+/// Within a bucket of an account's mount all is as on a mount of it.
+fn of_an_account(kind: Kind) {
+    let server = shared(kind);
+    let (bucket, mut boto) = versioned(server, "of-account");
+    let plain = server.bucket("of-account-plain");
+    boto.put(&plain, "f", b"bytes");
+    boto.put(&bucket, "d/f", b"1");
+    let moment = now();
+    next_second();
+    boto.put(&bucket, "d/f", b"22");
+    boto.put(&bucket, "later", b"x");
+
+    let mount = Options::new(server, "s3://").arg("--allow-version-delete").mount();
+    let within = |path: &str| mount.path(&bucket).join(path);
+    assert_eq!(shown(&within("d/.versions/f")), versions(&mut boto, &bucket, "d/f"));
+    assert_eq!(names(within(".versions")), ["later"]);
+    for path in [mount.path(".versions"), mount.path(&plain).join(".versions")] {
+        assert_eq!(errno(std::fs::metadata(path)), libc::ENOENT);
+    }
+    let [old, new]: [String; 2] = names(within("d/.versions/f")).try_into().unwrap();
+    assert_eq!(std::fs::read(within("d/.versions/f").join(&new)).unwrap(), b"22");
+    std::fs::copy(within("d/.versions/f").join(&old), within("d/f")).unwrap();
+    assert_eq!(boto.get(&bucket, "d/f"), b"1", "as it was");
+    std::fs::remove_file(within("d/.versions/f").join(&new)).unwrap();
+    assert_eq!(versions(&mut boto, &bucket, "d/f").len(), 2, "one was made, one is gone for good");
+    mount.umount();
+
+    let mount = Options::new(server, "s3://").args(["--as-of", &moment]).mount();
+    assert_eq!(tree(&mount.path(&bucket)), BTreeMap::from([("d/f".to_string(), b"1".to_vec())]));
+    assert!(names(&mount.dir).contains(&plain));
+    assert_eq!(errno(std::fs::read_dir(mount.path(&plain)).unwrap().next().unwrap()), libc::EOPNOTSUPP);
+    assert_eq!(errno(std::fs::metadata(mount.path(&plain).join("f"))), libc::EOPNOTSUPP);
+    assert!(mount.log_text().contains("keeps no versions"), "{}", mount.log_text());
+    assert_eq!(errno(std::fs::create_dir(mount.path("a-new-bucket"))), libc::EROFS);
+    mount.umount();
+}
+
+#[test]
+fn seaweedfs_of_an_account() {
+    of_an_account(Kind::SeaweedFs);
+}
+
+#[test]
+fn moto_of_an_account() {
+    of_an_account(Kind::Moto);
+}
+
 #[test]
 fn moto_as_of_wants_versions() {
     let server = shared(Kind::Moto);

@@ -85,15 +85,28 @@ impl Filesystem {
     }
 
     /// Waits until what mounts that died had begun in this bucket is finished or undone.
-    pub async fn ready(&self) {
-        self.taken_over.get_or_init(|| self.take_over_bucket()).await;
+    ///
+    /// Errors: why the bucket cannot be used, as a mount of it alone would say at its start. What may pass is tried again
+    /// by the next one who asks.
+    pub async fn ready(&self) -> Result<(), Error> {
+        let make_ready = || async {
+            match self.make_ready().await {
+                Err(e) if e.is_passing() => Err(e),
+                made => Ok(made),
+            }
+        };
+        self.readiness.get_or_try_init(make_ready).await?.clone()
     }
 
-    async fn take_over_bucket(&self) {
-        if let Err(e) = self.take_over_own().await {
-            let bucket = self.client.bucket();
-            tracing::error!(bucket, "what an earlier mount had begun is not looked after: {e}");
+    async fn make_ready(&self) -> Result<(), Error> {
+        if self.config.read_only {
+            return self.check_as_of().await;
         }
+        self.take_over_own().await.map_err(|e| {
+            let bucket = self.client.bucket();
+            tracing::error!(bucket, "not used until it is mounted anew: {e}");
+            Error::Io(format!("what an earlier mount had begun in {bucket} is not looked after: {e}"))
+        })
     }
 
     /// Goes through the buckets in which a mount that died left anything.
@@ -105,7 +118,8 @@ impl Filesystem {
         for bucket in left.unwrap_or_default() {
             match self.namespace.lookup(ROOT_INO, &bucket).await {
                 Ok(entry) => {
-                    self.of(entry.ino).ready().await;
+                    // Why not is in the log.
+                    _ = self.of(entry.ino).ready().await;
                     self.forget(entry.ino, 1);
                 }
                 Err(e) => {
@@ -174,10 +188,9 @@ impl Filesystem {
             kernel: self.kernel.clone(),
         };
         let (numbers, runtime) = (Numbers::within(name, root), self.runtime.clone());
-        let taken_over = if config.read_only { OnceCell::new_with(Some(())) } else { OnceCell::new() };
         let since = self.namespace.created(name).unwrap_or(self.since);
         let fs = Filesystem::assemble(config, client, numbers, disk, journal, runtime, shared);
-        Ok(Arc::new_cyclic(|me| Filesystem { taken_over, since, me: me.clone(), ..fs }))
+        Ok(Arc::new_cyclic(|me| Filesystem { readiness: OnceCell::new(), since, me: me.clone(), ..fs }))
     }
 
     /// Closes buckets nobody uses where too many are open, the least recently used first; if there are none, asks the
@@ -273,7 +286,7 @@ impl Filesystem {
 
     async fn remove_bucket_at(&self, buckets: &Buckets, ino: u64, name: &str) -> Result<(), Error> {
         let bucket = self.opened(buckets, key::bucket_root(ino)).ok_or(Error::NotFound)?;
-        bucket.ready().await;
+        bucket.ready().await?;
         bucket.vacate().await?;
         match self.client.beside(name)?.delete_bucket().await {
             Ok(()) => {}

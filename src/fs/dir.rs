@@ -157,6 +157,7 @@ impl Filesystem {
         plus: bool,
         take: &mut (dyn FnMut(DirItem<'_>) -> bool + Send),
     ) -> Result<(), Error> {
+        self.ready().await?;
         let handle = self.handles.dir(fh)?;
         let mut listing = handle.listing.lock().await;
         self.rewind(&handle, &mut listing, cookie);

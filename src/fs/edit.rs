@@ -6,9 +6,11 @@
 use std::sync::Arc;
 
 use super::Filesystem;
-use crate::config::PART_BYTES_MIN;
+use super::handles::FileHandle;
+use crate::config::{COPY_BYTES_MAX, PART_BYTES_MIN};
 use crate::error::Error;
 use crate::namespace::{FileInfo, Node};
+use crate::s3::CopySource;
 use crate::write::{Object, Seek};
 
 /// What is copied at a time where the server cannot, in bytes.
@@ -96,39 +98,40 @@ impl Filesystem {
         }
     }
 
-    /// `copy_file_range(2)`, from an inode's handle and offset. Answers how many bytes were copied: none at the source's
-    /// end.
+    /// `copy_file_range(2)`, from a handle and offset of `source`, which may be another bucket. Answers how many bytes were
+    /// copied: none at the source's end.
     ///
-    /// Errors: [`Error::CrossDevice`] from another bucket: the kernel copies by itself.
+    /// Errors: [`Error::CrossDevice`] for what the server does not copy from another bucket: the kernel copies by itself.
     pub async fn copy_file_range(
         &self,
-        (ino, fh, offset): (u64, u64, u64),
+        source: &Filesystem,
+        (fh, offset): (u64, u64),
         (to_fh, to_offset): (u64, u64),
         len: u64,
     ) -> Result<u64, Error> {
-        if !self.namespace.holds(ino) {
-            return Err(Error::CrossDevice("from another bucket"));
-        }
-        let from = self.handles.file(fh)?;
+        let from = source.handles.file(fh)?;
         let to = self.writable_handle(to_fh)?;
+        if !self.namespace.holds(from.ino) {
+            let whole = (offset, to_offset) == (0, 0);
+            let object = source.object_of(&from).await?.filter(|object| whole && object.size <= len);
+            return match object {
+                Some(object) => self.copy_from_beside(source.client.bucket(), object, &to).await,
+                None => Err(Error::CrossDevice("a part of a file, from another bucket")),
+            };
+        }
         let writer = {
             let _pass = self.pass_file(to.ino).await;
             self.writer_to_go_on(&to).await?
         };
-        // What is being written has no object yet that the server could copy, and a handle reads one version.
         if from.ino != to.ino
-            && self.handles.writer(from.ino).is_none()
-            && let Node::File(info) = self.namespace.attributes(from.ino).await?.node
+            && let Some(object) = self.object_of(&from).await?
         {
-            let len = len.min(info.size.saturating_sub(offset));
-            let seen = from.reader().as_ref().is_none_or(|reader| reader.version.etag == info.etag);
-            if seen && len >= PART_BYTES_MIN {
-                let key = self.namespace.key(from.ino)?;
-                let object = Arc::new(Object { key, etag: info.etag, size: info.size });
-                if writer.link(to_offset..to_offset + len, object, offset).await? {
-                    self.changed(to.ino, &writer).await;
-                    return Ok(len);
-                }
+            let len = len.min(object.size.saturating_sub(offset));
+            if len >= PART_BYTES_MIN
+                && writer.link(to_offset..to_offset + len, Arc::new(object), offset).await?
+            {
+                self.changed(to.ino, &writer).await;
+                return Ok(len);
             }
         }
         let mut copied = 0;
@@ -145,5 +148,41 @@ impl Filesystem {
             }
         }
         Ok(copied)
+    }
+
+    /// What the server has of what a handle reads. None: it is being written, and has no object yet that the server could
+    /// copy; or the handle reads another version, for it reads one alone.
+    async fn object_of(&self, handle: &FileHandle) -> Result<Option<Object>, Error> {
+        if self.handles.writer(handle.ino).is_some() {
+            return Ok(None);
+        }
+        let Node::File(info) = self.namespace.attributes(handle.ino).await?.node else { return Ok(None) };
+        let seen = handle.reader().as_ref().is_none_or(|reader| reader.version.etag == info.etag);
+        let key = self.namespace.key(handle.ino)?;
+        Ok(seen.then_some(Object { key, etag: info.etag, size: info.size }))
+    }
+
+    /// All of another bucket's object becomes all of a file in which nothing is yet: the server copies, and with that the
+    /// file is published. A copy that waits to be published would have to follow what becomes of its source in every
+    /// bucket.
+    async fn copy_from_beside(&self, bucket: &str, object: Object, to: &FileHandle) -> Result<u64, Error> {
+        let _pass = self.pass_file(to.ino).await;
+        let writer = self.writer_to_go_on(to).await?;
+        self.make_way(to.ino, &writer).await;
+        let Object { key, etag, size } = object;
+        let source = CopySource { bucket: bucket.into(), key, if_match: Some(etag), ..CopySource::default() };
+        let copied = match size {
+            1..=COPY_BYTES_MAX => writer.publish_copy(&source, size).await,
+            _ => Ok(None),
+        };
+        match copied {
+            Ok(Some(published)) => self.published(to.ino, &writer, published).await.map(|()| size),
+            Err(e) if e.is_passing() => Err(e),
+            Ok(None) => Err(Error::CrossDevice("from another bucket, into what is written already")),
+            Err(e) => {
+                tracing::info!("copied by this host, for the server does not: {e}");
+                Err(Error::CrossDevice("from another bucket"))
+            }
+        }
     }
 }

@@ -257,7 +257,12 @@ impl Filesystem {
         change(&mut headers)?;
         // Nothing need be copied of an empty one; and SeaweedFS, which finds no marker to copy, drops what it carries.
         let noted = match head.filter(|head| head.size > 0) {
-            Some(head) => self.copy_onto_itself(&dir, &head, &headers).await.map(|_| None)?,
+            Some(head) => {
+                let acl = self.client.acl_to_keep(ObjectId::current(&dir)).await?;
+                self.copy_onto_itself(&dir, &head, &headers).await?;
+                self.client.put_acl_again(ObjectId::current(&dir), acl).await?;
+                None
+            }
             None => match self.note_directory(&dir, &headers, true) {
                 None => self.put_marker(&dir, &headers).await.map(|()| None)?,
                 noted => noted,
@@ -274,7 +279,7 @@ impl Filesystem {
 
     /// Puts a marker for what it carries.
     pub(super) async fn put_marker(&self, dir: &str, headers: &ObjectHeaders) -> Result<(), Error> {
-        markers::put(&self.client, dir, headers).await?;
+        markers::put_anew(&self.client, dir, headers).await?;
         let kept = self.client.head_object(dir).await?.metadata;
         match headers.metadata.iter().all(|said| kept.contains(said)) {
             true => Ok(()),

@@ -40,6 +40,7 @@ impl Filesystem {
     /// Counts one reference of the kernel.
     pub async fn lookup(&self, parent: u64, name: &OsStr) -> Result<Attr, Error> {
         let name = old_name(name)?;
+        self.ready().await?;
         let entry = match self.namespace.lookup(parent, name).await {
             Err(Error::NotFound) => self.lookup_versions(parent, name).await?,
             found => found?,

@@ -124,8 +124,8 @@ pub struct Filesystem {
     copies: Copies,
     keeps_versions: KeepsVersions,
     journal: Arc<Journal>,
-    /// What mounts that died had begun is finished or undone.
-    taken_over: OnceCell<()>,
+    /// Of a bucket in an account: whether it can be used, or why not.
+    readiness: OnceCell<Result<(), Error>>,
     /// Directories have no time in S3; they show the mount's, on a mount of an account their bucket's.
     since: SystemTime,
     kernel: Caches,
@@ -207,7 +207,7 @@ impl Filesystem {
             copies,
             keeps_versions: KeepsVersions::default(),
             journal,
-            taken_over: OnceCell::new_with(Some(())),
+            readiness: OnceCell::new_with(Some(Ok(()))),
             since: SystemTime::now(),
             kernel,
             runtime,
@@ -232,12 +232,17 @@ impl Filesystem {
             return self.probe_account().await;
         }
         self.client.head_bucket().await?;
-        if self.config.as_of.is_some() && !self.client.keeps_versions().await? {
-            return Err(Error::NotSupported("--as-of, for this bucket keeps no versions, and never did"));
-        }
+        self.check_as_of().await?;
         let query =
             ListObjectsV2 { prefix: self.config.prefix.clone(), max_keys: Some(1), ..Default::default() };
         self.client.list_objects_v2(&query).await?;
+        Ok(())
+    }
+
+    async fn check_as_of(&self) -> Result<(), Error> {
+        if self.config.as_of.is_some() && !self.client.keeps_versions().await? {
+            return Err(Error::NotSupported("--as-of, for this bucket keeps no versions, and never did"));
+        }
         Ok(())
     }
 
@@ -376,7 +381,11 @@ impl Filesystem {
     /// Whether what is at an inode, or in it, may be changed.
     fn check_writable(&self, ino: u64) -> Result<(), Error> {
         let fixed = self.config.read_only || self.namespace.is_past(ino);
-        if fixed { Err(Error::ReadOnly) } else { Ok(()) }
+        match self.readiness.get() {
+            _ if fixed => Err(Error::ReadOnly),
+            Some(ready) => ready.clone(),
+            None => Ok(()),
+        }
     }
 }
 

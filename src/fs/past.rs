@@ -6,16 +6,34 @@
 //! Must never know: how a version is asked for (`s3::past` does, by its key).
 
 use std::ffi::OsStr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use super::{Filesystem, old_name};
 use crate::error::Error;
 use crate::key::{self, past};
 use crate::namespace::Entry;
 
-/// Whether the bucket is known to keep versions, which does not end.
+/// Whether the bucket keeps versions, and when it was asked: that it does, does not end.
 #[derive(Default)]
-pub(super) struct KeepsVersions(AtomicBool);
+pub(super) struct KeepsVersions(Mutex<Option<(bool, Instant)>>);
+
+impl KeepsVersions {
+    fn known(&self, ttl: Duration) -> Option<bool> {
+        let (keeps, asked) = (*self.lock())?;
+        (keeps || asked.elapsed() < ttl).then_some(keeps)
+    }
+
+    /// It is asked anew.
+    pub fn forget(&self) {
+        *self.lock() = None;
+    }
+
+    /// Held for an instant only, nothing under it.
+    fn lock(&self) -> MutexGuard<'_, Option<(bool, Instant)>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
 
 impl Filesystem {
     /// What a name in a directory leads to that S3 has nothing at: its versions, where they are asked for by their
@@ -31,11 +49,13 @@ impl Filesystem {
     }
 
     async fn keeps_versions(&self) -> Result<bool, Error> {
-        let KeepsVersions(known) = &self.keeps_versions;
-        if !known.load(Ordering::Relaxed) {
-            known.store(self.client.keeps_versions().await?, Ordering::Relaxed);
+        if let Some(keeps) = self.keeps_versions.known(self.config.metadata_ttl) {
+            return Ok(keeps);
         }
-        Ok(known.load(Ordering::Relaxed))
+        let asked = Instant::now();
+        let keeps = self.client.keeps_versions().await?;
+        *self.keeps_versions.lock() = Some((keeps, asked));
+        Ok(keeps)
     }
 
     /// Removes a version for good, or a delete marker.

@@ -52,6 +52,7 @@ impl Filesystem {
 
     async fn refresh_own(&self, ino: u64) -> Result<(), Error> {
         let known = self.namespace.refresh_below(ino)?;
+        self.keeps_versions.forget();
         let Some(kernel) = self.kernel.get() else { return Ok(()) };
         let forgotten = self.runtime.spawn_blocking(move || {
             known.iter().for_each(|(.., ino)| kernel.forget_attributes(*ino));

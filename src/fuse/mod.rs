@@ -61,7 +61,8 @@ impl Door {
     {
         let fs = self.fs.of(ino.0);
         let mut operation = Box::pin(async move {
-            fs.ready().await;
+            // Where it is not, what leads into the bucket or changes it says why.
+            _ = fs.ready().await;
             fs.in_place(ino.0).await;
             operation(fs).await;
         });
@@ -391,8 +392,9 @@ impl fuser::Filesystem for Door {
     ) {
         // The answer has 32 bits for it.
         let len = len.min(u64::from(u32::MAX - REQUEST_BYTES_MAX));
+        let source = self.fs.of(ino_in.0);
         self.run(ino_out, move |fs| async move {
-            match fs.copy_file_range((ino_in.0, fh_in.0, offset_in), (fh_out.0, offset_out), len).await {
+            match fs.copy_file_range(&source, (fh_in.0, offset_in), (fh_out.0, offset_out), len).await {
                 Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
                 Err(e) => reply.error(refuse(&fs, "copy_file_range", ino_out, None, &e)),
             }

@@ -5,11 +5,13 @@
 //! document that was asked for; no server is asked to delete a document that it does not show.
 //! Must never know: what a document means (but tags), how people write it.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use http::{HeaderValue, Method, header};
 
 use super::xml::{self, Element};
-use super::{ObjectId, R, S3Client, call_on, payload, set_document};
+use super::{ObjectId, R, S3Client, call, call_on, payload, set_document};
 use crate::aws::retry::Call;
 use crate::error::S3ErrorKind;
 
@@ -243,12 +245,20 @@ impl S3Client {
         self.put_checked(&call).await
     }
 
-    /// The ACL of an object, for a copy onto itself, which takes it away: none where S3 gives the copy the same, or does
-    /// not tell (the server knows no ACLs, or one may not read them).
+    /// The ACL of an object that is about to be copied or put again, which takes it away: none where S3 gives the copy the
+    /// same, or does not tell (there is no such object, the server knows no ACLs, or one may not read them).
     pub async fn acl_to_keep(&self, object: ObjectId<'_>) -> R<Option<Bytes>> {
+        if !self.has_acls().await {
+            return Ok(None);
+        }
         let acl = match self.get_document(Document::Acl, Some(object)).await {
             Ok(acl) => acl,
-            Err(e) if matches!(e.kind, S3ErrorKind::AccessDenied | S3ErrorKind::NotImplemented) => {
+            Err(e) if e.kind == S3ErrorKind::NoSuchKey => return Ok(None),
+            Err(e) if e.kind == S3ErrorKind::NotImplemented => {
+                self.inner.acls_refused.store(true, Ordering::Relaxed);
+                return Ok(None);
+            }
+            Err(e) if e.kind == S3ErrorKind::AccessDenied => {
                 tracing::info!("an ACL cannot be read, so it cannot be kept: {e}");
                 return Ok(None);
             }
@@ -259,12 +269,39 @@ impl S3Client {
         Ok(Some(acl).filter(|_| named_otherwise || !is_default))
     }
 
-    /// Gives an object the ACL again that [`S3Client::acl_to_keep`] told.
+    /// Gives an object, or a copy of it, the ACL that [`S3Client::acl_to_keep`] told. What S3 refuses to set is said in the
+    /// log: who may copy an object need not be allowed to, nor say what another account's ACL said.
     pub async fn put_acl_again(&self, object: ObjectId<'_>, acl: Option<Bytes>) -> R<()> {
-        match acl {
-            Some(acl) => self.put_document(Document::Acl, Some(object), acl).await,
-            None => Ok(()),
+        use S3ErrorKind::{AccessDenied, BadDocument, NotImplemented};
+        let Some(acl) = acl else { return Ok(()) };
+        match self.put_document(Document::Acl, Some(object), acl).await {
+            Err(e) if matches!(e.kind, AccessDenied | BadDocument | NotImplemented) => {
+                tracing::warn!("an ACL is not kept, for S3 does not take it: {e}");
+                Ok(())
+            }
+            put => put,
         }
+    }
+
+    /// Whether objects here may have ACLs of their own. The bucket is asked once: most are the bucket owner's with all that
+    /// is in them (`BucketOwnerEnforced`), and then no object need be asked.
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/about-object-ownership.html>
+    async fn has_acls(&self) -> bool {
+        if self.inner.acls_refused.load(Ordering::Relaxed) {
+            return false;
+        }
+        let asked = || async {
+            let mut call = call("GetBucketOwnershipControls", Method::GET, None);
+            call.query.push(("ownershipControls", "".into()));
+            match self.send(&call).await {
+                Ok((answer, _)) => !is_owner_enforced(&xml::parse(&answer.body).unwrap_or_default()),
+                Err(e) => {
+                    tracing::debug!("each object is asked for its ACL: {e}");
+                    true
+                }
+            }
+        };
+        *self.inner.has_acls.get_or_init(asked).await
     }
 
     /// None at all: no tags, whichever way the server says so.
@@ -307,6 +344,11 @@ impl S3Client {
             }
         }
     }
+}
+
+fn is_owner_enforced(controls: &Element) -> bool {
+    let mut rules = controls.children("Rule");
+    rules.any(|rule| rule.text_of("ObjectOwnership") == Some("BucketOwnerEnforced"))
 }
 
 /// Whether all an ACL allows is everything, to the owner.

@@ -47,6 +47,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use tokio::sync::OnceCell;
 
 use self::payload::Protection;
 use self::requests::Standing;
@@ -86,6 +87,10 @@ struct Inner {
     checksums_refused: AtomicBool,
     /// The server does not know DeleteObjects.
     batches_refused: AtomicBool,
+    /// The server does not know ACLs of objects.
+    acls_refused: AtomicBool,
+    /// Whether the bucket lets objects have ACLs, once it was asked.
+    has_acls: OnceCell<bool>,
 }
 
 impl S3Client {
@@ -156,6 +161,8 @@ impl S3Client {
                 as_of: None,
                 checksums_refused: AtomicBool::new(false),
                 batches_refused: AtomicBool::new(false),
+                acls_refused: AtomicBool::new(false),
+                has_acls: OnceCell::new(),
             }),
         }
     }
@@ -193,6 +200,8 @@ impl S3Client {
                 standing: inner.standing.clone(),
                 checksums_refused: AtomicBool::new(inner.checksums_refused.load(Ordering::Relaxed)),
                 batches_refused: AtomicBool::new(inner.batches_refused.load(Ordering::Relaxed)),
+                acls_refused: AtomicBool::new(inner.acls_refused.load(Ordering::Relaxed)),
+                has_acls: OnceCell::new(),
             }),
         }
     }

@@ -550,7 +550,7 @@ impl Content {
     }
 
     /// The file is exactly this object, and goes on at its end.
-    fn rest_on(&mut self, object: Object) {
+    pub fn rest_on(&mut self, object: Object) {
         self.tail = Chunks::default();
         self.tail_start = object.size;
         self.base_end = object.size;

@@ -17,7 +17,7 @@ use super::recover;
 use super::upload::{Uploads, abort};
 use crate::error::{Error, S3Error};
 use crate::journal::{Base, Intent, Journal, Kept, KeptItem, Open};
-use crate::s3::{ObjectHeaders, S3Client};
+use crate::s3::{ObjectHeaders, ObjectId, S3Client};
 
 /// How far the server's clock may be from ours, with how long a request may take.
 const CLOCK_SLACK: Duration = Duration::from_secs(300);
@@ -107,6 +107,8 @@ async fn finish_file(
     let Some(original) = original else { return Ok(copied) };
     let moved = original.etag == etag && is_copy(&original, &copy);
     if moved {
+        let acl = client.acl_to_keep(ObjectId::current(from)).await?;
+        client.put_acl_again(ObjectId::current(to), acl).await?;
         remove(client, from, keep).await?;
     }
     Ok(moved)
@@ -267,7 +269,7 @@ async fn make_directory(uploads: &Uploads, key: &str, told: Vec<&Open>) {
             return Ok(());
         }
         let headers = ObjectHeaders { metadata: metadata.clone(), ..markers::headers() };
-        markers::put(&uploads.client, key, &headers).await
+        markers::put_anew(&uploads.client, key, &headers).await
     };
     let made = made.await;
     for open in told {

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use crate::config::LIST_PAGE_KEYS_MAX;
 use crate::error::S3Error;
-use crate::s3::{ListObjectsV2, ObjectHeaders, Precondition, S3Client};
+use crate::s3::{ListObjectsV2, ObjectHeaders, ObjectId, Precondition, S3Client};
 
 /// Keys that [`Contents::of`] can look past, at most: they, the marker and one more fill a page.
 pub const KEYS_BUT_MAX: usize = LIST_PAGE_KEYS_MAX as usize - 2;
@@ -46,6 +46,14 @@ impl Contents {
 pub async fn put(client: &S3Client, dir: &str, headers: &ObjectHeaders) -> Result<(), S3Error> {
     client.put_object(dir, Vec::new(), headers, &Precondition::None).await?;
     Ok(())
+}
+
+/// Writes the marker of a directory that has one, perhaps with an ACL of its own, which stays.
+pub async fn put_anew(client: &S3Client, dir: &str, headers: &ObjectHeaders) -> Result<(), S3Error> {
+    let marker = ObjectId::current(dir);
+    let acl = client.acl_to_keep(marker).await?;
+    put(client, dir, headers).await?;
+    client.put_acl_again(marker, acl).await
 }
 
 /// What a marker carries where nobody says more.

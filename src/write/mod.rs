@@ -53,7 +53,7 @@ use crate::attr::Attributes;
 use crate::cache::{Budget, PartCache, Permit};
 use crate::config::PART_BYTES_MIN;
 use crate::error::Error;
-use crate::s3::{ObjectHeaders, Precondition};
+use crate::s3::{CopySource, ObjectHeaders, Precondition};
 use content::Content;
 use plan::{Ladder, Place};
 use publish::State;
@@ -340,6 +340,13 @@ impl Writer {
         state.content.link(range, Place { object, offset })?;
         state.wrote();
         Ok(true)
+    }
+
+    /// Publishes the file as a copy of an object of `size` bytes, at once. None where anything is in it already.
+    pub async fn publish_copy(&self, source: &CopySource, size: u64) -> Result<Option<Published>, Error> {
+        let mut state = self.state.lock().await;
+        state.check()?;
+        state.publish_copy(&self.writes, source, size).await
     }
 
     /// Sets the length. To zero: the file begins anew, also after a failure.

@@ -8,13 +8,14 @@
 use std::collections::HashMap;
 
 use futures_util::stream::FuturesUnordered;
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future, stream};
 
 use super::upload::{self, Uploads};
 use crate::config::{COPY_BYTES_MAX, KEY_BYTES_MAX};
 use crate::error::{Error, S3Error, S3ErrorKind};
 use crate::s3::{
-    CopySource, DELETE_KEYS_MAX, ListObjectsV2, ListPage, ListedObject, ObjectHeaders, Precondition, S3Client,
+    CopySource, DELETE_KEYS_MAX, ListObjectsV2, ListPage, ListedObject, ObjectHeaders, ObjectId,
+    Precondition, S3Client,
 };
 
 /// Objects that one move takes, at most: a key and two ETags of each are held in memory.
@@ -219,9 +220,19 @@ async fn put_marker_again(
     }
 }
 
-/// Copies one object as it is, pinned by its ETag, with its metadata, headers and storage class. Answers the copy's
+/// Copies one object as it is, pinned by its ETag, with its metadata, headers, storage class and ACL. Answers the copy's
 /// ETag.
 pub async fn copy(uploads: &Uploads, object: &ListedObject, key: &str) -> Result<String, Error> {
+    let client = &uploads.client;
+    let acl = client.acl_to_keep(ObjectId::current(&object.key));
+    // Side by side, for hardly any has an ACL that the copy would lack.
+    let (copied, acl) = future::join(copy_without_acl(uploads, object, key), acl).await;
+    let etag = copied?;
+    client.put_acl_again(ObjectId::current(key), acl?).await?;
+    Ok(etag)
+}
+
+async fn copy_without_acl(uploads: &Uploads, object: &ListedObject, key: &str) -> Result<String, Error> {
     let client = &uploads.client;
     let from = CopySource {
         bucket: client.bucket().into(),

@@ -324,6 +324,25 @@ impl State {
         Ok(published)
     }
 
+    /// Publishes a file in which nothing is as a copy of an object, on the server's side. None where anything is in it.
+    pub async fn publish_copy(
+        &mut self,
+        writes: &Writes,
+        source: &CopySource,
+        size: u64,
+    ) -> Result<Option<Published>, Error> {
+        let is_bare = self.content.len() == 0 && self.content.base().is_none() && self.upload.is_none();
+        if !is_bare || self.unlinked {
+            return Ok(None);
+        }
+        self.stamp();
+        let (client, headers) = (&writes.uploads.client, Some(&self.headers));
+        let Written { etag, .. } = client.copy_object(source, &self.key, headers, &self.guard).await?;
+        self.content.rest_on(Object { key: self.key.clone(), etag: etag.clone(), size });
+        let published = self.was_published(writes, etag).await;
+        Ok(Some(Published { from: None, ..published }))
+    }
+
     async fn was_published(&mut self, writes: &Writes, etag: String) -> Published {
         let from = self.content.base().map(|base| base.etag.clone());
         let size = self.content.len();

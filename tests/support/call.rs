@@ -72,6 +72,7 @@ fn operation(
     match (method.as_str(), key.is_empty()) {
         ("HEAD", true) => "HeadBucket",
         ("GET", true) if has("uploads") => "ListMultipartUploads",
+        ("GET", true) if has("ownershipControls") => "GetBucketOwnershipControls",
         ("GET", true) if has("location") => "GetBucketLocation",
         ("GET", true) if has("versioning") => "GetBucketVersioning",
         ("GET", true) if has("versions") => "ListObjectVersions",

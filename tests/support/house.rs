@@ -113,7 +113,7 @@ impl House {
     pub async fn bucket(&self, name: &str) -> Result<House, Error> {
         let root = self.enter(name).await?.ino;
         let fs = self.fs.of(root);
-        fs.ready().await;
+        fs.ready().await?;
         let (fake, faults) = (self.fake.within(name), self.faults.clone());
         let (disk, journal, staging) = (self.disk.clone(), self.journal.clone(), self.staging.clone());
         Ok(House { fake, faults, fs, root, disk, journal, staging })

@@ -106,7 +106,8 @@ impl Place {
             if bucket.is_empty() {
                 return Err(Failure::new(format_args!("{shown} holds buckets: name one of them")));
             }
-            (config.bucket, key) = (bucket.to_string(), rest.to_string());
+            enter(&mut config, bucket, common.s3.accelerate);
+            key = rest.to_string();
         }
         refuse_version(&absolute, &config.bucket, &key)?;
         Ok(Place { config, key })
@@ -116,6 +117,13 @@ impl Place {
 fn config(bucket: String, common: &Common) -> Result<S3Config, Failure> {
     let timeout = common.request_timeout.unwrap_or(resolve::REQUEST_TIMEOUT);
     resolve::s3(bucket, &common.s3, timeout, &Env::real(), &Fs::real())
+}
+
+/// A bucket of an account's mount: one whose name holds a dot is reached there without acceleration, and here, unless
+/// that is `typed`.
+fn enter(config: &mut S3Config, bucket: &str, typed: bool) {
+    config.hosts.accelerate &= typed || !bucket.contains('.');
+    config.bucket = bucket.to_string();
 }
 
 /// What is typed wins over what the mount tells.
@@ -207,6 +215,20 @@ fn key_of(path: &Path, mount: &Mount) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bucket_that_cannot_be_accelerated_is_reached_as_the_mount_reaches_it() {
+        let entered = |bucket, typed| {
+            let mut config = S3Config::of("", None);
+            config.hosts.accelerate = true;
+            enter(&mut config, bucket, typed);
+            config.check().map(|()| (config.bucket, config.hosts.accelerate)).map_err(|e| e.to_string())
+        };
+        assert_eq!(entered("plain", false), Ok(("plain".to_string(), true)));
+        assert_eq!(entered("with.dot", false), Ok(("with.dot".to_string(), false)));
+        let refused = entered("with.dot", true).unwrap_err();
+        assert!(refused.contains("with.dot: its name holds a dot"), "{refused}");
+    }
 
     #[test]
     fn keys_below_a_mount() {

@@ -24,6 +24,16 @@ pub fn denied() -> Refusal {
     Refusal::new(403, "AccessDenied", "Access Denied")
 }
 
+pub fn ownership(state: &mut State, call: &Call) -> Result<Answer, Refusal> {
+    state.bucket(call)?;
+    if !state.options.owner_enforced {
+        let text = "The bucket ownership controls were not found";
+        return Err(Refusal::new(404, "OwnershipControlsNotFoundError", text));
+    }
+    let rule = format!("<Rule>{}</Rule>", leaf("ObjectOwnership", "BucketOwnerEnforced"));
+    Ok(Answer::xml("OwnershipControls", &rule))
+}
+
 /// The token is the last name of the page before.
 pub fn list(state: &mut State, call: &Call) -> Result<Answer, Refusal> {
     if state.options.hides_buckets {

@@ -81,6 +81,8 @@ pub struct Options {
     /// Who asks may not list the buckets.
     pub hides_buckets: bool,
     pub deletes_full_buckets: bool,
+    /// Objects have no ACLs of their own (`BucketOwnerEnforced`).
+    pub owner_enforced: bool,
 }
 
 impl Default for Options {
@@ -97,6 +99,7 @@ impl Default for Options {
             frame_bytes: 16 << 10,
             hides_buckets: false,
             deletes_full_buckets: false,
+            owner_enforced: false,
         }
     }
 }
@@ -421,6 +424,7 @@ impl State {
                 let region = self.bucket(call)?.region.clone();
                 Ok(Answer::empty(200).with("x-amz-bucket-region", &region))
             }
+            "GetBucketOwnershipControls" => buckets::ownership(self, call),
             "ListBuckets" => buckets::list(self, call),
             "CreateBucket" => buckets::create(self, call, &incoming.body),
             "DeleteBucket" => buckets::delete(self, call),
