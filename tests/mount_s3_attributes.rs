@@ -133,6 +133,7 @@ fn documents_of_a_bucket(kind: Kind) {
     let log = place.mount.log_text();
     let told = log.lines().find(|line| line.contains("PutBucketCors") && line.contains("errno=22"));
     assert!(told.is_some_and(|line| line.contains("code ")), "S3's words are in the log: {log}");
+    malformed_documents(&place);
     assert_eq!(place.refused("", "s3.location", "elsewhere"), libc::EPERM);
     place.set(
         "",
@@ -146,6 +147,20 @@ fn documents_of_a_bucket(kind: Kind) {
     let listed = xattr::list(&place.mount.dir).map_or(0, Iterator::count);
     assert_eq!(listed, 0, "none is listed");
     place.mount.umount();
+}
+
+/// Nothing of them is sent: moto answers 500, for half a minute, or takes them for empty ones.
+fn malformed_documents(place: &Place) {
+    let names = ["cors", "encryption", "lifecycle", "logging", "notification", "policy", "tags", "website"];
+    for (name, wrong) in names
+        .into_iter()
+        .flat_map(|name| ["", "not xml", "<nonsense", "<nonsense/>", "[1]"].map(|wrong| (name, wrong)))
+    {
+        assert_eq!(place.refused("", &format!("s3.{name}"), wrong), libc::EINVAL, "{name} {wrong}");
+    }
+    let log = place.mount.log_text();
+    let told = log.lines().find(|line| line.contains("PutBucketPolicy") && line.contains("errno=22"));
+    assert!(told.is_some_and(|line| line.contains("not a JSON object")), "{log}");
 }
 
 /// What SeaweedFS does not know.

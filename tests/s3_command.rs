@@ -180,6 +180,8 @@ fn failures_leave_nothing_and_say_why(kind: Kind) {
     place.fails(&["cors", "get", "s3://"], 1, "NoSuchCORSConfiguration");
     place.file("cors", b"<CORSConf");
     place.fails(&["cors", "set", "s3://", "cors"], 1, "PutBucketCors");
+    place.file("rules", b"{\"bogus\": 1}");
+    place.fails(&["lifecycle", "set", "s3://", "rules"], 1, "`bogus` is not known, expected Rules");
     place.file("cors", b"neither");
     place.fails(&["cors", "set", "s3://", "cors"], 1, "neither XML nor JSON");
     place.fails(&["buckets", "delete", "s3://"], 1, "not empty");

@@ -1,8 +1,9 @@
 //! The documents S3 keeps beside a bucket or object: ACL, tags, CORS, lifecycle, policy and their like.
 //!
 //! Owns: [`Document`], and for each the names of its operations; ACLs given by name or by grants; tags.
-//! Invariants: a document goes to S3 and comes back byte for byte, and S3 is the judge of it; what is answered is the
-//! document that was asked for; no server is asked to delete a document that it does not show.
+//! Invariants: a document goes to S3 and comes back byte for byte, and S3 is the judge of what it says; what is none at all
+//! is not sent, for servers take it for an empty one, or fail on it; what is answered is the document that was asked for;
+//! no server is asked to delete a document that it does not show.
 //! Must never know: what a document means (but tags), how people write it.
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use http::{HeaderValue, Method, header};
 use super::xml::{self, Element};
 use super::{ObjectId, R, S3Client, call_on, payload, set_document};
 use crate::aws::retry::Call;
-use crate::error::S3ErrorKind;
+use crate::error::{S3Error, S3ErrorKind};
 
 /// A document in S3's own form: XML, but for the policy, which is JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +62,16 @@ impl Document {
             Document::Versioning => "VersioningConfiguration",
             Document::Website => "WebsiteConfiguration",
         })
+    }
+
+    /// Errors: why it is no such document, whatever it says.
+    fn check_form(self, body: &[u8]) -> Result<(), String> {
+        match self.root() {
+            Some(root) => xml::parse_root(body, root).map(|_| ()).map_err(|e| e.to_string()),
+            None => serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(body)
+                .map(|_| ())
+                .map_err(|e| format!("not a JSON object: {e}")),
+        }
     }
 
     /// None: objects have no such document.
@@ -178,11 +189,12 @@ impl S3Client {
     /// Puts a document in place of the one there is.
     ///
     /// # Errors
-    /// `BadDocument`, with what S3 says of it.
+    /// `BadDocument`, with what S3 says of it, or what is wrong with its form.
     pub async fn put_document(&self, document: Document, of: Option<ObjectId<'_>>, body: Bytes) -> R<()> {
         let operations = self.operations(document, of)?;
         let mut call = call_on(operations.put, Method::PUT, of);
         call.query.push((operations.query, "".into()));
+        document.check_form(&body).map_err(|why| self.bad_document(&call, why))?;
         let md5 = payload::content_md5(&body);
         self.set_header(&mut call, "content-md5", &md5)?;
         set_document(&mut call, body).await;
@@ -292,6 +304,11 @@ impl S3Client {
         })
     }
 
+    /// A document that is not sent.
+    fn bad_document(&self, call: &Call<'_>, message: impl Into<String>) -> S3Error {
+        S3Error { kind: S3ErrorKind::BadDocument, ..self.refused(call, message) }
+    }
+
     /// Whatever is wrong with a request that is all document is wrong with the document. A server that does not know
     /// the document may take the request for CreateBucket.
     async fn put_checked(&self, call: &Call<'_>) -> R<()> {
@@ -356,6 +373,19 @@ mod tests {
         assert!(!acl(&grant("<ID>me</ID>", "READ")));
         assert!(!acl(&format!("{mine}{}", grant("<URI>all</URI>", "READ"))));
         assert!(!acl(&grant("<ID>you</ID>", "FULL_CONTROL")));
+    }
+
+    #[test]
+    fn what_is_no_document_is_known_without_s3() {
+        for wrong in ["", "not xml", "<nonsense", "<nonsense/>", "<Tagging><TagSet></Tagging>", "{\"a\":1}"] {
+            assert!(Document::Tagging.check_form(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+        for wrong in ["", "not JSON", "[]", "<Policy/>", "{\"a\":1", "{} {}"] {
+            assert!(Document::Policy.check_form(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+        let tags = tagging(&[("a".into(), "b".into())]);
+        assert_eq!(Document::Tagging.check_form(tags.as_bytes()), Ok(()));
+        assert_eq!(Document::Policy.check_form(b"{\"Version\": \"2012-10-17\"}\n"), Ok(()));
     }
 
     #[test]
