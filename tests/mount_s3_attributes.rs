@@ -151,7 +151,8 @@ fn documents_of_a_bucket(kind: Kind) {
 
 /// Nothing of them is sent: moto answers 500, for half a minute, or takes them for empty ones.
 fn malformed_documents(place: &Place) {
-    let names = ["cors", "encryption", "lifecycle", "logging", "notification", "policy", "tags", "website"];
+    let names =
+        ["acl", "cors", "encryption", "lifecycle", "logging", "notification", "policy", "tags", "website"];
     for (name, wrong) in names
         .into_iter()
         .flat_map(|name| ["", "not xml", "<nonsense", "<nonsense/>", "[1]"].map(|wrong| (name, wrong)))
@@ -232,10 +233,11 @@ fn features_of_a_file(kind: Kind) {
     place.set(file, "s3.acl", &document);
     let told = place.boto("get_object_acl", about())["Grants"].to_string();
     assert_eq!(told.contains(EVERYBODY), takes_documents, "as it was told: {told}");
-    // moto fails on a name that it does not know.
-    if kind != Kind::Moto {
-        assert_eq!(place.refused(file, "s3.acl", "nonsense"), libc::EINVAL);
+    for wrong in ["", "nonsense", "READ foo", "<AccessControlPolicy><Bad/>"] {
+        assert_eq!(place.refused(file, "s3.acl", wrong), libc::EINVAL, "{wrong}");
     }
+    let kept = place.boto("get_object_acl", about())["Grants"].to_string();
+    assert_eq!(kept, told, "none of them reached S3");
 
     place.set(file, "s3.tags", "by=me&for=you%20all");
     let told = place.boto("get_object_tagging", about())["TagSet"].to_string();

@@ -186,6 +186,10 @@ fn failures_leave_nothing_and_say_why(kind: Kind) {
     place.fails(&["cors", "set", "s3://", "cors"], 1, "neither XML nor JSON");
     place.fails(&["buckets", "delete", "s3://"], 1, "not empty");
     place.fails(&["acl", "set", "s3://k"], 1, "name a canned ACL");
+    place.fails(&["acl", "set", "s3://k", ""], 1, "expected one of private, public-read,");
+    place.fails(&["acl", "set", "s3://", "nonsense"], 1, "`nonsense` is no canned ACL");
+    place.fails(&["acl", "set", "s3://k", "--grant-read", "foo"], 1, "`foo` names nobody");
+    place.fails(&["cp", "plain", "s3://k", "--acl", "public"], 1, "--acl: expected one of private,");
     place.fails(&["tags", "set", "s3://k", "novalue"], 2, "name=value");
     place.fails(&["head", "/etc/passwd"], 1, "neither an s3:// URL nor on a pailfs mount");
     assert_eq!(place.boto.get(&place.bucket, "k"), b"v");

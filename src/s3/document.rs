@@ -12,6 +12,7 @@ use http::{HeaderValue, Method, header};
 use super::xml::{self, Element};
 use super::{ObjectId, R, S3Client, call_on, payload, set_document};
 use crate::aws::retry::Call;
+use crate::config::CANNED_ACLS;
 use crate::error::{S3Error, S3ErrorKind};
 
 /// A document in S3's own form: XML, but for the policy, which is JSON.
@@ -124,11 +125,37 @@ impl Document {
 /// An ACL that is not written out as a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Acl {
-    /// `private`, `public-read`, …:
-    /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/acl-overview.html#canned-acl>.
+    /// One of [`CANNED_ACLS`].
     Canned(String),
     /// To whom what is allowed: `id=…`, `uri=…`, `emailAddress=…`, several parted by commas.
     Grants(Vec<(Permission, String)>),
+}
+
+impl Acl {
+    /// Servers take what they do not know for an ACL that allows nothing, or fail on it. Errors: what was expected.
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Acl::Canned(name) if CANNED_ACLS.contains(&name.as_str()) => Ok(()),
+            Acl::Canned(name) => {
+                let (name, known) = (name.escape_debug(), CANNED_ACLS.join(", "));
+                Err(format!("`{name}` is no canned ACL: expected one of {known}, or grants"))
+            }
+            Acl::Grants(grants) => match grants.iter().find(|(_, grantees)| !are_grantees(grantees)) {
+                None => Ok(()),
+                Some((_, wrong)) => Err(format!(
+                    "`{}` names nobody: expected id=\"…\", uri=\"…\" or emailAddress=\"…\", several parted by commas",
+                    wrong.escape_debug()
+                )),
+            },
+        }
+    }
+}
+
+fn are_grantees(text: &str) -> bool {
+    text.split(',').all(|grantee| {
+        let (kind, who) = grantee.trim().split_once('=').unwrap_or_default();
+        matches!(kind, "id" | "uri" | "emailAddress") && !who.trim_matches('"').is_empty()
+    })
 }
 
 /// What an ACL can allow.
@@ -239,10 +266,11 @@ impl S3Client {
     /// An ACL by its name, or by whom it allows what.
     ///
     /// # Errors
-    /// `BadDocument`, with what S3 says of it.
+    /// `BadDocument`, with what S3 says of it, or what is wrong with its form.
     pub async fn put_acl(&self, acl: &Acl, of: Option<ObjectId<'_>>) -> R<()> {
         let operations = self.operations(Document::Acl, of)?;
         let mut call = call_on(operations.put, Method::PUT, of);
+        acl.check().map_err(|why| self.bad_document(&call, why))?;
         call.query.push((operations.query, "".into()));
         match acl {
             Acl::Canned(name) => self.set_header(&mut call, "x-amz-acl", name)?,
@@ -373,6 +401,22 @@ mod tests {
         assert!(!acl(&grant("<ID>me</ID>", "READ")));
         assert!(!acl(&format!("{mine}{}", grant("<URI>all</URI>", "READ"))));
         assert!(!acl(&grant("<ID>you</ID>", "FULL_CONTROL")));
+    }
+
+    #[test]
+    fn acls_are_canned_by_name_or_name_whom_they_grant_what() {
+        let canned = |name: &str| Acl::Canned(name.to_string()).check();
+        assert_eq!((canned("private"), canned("bucket-owner-full-control")), (Ok(()), Ok(())));
+        for wrong in ["", "nonsense", "Private", "--grant-read foo"] {
+            assert!(canned(wrong).unwrap_err().contains("public-read, "), "{wrong}");
+        }
+        let granted = |who: &str| Acl::Grants(vec![(Permission::Read, who.to_string())]).check();
+        for right in ["id=1", "uri=\"http://a/b\"", "id=\"1\", emailAddress=\"a@b\""] {
+            assert_eq!(granted(right), Ok(()), "{right}");
+        }
+        for wrong in ["", "foo", "id=", "id=\"\"", "id=1,", "name=1", "id=1 foo=2, bar"] {
+            assert!(granted(wrong).unwrap_err().contains("emailAddress="), "{wrong}");
+        }
     }
 
     #[test]
