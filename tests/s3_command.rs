@@ -276,11 +276,15 @@ fn a_path_on_a_mount_is_enough(kind: Kind) {
     place.boto.put(&place.bucket, "pre/dir/f", b"v");
     let mount: Mount = Options::new(place.server, &format!("s3://{}/pre/", place.bucket)).mount();
     let path = mount.path("dir/f");
-    let mut command = Command::new(pailfs());
-    command.args(["s3", "tags", "set"]).arg(&path).arg("by=path");
-    clean_environment(&mut command);
-    with_credentials(&mut command);
-    let said = run(&mut command);
+    let on = |path: &std::path::Path, args: &[&str]| {
+        let (verb, rest) = args.split_at(2);
+        let mut command = Command::new(pailfs());
+        command.arg("s3").args(verb).arg(path).args(rest);
+        clean_environment(&mut command);
+        with_credentials(&mut command);
+        run(&mut command)
+    };
+    let said = on(&path, &["tags", "set", "by=path"]);
     assert!(said.status.success(), "{said:?}");
     let about = json!({"Bucket": place.bucket, "Key": "pre/dir/f"});
     assert_eq!(place.boto.call("get_object_tagging", &about)["TagSet"][0]["Value"], "path");
@@ -289,6 +293,24 @@ fn a_path_on_a_mount_is_enough(kind: Kind) {
     assert_eq!(told["endpoint_url"], place.server.endpoint.as_str());
     let mut listed = xattr::list(&mount.dir).into_iter().flatten();
     assert!(listed.all(|name| name != "pailfs.s3"), "it is not listed");
+    mount.umount();
+
+    let mount = Options::new(place.server, &place.bucket).arg("--read-only").mount();
+    let path = mount.path("pre/dir/f");
+    for change in [
+        &["tags", "set", "by=other"][..],
+        &["tags", "delete"],
+        &["acl", "set", "private"],
+        &["storage-class", "set", "STANDARD"],
+        &["restore", "set", "--days", "1"],
+        &["versions", "delete", "null"],
+    ] {
+        let said = on(&path, change);
+        assert_eq!(said.status.code(), Some(1), "{change:?}: {said:?}");
+        assert!(said.stderr.contains("is read-only: to change"), "{change:?}: {said:?}");
+    }
+    let said = on(&path, &["tags", "get"]);
+    assert!(said.stdout.contains("path"), "reading is fine: {said:?}");
     mount.umount();
 }
 

@@ -365,6 +365,7 @@ impl StorageClass {
             StorageClass::Set(args) => {
                 let place = Place::of(&args.place, &args.common)?;
                 place.object()?;
+                place.check_writable()?;
                 let staging = resolve::staging_dir(None, &Env::real())?;
                 let copied = runtime::start()?.block_on(async {
                     let client = S3Client::connect(&place.config).await?;
@@ -466,6 +467,9 @@ pub(in crate::cli) struct Uploads {
 impl Uploads {
     pub(super) fn run(&self) -> Result<(), Ending> {
         let place = Place::of(&self.place, &self.shown.common)?;
+        if self.abort {
+            place.check_writable()?;
+        }
         self.shown.ask(&place, async |client| {
             let uploads = self.list(&client, &place.key).await?;
             let mut told = Vec::new();
