@@ -41,7 +41,7 @@ const NOT_COMPARED: [&str; 22] = [
 ];
 
 /// SeaweedFS (4.48) has nothing like it, or not all of it.
-const NOT_ON_SEAWEEDFS: [&str; 6] = ["website", "logging", "notification", "restore", "storage-class", "acl"];
+const NOT_ON_SEAWEEDFS: [&str; 4] = ["website", "logging", "notification", "restore"];
 
 /// Both sides of each line of each table.
 fn pairs() -> Vec<(String, String)> {

@@ -385,7 +385,6 @@ async fn set_storage_class(uploads: &UploadsWith, key: &str, class: &str) -> Res
         bucket: client.bucket().to_string(),
         key: key.to_string(),
         if_match: Some(head.etag.clone()),
-        storage_class: Some(class.to_string()),
         ..CopySource::default()
     };
     let object = ObjectId::current(key);
@@ -393,7 +392,8 @@ async fn set_storage_class(uploads: &UploadsWith, key: &str, class: &str) -> Res
     let size = head.size;
     let headers = ObjectHeaders { storage_class: Some(class.to_string()), ..ObjectHeaders::from(head) };
     if size <= COPY_BYTES_MAX {
-        client.copy_object(&source, key, None, &Precondition::None).await?;
+        // Headers and all: SeaweedFS takes no copy of an object onto itself that leaves them as they are.
+        client.copy_object(&source, key, Some(&headers), &Precondition::None).await?;
         return Ok(client.put_acl_again(object, acl).await?);
     }
     // A copy in parts is a new object, which has no tags of its source's.
