@@ -48,6 +48,10 @@ impl Place {
         xattr::set(self.mount.path(path), name, value.as_bytes()).unwrap_err().raw_os_error().unwrap()
     }
 
+    fn not_removed(&self, path: &str, name: &str) -> i32 {
+        xattr::remove(self.mount.path(path), name).unwrap_err().raw_os_error().unwrap()
+    }
+
     fn remove(&self, path: &str, name: &str) {
         xattr::remove(self.mount.path(path), name).unwrap();
     }
@@ -134,6 +138,9 @@ fn documents_of_a_bucket(kind: Kind) {
     let told = log.lines().find(|line| line.contains("PutBucketCors") && line.contains("errno=22"));
     assert!(told.is_some_and(|line| line.contains("code ")), "S3's words are in the log: {log}");
     malformed_documents(&place);
+    for lasting in ["s3.acl", "s3.versioning", "s3.location"] {
+        assert_eq!(place.not_removed("", lasting), libc::EPERM, "{lasting}");
+    }
     assert_eq!(place.refused("", "s3.location", "elsewhere"), libc::EPERM);
     place.set(
         "",
@@ -239,6 +246,7 @@ fn features_of_a_file(kind: Kind) {
     let kept = place.boto("get_object_acl", about())["Grants"].to_string();
     assert_eq!(kept, told, "none of them reached S3");
 
+    assert_eq!(place.not_removed(file, "s3.acl"), libc::EPERM);
     place.set(file, "s3.tags", "by=me&for=you%20all");
     let told = place.boto("get_object_tagging", about())["TagSet"].to_string();
     assert!(told.contains("you all"), "{told}");

@@ -106,6 +106,9 @@ impl Filesystem {
         let located = self.client.locate(&key).await?;
         let of = (ino != self.namespace.root()).then(|| located.id());
         match (document(name), value) {
+            (Some(document), None) if !document.can_be_deleted() => {
+                Err(Error::NotPermitted("it can be changed, but not taken away"))
+            }
             (Some(Document::Acl), Some(value)) => self.set_acl(of, value).await,
             (Some(Document::Tagging), Some(value)) if of.is_some() && !value.starts_with(b"<") => {
                 Ok(self.client.put_tags(&read_tags(text(value)?)?, of).await?)

@@ -75,6 +75,11 @@ impl Document {
         }
     }
 
+    /// Whether there can be none.
+    pub fn can_be_deleted(self) -> bool {
+        !matches!(self.of_buckets().delete, Delete::Never)
+    }
+
     /// None: objects have no such document.
     fn of_objects(self) -> Option<Operations> {
         let of = |query, get, put, delete| Some(Operations { query, get, put, delete });
