@@ -86,6 +86,9 @@ pub struct RequestOptions {
     pub storage_class: Option<String>,
 }
 
+/// How quickly S3 is to bring back what is archived.
+pub const RESTORE_TIERS: [&str; 3] = ["Expedited", "Standard", "Bulk"];
+
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/acl-overview.html#canned-acl>.
 pub const CANNED_ACLS: [&str; 8] = [
     "private",

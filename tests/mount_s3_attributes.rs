@@ -266,6 +266,7 @@ fn features_of_a_file(kind: Kind) {
 }
 
 fn of_a_file_on_moto(place: &mut Place) {
+    assert_eq!(place.refused("d/file", "s3.storage-class", "NONSENSE"), libc::EINVAL);
     place.set("d/file", "s3.acl", &format!("READ uri=\"{EVERYBODY}\""));
     let told = place.boto("get_object_acl", json!({ "Key": "d/file" }))["Grants"].to_string();
     assert!(told.contains(EVERYBODY) && !told.contains("FULL_CONTROL"), "{told}");

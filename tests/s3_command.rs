@@ -195,6 +195,20 @@ fn failures_leave_nothing_and_say_why(kind: Kind) {
     assert_eq!(place.boto.get(&place.bucket, "k"), b"v");
 }
 
+/// SeaweedFS knows no archive.
+#[test]
+fn what_is_not_archived_is_not_restored() {
+    let mut place = place(Kind::Moto);
+    place.boto.put(&place.bucket, "k", b"v");
+    assert_eq!(place.ok(&["restore", "get", "s3://k"]), "StorageClass: STANDARD\n");
+    place.fails(&["restore", "set", "s3://k", "--days", "1"], 1, "in no archive");
+    place.fails(
+        &["restore", "set", "s3://k", "--days", "1", "--tier", "Foo"],
+        2,
+        "Expedited, Standard, Bulk",
+    );
+}
+
 fn presigned_urls_are_printed(kind: Kind) {
     let mut place = place(kind);
     place.boto.put(&place.bucket, "a b", b"signed");

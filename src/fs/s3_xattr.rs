@@ -14,8 +14,11 @@ use http::HeaderMap;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::Filesystem;
+use crate::config::RESTORE_TIERS;
 use crate::error::Error;
-use crate::s3::{Acl, Document, ObjectDetails, ObjectHeaders, ObjectId, Permission, Presigned};
+use crate::s3::{
+    Acl, Document, ObjectDetails, ObjectHeaders, ObjectId, Permission, Presigned, is_header_value,
+};
 
 /// How long a presigned URL lasts.
 const PRESIGNED_FOR: Duration = Duration::from_secs(3600);
@@ -147,6 +150,9 @@ impl Filesystem {
         if !SETTABLE_HEADERS.contains(&&*name) && !["content-type", "storage-class"].contains(&&*name) {
             return Err(ONLY_READ);
         }
+        if value.as_ref().is_some_and(|value| !is_header_value(value)) {
+            return Err(Error::Invalid("a header carries printable ASCII without spaces at the ends"));
+        }
         self.change_carried(ino, move |headers| {
             match &*name {
                 "content-type" => headers.content_type = value,
@@ -246,7 +252,7 @@ fn read_restore(text: &str) -> Result<(u32, Option<&str>), Error> {
     for part in text.split(',') {
         match part.trim().split_once('=') {
             Some(("days", number)) => days = number.parse().ok(),
-            Some(("tier", name)) => tier = Some(name),
+            Some(("tier", name)) if RESTORE_TIERS.contains(&name) => tier = Some(name),
             _ => return Err(expected),
         }
     }
@@ -285,7 +291,7 @@ mod tests {
     fn a_restore_names_its_days() {
         assert_eq!(read_restore("days=5,tier=Bulk").unwrap(), (5, Some("Bulk")));
         assert_eq!(read_restore(" days=1 ").unwrap(), (1, None));
-        for wrong in ["", "5", "days=0", "days=x", "tier=Bulk", "days=5,colour=red"] {
+        for wrong in ["", "5", "days=0", "days=x", "tier=Bulk", "days=5,colour=red", "days=5,tier=Foo"] {
             assert!(read_restore(wrong).is_err(), "{wrong}");
         }
     }

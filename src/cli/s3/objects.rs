@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::time::{Duration, SystemTime};
 
 use aws_types::os_shim_internal::Env;
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand, ValueEnum};
 use http::HeaderMap;
 use serde_json::{Map, Value, json};
@@ -14,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::place::Place;
 use super::{Common, Ending, Shown, print, runtime};
 use crate::cli::resolve;
-use crate::config::COPY_BYTES_MAX;
+use crate::config::{COPY_BYTES_MAX, RESTORE_TIERS};
 use crate::error::{Error, S3Error};
 use crate::failure::Failure;
 use crate::s3::{
@@ -305,8 +306,8 @@ pub(in crate::cli) struct SetRestore {
     /// How long the copy lasts
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     days: u32,
-    /// Expedited, Standard or Bulk [default: S3's, Standard]
-    #[arg(long)]
+    /// How quickly [default: S3's, Standard]
+    #[arg(long, value_parser = PossibleValuesParser::new(RESTORE_TIERS))]
     tier: Option<String>,
 }
 
@@ -314,11 +315,16 @@ impl Restore {
     pub(super) fn run(&self) -> Result<(), Ending> {
         match self {
             Restore::Get(args) => {
-                let told = as_json(&args.object.head()?);
-                let kept = ["StorageClass", "ArchiveStatus", "Restore"];
-                let kept =
-                    kept.into_iter().filter_map(|name| Some((name.to_string(), told.get(name)?.clone())));
-                Ok(print::show(&Value::Object(kept.collect()), args.json)?)
+                let details = args.object.head()?;
+                let class = details.head.storage_class.as_deref().unwrap_or("STANDARD");
+                let mut kept = json!({"StorageClass": class});
+                let told = as_json(&details);
+                for name in ["ArchiveStatus", "Restore"] {
+                    if let Some(value) = told.get(name) {
+                        kept[name] = value.clone();
+                    }
+                }
+                Ok(print::show(&kept, args.json)?)
             }
             Restore::Set(SetRestore { object: args, days, tier }) => {
                 let place = args.place()?;
