@@ -168,6 +168,8 @@ fn failures_leave_nothing_and_say_why(kind: Kind) {
     place.fails(&["cp", "none", "s3://x"], 1, "No such file");
     place.fails(&["cp", ".", "s3://x"], 1, "--recursive");
     place.fails(&["cp", "x", "y"], 1, "must be an s3:// URL");
+    place.fails(&["cp", "s3://k", "-"], 1, "`-`: cp copies files");
+    place.fails(&["cp", "-", "s3://x"], 1, "`-`: cp copies files");
     place.fails(&["cp", "s3://x"], 2, "DST");
     assert_eq!(place.names("."), [""; 0]);
     place.boto.put(&place.bucket, "k", b"v");
@@ -214,10 +216,17 @@ fn presigned_urls_are_printed(kind: Kind) {
     place.boto.put(&place.bucket, "a b", b"signed");
     let url = place.ok(&["presign", "s3://a b", "--expires", "5m"]);
     assert!(url.contains("X-Amz-Expires=300"), "{url}");
-    let got = tokio::runtime::Runtime::new()
-        .unwrap()
-        .block_on(async { reqwest::get(url.trim_end()).await.unwrap().text().await.unwrap() });
-    assert_eq!(got, "signed");
+    let get = |url: &str| {
+        let got = async { reqwest::get(url.trim_end()).await.unwrap().text().await.unwrap() };
+        tokio::runtime::Runtime::new().unwrap().block_on(got)
+    };
+    assert_eq!(get(&url), "signed");
+    let said = ["--requester-pays", "--expected-bucket-owner", "123456789012"];
+    let url = place.ok(&[&["presign", "s3://a b"][..], &said].concat());
+    for said in ["&x-amz-request-payer=requester", "&x-amz-expected-bucket-owner=123456789012&"] {
+        assert!(url.contains(said), "{url}");
+    }
+    assert_eq!(get(&url), "signed", "and signed with it");
     place.fails(&["presign", "s3://a b", "--expires", "8d"], 1, "7 days");
 }
 
