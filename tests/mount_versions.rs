@@ -284,6 +284,8 @@ fn as_of(kind: Kind) {
         assert_eq!(errno(std::fs::write(mount.path("new"), "x")), libc::EROFS);
         assert_eq!(errno(std::fs::metadata(mount.path(".versions"))), libc::ENOENT);
         assert_eq!(errno(xattr::get(&mount.dir, "pailfs.s3")), libc::EOPNOTSUPP);
+        let said = run(Command::new(pailfs()).args(["s3", "ls"]).arg(&mount.dir));
+        assert!(!said.status.success() && said.stderr.contains("shows what was (--as-of)"), "{said:?}");
         if objects.contains_key("a") {
             let id = xattr::get(mount.path("a"), "s3.version-id").unwrap().unwrap();
             let about = json!({ "Bucket": bucket, "Key": "a", "VersionId": String::from_utf8(id).unwrap() });

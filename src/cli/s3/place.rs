@@ -184,8 +184,12 @@ fn told_by(mount: &Mount) -> Result<MountTold, Failure> {
             "the mount on {point} is another user's: name what you mean as s3://bucket/key"
         )));
     }
-    let told = xattr::get(&mount.point, S3)
-        .map_err(|e| Failure::new(format_args!("cannot ask the mount on {point}: {e}")))?;
+    let told = xattr::get(&mount.point, S3).map_err(|e| match e.raw_os_error() {
+        Some(libc::EOPNOTSUPP) => Failure::new(format_args!(
+            "the mount on {point} shows what was (--as-of), and commands act on what is: name that as s3://bucket/key"
+        )),
+        _ => Failure::new(format_args!("cannot ask the mount on {point}: {e}")),
+    })?;
     serde_json::from_slice(&told.unwrap_or_default()).map_err(|e| {
         Failure::new(format_args!(
             "the mount on {point} does not tell where its bucket is ({e}): mount it anew"
