@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use support::aws::Boto;
+use support::aws::{Boto, clean_environment, with_credentials};
 use support::mount::{Mount, Options, pailfs, run};
 use support::servers::{Kind, Server, shared};
 
@@ -187,6 +187,23 @@ fn moto_without_versions_there_are_none_and_a_real_key_wins() {
     assert_eq!(names(mount.path(".versions")), ["mine"]);
     assert_eq!(names(&mount.dir), [".versions", "f"]);
     assert_eq!(std::fs::read(mount.path(".versions/mine")).unwrap(), b"a key like any other");
+    mount.umount();
+}
+
+/// Directories that are gone with all they held still lead to versions, for the command.
+#[test]
+fn moto_what_is_gone_with_its_directory_is_found_by_the_command() {
+    let server = shared(Kind::Moto);
+    let (bucket, mut boto) = versioned(server, "gone");
+    boto.put(&bucket, "gone/sub/x", b"x");
+    boto.call("delete_object", &json!({ "Bucket": bucket, "Key": "gone/sub/x" }));
+    let mount = Options::new(server, &bucket).mount();
+    let mut command = Command::new(pailfs());
+    command.args(["s3", "versions", "list"]).arg(mount.path("gone/sub/x"));
+    clean_environment(&mut command);
+    with_credentials(&mut command);
+    let said = run(&mut command);
+    assert_eq!(said.stdout.lines().count(), 2, "the object and its delete marker: {said:?}");
     mount.umount();
 }
 

@@ -167,11 +167,14 @@ fn change(config: &mut S3Config, common: &Common) -> Result<(), Failure> {
     resolve::requests(&mut config.requests, &args.requests)
 }
 
-/// The last name is not followed: a symbolic link is an object, too.
+/// The last name is not followed: a symbolic link is an object, too. Directories that are no more may have versions.
 fn absolute(path: &Path) -> std::io::Result<PathBuf> {
     let plain = std::path::absolute(path)?;
     match (plain.parent(), plain.file_name()) {
-        (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
+        (Some(parent), Some(name)) => match parent.canonicalize() {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(absolute(parent)?.join(name)),
+            parent => Ok(parent?.join(name)),
+        },
         _ => plain.canonicalize(),
     }
 }
@@ -224,6 +227,18 @@ fn key_of(path: &Path, mount: &Mount) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_may_lead_through_directories_that_are_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        std::os::unix::fs::symlink(&real, real.join("link")).unwrap();
+        for (path, expected) in [("link/a/b/c", "a/b/c"), ("link/link", "link"), ("link/link/a", "a")] {
+            assert_eq!(absolute(&real.join(path)).unwrap(), real.join(expected), "{path}");
+        }
+        std::fs::write(real.join("file"), "").unwrap();
+        assert!(absolute(&real.join("file/a/b")).is_err());
+    }
 
     #[test]
     fn keys_below_a_mount() {
