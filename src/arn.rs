@@ -43,9 +43,9 @@ pub fn access_point(bucket: &str) -> Result<Option<AccessPoint<'_>>, &'static st
                  name the access point or bucket of one region")
         }
         ("s3", Some(_)) if !is_account(account) => Err("the account of an access point's ARN is 12 digits"),
-        ("s3", Some(name)) if !is_name(name) => {
-            Err("an access point's name is 3 to 50 lower-case letters, digits and hyphens, none at the ends a hyphen")
-        }
+        ("s3", Some(name)) if !is_name(name) => Err(
+            "an access point's name is 3 to 50 lower-case letters, digits and hyphens, none at the ends a hyphen",
+        ),
         ("s3", Some(name)) => Ok(Some(AccessPoint { name, account, region })),
         _ => Err("expected arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME"),
     }
