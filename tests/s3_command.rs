@@ -197,6 +197,23 @@ fn failures_leave_nothing_and_say_why(kind: Kind) {
     assert_eq!(place.boto.get(&place.bucket, "k"), b"v");
 }
 
+fn a_storage_class_is_set_and_all_else_stays(kind: Kind) {
+    let mut place = place(kind);
+    place.file("f.txt", b"data");
+    place.ok(&["cp", "f.txt", "s3://f.txt", "--metadata", "colour=red"]);
+    place.ok(&["tags", "set", "s3://f.txt", "by=me"]);
+    place.ok(&["storage-class", "set", "s3://f.txt", "STANDARD_IA"]);
+    let about = json!({"Bucket": place.bucket, "Key": "f.txt"});
+    let told = place.boto.call("head_object", &about);
+    assert_eq!(told["StorageClass"], "STANDARD_IA");
+    assert_eq!((&told["ContentType"], &told["Metadata"]), (&json!("text/plain"), &json!({"colour": "red"})));
+    let tags = place.boto.call("get_object_tagging", &about)["TagSet"].clone();
+    assert_eq!(tags, json!([{"Key": "by", "Value": "me"}]));
+    assert_eq!(place.ok(&["storage-class", "get", "s3://f.txt"]), "StorageClass: STANDARD_IA\n");
+    place.ok(&["storage-class", "set", "s3://f.txt", "STANDARD"]);
+    assert_eq!(place.ok(&["storage-class", "get", "s3://f.txt"]), "StorageClass: STANDARD\n");
+}
+
 /// SeaweedFS knows no archive.
 #[test]
 fn what_is_not_archived_is_not_restored() {
@@ -240,6 +257,9 @@ fn waits_end_with_what_was_seen(kind: Kind) {
     place.fails(&wait("object-not-exists", "s3://k"), 255, "still exists");
     place.ok(&wait("object-not-exists", "s3://late"));
     place.fails(&wait("bucket-not-exists", "s3://"), 255, "still exists");
+    place.ok(&wait("bucket-exists", "s3://"));
+    place.fails(&wait("bucket-exists", "=s3://no-such-bucket-at-all"), 255, "still does not exist");
+    place.ok(&wait("bucket-not-exists", "=s3://no-such-bucket-at-all"));
     let end = std::thread::scope(|scope| {
         let waiting = scope.spawn(|| {
             place.s3(&["wait", "object-exists", "s3://late", "--delay", "50ms", "--max-attempts", "1000"])
@@ -283,7 +303,11 @@ fn lost_uploads_are_found_and_aborted(kind: Kind) {
     }
     let old = place.ok(&["uploads", "s3://", "--older-than", "7d"]);
     match kind {
-        Kind::SeaweedFs => assert_eq!(old, ""),
+        Kind::SeaweedFs => {
+            assert_eq!(old, "");
+            assert_eq!(place.ok(&["uploads", "s3://", "--abort", "--older-than", "7d"]), "");
+            assert_eq!(place.boto.uploads(&place.bucket).len(), 3, "young ones are spared");
+        }
         // To moto all were begun in 2010.
         Kind::Moto => assert_eq!(old.lines().count(), 4, "a head and three: {old}"),
     }
@@ -451,6 +475,7 @@ on_both!(
     trees_go_up_and_down
     failures_leave_nothing_and_say_why
     presigned_urls_are_printed
+    a_storage_class_is_set_and_all_else_stays
     waits_end_with_what_was_seen
     documents_are_printed_in_every_form
     lost_uploads_are_found_and_aborted
