@@ -58,6 +58,7 @@ use crate::aws::sign::{EMPTY_SHA256, UNSIGNED_PAYLOAD};
 use crate::aws::transport::{HttpTransport, Transport};
 use crate::config::{ChecksumAlgorithm, PayloadSigning, S3Config};
 use crate::error::{S3Error, S3ErrorKind};
+pub use bucket::REGION_UNNAMED;
 pub use checksum::{Checksum, Promise};
 pub use delete::DELETE_KEYS_MAX;
 pub use document::{Acl, Document, Permission};

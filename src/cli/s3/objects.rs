@@ -20,7 +20,7 @@ use crate::error::{Error, S3Error};
 use crate::failure::Failure;
 use crate::s3::{
     CopySource, ListObjectVersions, ListObjectsV2, ListedUpload, ListedVersion, ObjectDetails, ObjectHeaders,
-    ObjectId, Precondition, Presigned, S3Client,
+    ObjectId, Owner, Precondition, Presigned, S3Client,
 };
 use crate::transfer;
 use crate::write::upload::{Uploads as UploadsWith, copy_large};
@@ -91,6 +91,12 @@ impl Ls {
     }
 }
 
+pub(super) fn as_owner(owner: &Owner) -> Value {
+    let members = [("DisplayName", &owner.display_name), ("ID", &owner.id)];
+    let told = members.into_iter().filter_map(|(name, told)| Some((name.to_string(), told.clone()?.into())));
+    Value::Object(told.collect())
+}
+
 /// As the aws CLI has it, a list of nothing is not there.
 fn without_empty<const N: usize>(lists: [(&str, Vec<Value>); N]) -> Value {
     let lists = lists.into_iter().filter(|(_, items)| !items.is_empty());
@@ -144,7 +150,7 @@ impl Head {
 }
 
 /// What the aws CLI calls these headers.
-const HEADERS: [(&str, &str); 24] = [
+const HEADERS: [(&str, &str); 33] = [
     ("accept-ranges", "AcceptRanges"),
     ("x-amz-expiration", "Expiration"),
     ("x-amz-restore", "Restore"),
@@ -167,8 +173,17 @@ const HEADERS: [(&str, &str); 24] = [
     ("x-amz-server-side-encryption-aws-kms-key-id", "SSEKMSKeyId"),
     ("x-amz-server-side-encryption-customer-algorithm", "SSECustomerAlgorithm"),
     ("x-amz-storage-class", "StorageClass"),
+    ("x-amz-server-side-encryption-customer-key-md5", "SSECustomerKeyMD5"),
+    ("x-amz-server-side-encryption-bucket-key-enabled", "BucketKeyEnabled"),
+    ("x-amz-website-redirect-location", "WebsiteRedirectLocation"),
     ("x-amz-replication-status", "ReplicationStatus"),
+    ("x-amz-request-charged", "RequestCharged"),
+    ("x-amz-missing-meta", "MissingMeta"),
+    ("x-amz-mp-parts-count", "PartsCount"),
+    ("x-amz-tagging-count", "TagCount"),
     ("x-amz-object-lock-mode", "ObjectLockMode"),
+    ("x-amz-object-lock-retain-until-date", "ObjectLockRetainUntilDate"),
+    ("x-amz-object-lock-legal-hold", "ObjectLockLegalHoldStatus"),
 ];
 
 fn as_json(details: &ObjectDetails) -> Value {
@@ -177,7 +192,14 @@ fn as_json(details: &ObjectDetails) -> Value {
     told.insert("ContentLength".to_string(), details.head.size.into());
     for (header, name) in HEADERS {
         if let Some(text) = header_text(&details.headers, header) {
-            told.insert(name.to_string(), text.into());
+            let value = match name {
+                "MissingMeta" | "PartsCount" | "TagCount" => {
+                    text.parse::<u64>().map_or_else(|_| text.into(), Value::from)
+                }
+                "BucketKeyEnabled" => Value::Bool(text == "true"),
+                _ => text.into(),
+            };
+            told.insert(name.to_string(), value);
         }
     }
     let metadata = details.head.metadata.iter().map(|(name, value)| (name.clone(), value.as_str().into()));
@@ -280,6 +302,9 @@ fn version_as_json(version: &ListedVersion) -> Value {
     told.insert("VersionId".to_string(), version.version_id.as_str().into());
     told.insert("IsLatest".to_string(), version.is_latest.into());
     told.insert("LastModified".to_string(), print::timestamp(version.last_modified).into());
+    if let Some(owner) = &version.owner {
+        told.insert("Owner".to_string(), as_owner(owner));
+    }
     Value::Object(told)
 }
 
@@ -483,11 +508,20 @@ impl Uploads {
                 if self.abort {
                     client.abort_multipart_upload(&upload.key, &upload.upload_id).await?;
                 }
-                told.push(json!({
+                let mut members = json!({
                     "UploadId": upload.upload_id,
                     "Key": upload.key,
                     "Initiated": print::timestamp(upload.initiated),
-                }));
+                });
+                if let Some(class) = upload.storage_class {
+                    members["StorageClass"] = class.into();
+                }
+                for (name, who) in [("Owner", upload.owner), ("Initiator", upload.initiator)] {
+                    if let Some(who) = who {
+                        members[name] = as_owner(&who);
+                    }
+                }
+                told.push(members);
             }
             Ok(without_empty([(if self.abort { "Aborted" } else { "Uploads" }, told)]))
         })
