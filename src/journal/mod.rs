@@ -17,7 +17,7 @@ mod record;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::SystemTime;
 
@@ -106,6 +106,12 @@ pub struct Journal {
     synced: Arc<tokio::sync::Mutex<u64>>,
     /// Items of all mounts: counted when the first one is put here, and from then on as this mount knows.
     items: OnceLock<AtomicUsize>,
+    /// Empty files for items to come, in the scratch directory, at most [`kept::KEPT_MAX`]. A file that is made where many
+    /// were removed takes ext4 long: for minutes it passes over each inode that was given back.
+    /// Held for an instant only; no other lock is taken under it.
+    spares: Mutex<Vec<PathBuf>>,
+    /// Files that were ever named in the scratch directory.
+    serial: AtomicU64,
 }
 
 #[derive(Default)]
@@ -144,6 +150,8 @@ impl Journal {
             state: Mutex::default(),
             synced: Arc::default(),
             items: OnceLock::new(),
+            spares: Mutex::default(),
+            serial: AtomicU64::new(0),
         }
     }
 
@@ -281,11 +289,18 @@ impl Journal {
         let one_more = |items: usize| (items < kept::KEPT_MAX).then_some(items + 1);
         let taken = items.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
         taken.map_err(|_| JournalError::KeptFull)?;
-        let put = kept::put(&self.place.kept(), &scratch, kept, staged, sync);
+        let half = self.spares().pop().unwrap_or_else(|| self.scratch_name(&scratch));
+        let put = kept::put(&self.place.kept(), &half, kept, staged, sync);
         put.map_err(|e| {
+            _ = std::fs::remove_file(&half); // what there is of it
             self.one_less();
             self.place.disk_error(e)
         })
+    }
+
+    /// Whether less than half of the items that may be are left.
+    pub fn is_half_full(&self) -> bool {
+        self.items.get().is_some_and(|items| items.load(Ordering::Acquire) > kept::KEPT_MAX / 2)
     }
 
     /// Not below none: what others put is not counted, and may be discarded here.
@@ -299,10 +314,26 @@ impl Journal {
     /// An item goes: one of this mount's, or one that it took over.
     pub fn discard(&self, item: KeptItem) {
         let name = item.name().to_owned();
-        match item.discard() {
+        let spare = item.is_alone() && self.spares().len() < kept::KEPT_MAX;
+        match if spare { self.recycle(item) } else { item.discard() } {
             Ok(()) => self.one_less(),
             Err(e) => tracing::warn!(name, "what was sent stays in the staging directory: {e}"),
         }
+    }
+
+    fn recycle(&self, item: KeptItem) -> io::Result<()> {
+        let spare = self.scratch_name(&self.scratch().map_err(io::Error::other)?);
+        item.recycle(&spare)?;
+        self.spares().push(spare);
+        Ok(())
+    }
+
+    fn scratch_name(&self, scratch: &Path) -> PathBuf {
+        scratch.join(format!("item-{}", self.serial.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    fn spares(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.spares.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Whether the mount that is to send an item lives.

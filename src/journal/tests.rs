@@ -1,8 +1,9 @@
 //! The journal as its users meet it: what is found after a crash, by whom, and how large it gets.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -279,6 +280,45 @@ fn what_an_item_tells_changes_as_often_as_one_likes_and_takes_no_more_room() {
     assert!(item.claim().unwrap().is_some());
     let bytes = std::fs::read(item.bytes()).unwrap();
     assert_eq!(&bytes[10..20], b"0123456789");
+}
+
+#[test]
+fn the_file_of_what_was_sent_is_the_next_items() {
+    let staging = tempfile::tempdir().unwrap();
+    let journal = journal(staging.path());
+    let inode_of = |item: &KeptItem| std::fs::metadata(item.bytes()).unwrap().ino();
+    let put = |len: usize| {
+        let (bytes, kept) =
+            (vec![len as u8; len], Kept { size: len as u64, ranges: vec![0..len as u64], ..kept() });
+        journal.acknowledge(kept, Staged::Memory(&[Bytes::from(bytes)])).unwrap().0
+    };
+    let mut inodes = HashSet::new();
+    for len in [5000, 10, 0, 200] {
+        let two = [put(len), put(len + 1)];
+        let listed = journal.kept().unwrap();
+        assert_eq!(
+            listed.iter().map(|item| item.kept.clone()).collect::<Vec<_>>(),
+            two.clone().map(|item| item.kept)
+        );
+        for item in two {
+            inodes.insert(inode_of(&item));
+            let bytes = std::fs::read(item.bytes()).unwrap();
+            assert_eq!(bytes[..item.kept.size as usize], vec![item.kept.size as u8; item.kept.size as usize]);
+            assert!(item.is_sound().unwrap());
+            journal.discard(item);
+        }
+        assert_eq!(journal.kept().unwrap().len(), 0);
+    }
+    assert_eq!((inodes.len(), journal.spares().len()), (2, 2));
+    let scratch = journal.scratch().unwrap();
+    assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 4, "and the journal, and the lock");
+    journal.spares().resize(kept::KEPT_MAX, scratch.join("another"));
+    let (first, second) = (put(1), put(2));
+    assert_eq!(journal.spares().len(), kept::KEPT_MAX - 2);
+    journal.spares().resize(kept::KEPT_MAX - 1, scratch.join("another"));
+    journal.discard(first);
+    journal.discard(second);
+    assert_eq!(journal.spares().len(), kept::KEPT_MAX, "at most");
 }
 
 #[test]
