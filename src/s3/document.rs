@@ -75,7 +75,7 @@ impl Document {
         }
     }
 
-    /// Whether there can be none.
+    /// Else there always is one, and it is changed.
     pub fn can_be_deleted(self) -> bool {
         !matches!(self.of_buckets().delete, Delete::Never)
     }

@@ -1,8 +1,8 @@
 //! Where a command is meant to go: a bucket, and a key in it.
 //!
 //! Owns: [`Place`], how a path on a mount or an `s3://` URL becomes one.
-//! Invariants: what is typed wins over what a mount tells, but for a mount that is read-only; only a mount of root's or of one's own is believed, for
-//! requests that carry one's credentials go where it says.
+//! Invariants: what is typed wins over what a mount tells, but for its being read-only; only a mount of root's or of one's
+//! own is believed, for requests that carry one's credentials go where it says.
 //! Must never know: what is done there.
 
 use std::ffi::OsStr;
