@@ -29,6 +29,7 @@ ensure_packages() {
     have fusermount3 || missing+=(fuse3)
     have cc || missing+=(build-essential)
     have getfattr || missing+=(attr)
+    have curl || missing+=(curl)
     have git || missing+=(git)
     have fio || missing+=(fio)
     have rsync || missing+=(rsync)

@@ -43,9 +43,11 @@ pub fn access_point(bucket: &str) -> Result<Option<AccessPoint<'_>>, &'static st
             Err("a multi-Region access point wants requests signed by SigV4A, which pailfs does not know: \
                  name the access point or bucket of one region")
         }
-        ("s3", Some(name)) if is_name(name) && is_account(account) => {
-            Ok(Some(AccessPoint { name, account, region }))
-        }
+        ("s3", Some(_)) if !is_account(account) => Err("the account of an access point's ARN is 12 digits"),
+        ("s3", Some(name)) if !is_name(name) => Err(
+            "an access point's name is 3 to 50 lower-case letters, digits and hyphens, none at the ends a hyphen",
+        ),
+        ("s3", Some(name)) => Ok(Some(AccessPoint { name, account, region })),
         _ => Err("expected arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME"),
     }
 }
@@ -99,8 +101,9 @@ mod tests {
             ("arn:aws:s3express:us-west-2:123456789012:accesspoint:x--usw2-az1--xa-s3", "not supported yet"),
             ("arn:aws:s3-object-lambda:us-west-2:123456789012:accesspoint:x", "--ol-s3"),
             ("arn:aws:s3:::bucket", "accesspoint/NAME"),
-            ("arn:aws:s3:us-west-2:12:accesspoint:name", "accesspoint/NAME"),
-            ("arn:aws:s3:us-west-2:123456789012:accesspoint:evil.example/", "accesspoint/NAME"),
+            ("arn:aws:s3:us-west-2:12:accesspoint:name", "12 digits"),
+            ("arn:aws:s3:us-west-2:123456789012:accesspoint:ab", "3 to 50"),
+            ("arn:aws:s3:us-west-2:123456789012:accesspoint:evil.example/", "3 to 50"),
             ("arn:", "accesspoint/NAME"),
         ] {
             assert!(access_point(arn).unwrap_err().contains(why), "{arn}");

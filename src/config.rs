@@ -86,6 +86,21 @@ pub struct RequestOptions {
     pub storage_class: Option<String>,
 }
 
+/// How quickly S3 is to bring back what is archived.
+pub const RESTORE_TIERS: [&str; 3] = ["Expedited", "Standard", "Bulk"];
+
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/acl-overview.html#canned-acl>.
+pub const CANNED_ACLS: [&str; 8] = [
+    "private",
+    "public-read",
+    "public-read-write",
+    "aws-exec-read",
+    "authenticated-read",
+    "bucket-owner-read",
+    "bucket-owner-full-control",
+    "log-delivery-write",
+];
+
 /// How S3 tells that an object is what was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ChecksumAlgorithm {
@@ -333,6 +348,9 @@ impl S3Config {
             && serde_json::from_str::<std::collections::BTreeMap<String, String>>(context).is_err()
         {
             return bad("--sse-kms-context", "expected a JSON object of strings");
+        }
+        if self.requests.acl.as_deref().is_some_and(|acl| !CANNED_ACLS.contains(&acl)) {
+            return bad("--acl", format!("expected one of {}", CANNED_ACLS.join(", ")));
         }
         if !(1..=LIST_PAGE_KEYS_MAX).contains(&self.list_page_keys) {
             return bad("list page", "must hold between 1 and 1000 keys");

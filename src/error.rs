@@ -40,7 +40,8 @@ pub enum S3ErrorKind {
     Malformed,
     /// The bucket or object has no such document: no policy, no CORS, no tags.
     NotSet,
-    /// A document that S3 refuses: malformed, or with values that it does not take.
+    /// A document that S3 refuses: malformed, or with values that it does not take. So is a storage class that it does not
+    /// know.
     BadDocument,
     /// Any other 4xx: the request was refused as it stands.
     Refused,

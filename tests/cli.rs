@@ -93,6 +93,14 @@ fn directory_buckets_are_refused_and_told_what_to_do() {
 }
 
 #[test]
+fn every_command_of_s3_says_in_its_help_what_it_does() {
+    for command in [&["s3"][..], &["s3", "wait"], &["s3", "buckets"], &["s3", "restore"]] {
+        let help = stdout(&run(&[command, &["--help"]].concat()));
+        assert!(help.contains("Commands:") && !help.contains("What every"), "{command:?}: {help}");
+    }
+}
+
+#[test]
 fn help_of_mount_names_every_option_and_its_sources() {
     let help = stdout(&run(&["mount", "--help"]));
     for word in [

@@ -484,3 +484,33 @@ async fn many_readers_stay_within_memory() {
     let held = house.fs.held();
     assert_eq!((held.inodes, held.handles), (1, 0), "{held:?}");
 }
+
+#[tokio::test]
+async fn who_pays_and_whose_the_bucket_must_be_goes_with_every_request() {
+    let house = House::with(|config| {
+        config.s3.requests.requester_pays = true;
+        config.s3.requests.expected_bucket_owner = Some("123456789012".into());
+    });
+    house.fake.put("d/there", "bytes");
+    house.names("d").await;
+    house.cat("d/there").await.unwrap();
+    house.make("d/small", b"x").await.unwrap();
+    house.make("d/large", &vec![7; 20 << 20]).await.unwrap();
+    house.rename("d/small", "d/moved", 0).await.unwrap();
+    house.unlink("d/moved").await.unwrap();
+    house.keys_settled().await;
+    let calls = house.fake.calls();
+    for op in
+        ["ListObjectsV2", "GetObject", "PutObject", "UploadPart", "CompleteMultipartUpload", "CopyObject"]
+    {
+        assert!(calls.iter().any(|logged| logged.call.op == op), "{op} was not sent");
+    }
+    for logged in &calls {
+        let (op, sent) =
+            (logged.call.op, |name: &str| logged.headers.get(name).map(|value| value.as_bytes()));
+        assert_eq!(sent("x-amz-request-payer"), Some(&b"requester"[..]), "{op}");
+        assert_eq!(sent("x-amz-expected-bucket-owner"), Some(&b"123456789012"[..]), "{op}");
+        let copies = sent("x-amz-copy-source").is_some();
+        assert_eq!(sent("x-amz-source-expected-bucket-owner").is_some(), copies, "{op}");
+    }
+}

@@ -159,7 +159,15 @@ async fn s3s_own_are_told_and_set() {
         for only_read in ["s3.etag", "s3.key", "s3.nonsense"] {
             assert_eq!(errno(set(&house, "d/file", only_read, "x").await), libc::EPERM, "{only_read}");
         }
-        assert_eq!(errno(set(&house, "d/file", "s3.restore", "soon").await), libc::EINVAL);
+        for (name, wrong) in [
+            ("s3.restore", "soon"),
+            ("s3.restore", "days=1,tier=Foo"),
+            ("s3.content-disposition", "attachment; filename=\"ü\""),
+            ("s3.content-type", "text/plain\nx-odd: 1"),
+            ("s3.storage-class", "NON\tSENSE"),
+        ] {
+            assert_eq!(errno(set(&house, "d/file", name, wrong).await), libc::EINVAL, "{name} {wrong}");
+        }
         assert_eq!(errno(set(&house, "", "s3.location", "here").await), libc::EPERM);
         assert_eq!(house.cat("d/file").await.unwrap(), b"bytes");
     }

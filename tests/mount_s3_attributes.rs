@@ -48,6 +48,10 @@ impl Place {
         xattr::set(self.mount.path(path), name, value.as_bytes()).unwrap_err().raw_os_error().unwrap()
     }
 
+    fn not_removed(&self, path: &str, name: &str) -> i32 {
+        xattr::remove(self.mount.path(path), name).unwrap_err().raw_os_error().unwrap()
+    }
+
     fn remove(&self, path: &str, name: &str) {
         xattr::remove(self.mount.path(path), name).unwrap();
     }
@@ -115,15 +119,21 @@ fn documents_of_a_bucket(kind: Kind) {
     );
     let by_default = json!({ "ApplyServerSideEncryptionByDefault": { "SSEAlgorithm": "aws:kms" } });
     let theirs = json!({ "ServerSideEncryptionConfiguration": { "Rules": [by_default] } });
+    place.document(
+        "encryption",
+        "<ServerSideEncryptionConfiguration><Rule><ApplyServerSideEncryptionByDefault><SSEAlgorithm>AES256\
+         </SSEAlgorithm></ApplyServerSideEncryptionByDefault></Rule></ServerSideEncryptionConfiguration>",
+        "get_bucket_encryption",
+        "AES256",
+        ("put_bucket_encryption", theirs, "aws:kms"),
+    );
+    place.set("", "s3.acl", "public-read");
+    assert!(place.boto("get_bucket_acl", json!({}))["Grants"].to_string().contains(EVERYBODY));
+    place.boto("put_bucket_acl", json!({ "ACL": "private" }));
+    assert!(!place.get("", "s3.acl").unwrap().contains(EVERYBODY));
+    place.boto("put_bucket_acl", json!({ "ACL": "authenticated-read" }));
+    assert!(place.get("", "s3.acl").unwrap().contains("AuthenticatedUsers"));
     if kind == Kind::Moto {
-        place.document(
-            "encryption",
-            "<ServerSideEncryptionConfiguration><Rule><ApplyServerSideEncryptionByDefault><SSEAlgorithm>AES256\
-             </SSEAlgorithm></ApplyServerSideEncryptionByDefault></Rule></ServerSideEncryptionConfiguration>",
-            "get_bucket_encryption",
-            "AES256",
-            ("put_bucket_encryption", theirs, "aws:kms"),
-        );
         of_a_bucket_on_moto(&mut place);
     }
     // What S3 does not take.
@@ -131,8 +141,13 @@ fn documents_of_a_bucket(kind: Kind) {
                 </CORSRule></CORSConfiguration>";
     assert_eq!(place.refused("", "s3.cors", cors), libc::EINVAL);
     let log = place.mount.log_text();
-    let told = log.lines().find(|line| line.contains("PutBucketCors") && line.contains("errno=22"));
+    let told =
+        log.lines().find(|line| line.contains("PutBucketCors") && line.contains("(s3.cors)\" errno=22"));
     assert!(told.is_some_and(|line| line.contains("code ")), "S3's words are in the log: {log}");
+    malformed_documents(&place);
+    for lasting in ["s3.acl", "s3.versioning", "s3.location"] {
+        assert_eq!(place.not_removed("", lasting), libc::EPERM, "{lasting}");
+    }
     assert_eq!(place.refused("", "s3.location", "elsewhere"), libc::EPERM);
     place.set(
         "",
@@ -148,6 +163,21 @@ fn documents_of_a_bucket(kind: Kind) {
     place.mount.umount();
 }
 
+/// Nothing of them is sent: moto answers 500, for half a minute, or takes them for empty ones.
+fn malformed_documents(place: &Place) {
+    let names =
+        ["acl", "cors", "encryption", "lifecycle", "logging", "notification", "policy", "tags", "website"];
+    for (name, wrong) in names
+        .into_iter()
+        .flat_map(|name| ["", "not xml", "<nonsense", "<nonsense/>", "[1]"].map(|wrong| (name, wrong)))
+    {
+        assert_eq!(place.refused("", &format!("s3.{name}"), wrong), libc::EINVAL, "{name} {wrong}");
+    }
+    let log = place.mount.log_text();
+    let told = log.lines().find(|line| line.contains("PutBucketPolicy") && line.contains("errno=22"));
+    assert!(told.is_some_and(|line| line.contains("not a JSON object")), "{log}");
+}
+
 /// What SeaweedFS does not know.
 fn of_a_bucket_on_moto(place: &mut Place) {
     place.document(
@@ -161,8 +191,6 @@ fn of_a_bucket_on_moto(place: &mut Place) {
             "theirs.html",
         ),
     );
-    place.set("", "s3.acl", "public-read");
-    assert!(place.boto("get_bucket_acl", json!({}))["Grants"].to_string().contains(EVERYBODY));
     let delivery = "uri=\"http://acs.amazonaws.com/groups/s3/LogDelivery\"";
     place.set("", "s3.acl", &format!("WRITE {delivery}; READ_ACP {delivery}"));
     let told = place.boto("get_bucket_acl", json!({}))["Grants"].to_string();
@@ -177,6 +205,9 @@ fn of_a_bucket_on_moto(place: &mut Place) {
     place.set("", "s3.logging", &logging);
     assert_eq!(place.boto("get_bucket_logging", json!({}))["LoggingEnabled"]["TargetPrefix"], "log/");
     assert!(place.get("", "s3.logging").unwrap().contains("log/"));
+    let theirs = json!({ "TargetBucket": place.bucket, "TargetPrefix": "theirs/" });
+    place.boto("put_bucket_logging", json!({ "BucketLoggingStatus": { "LoggingEnabled": theirs } }));
+    assert!(place.get("", "s3.logging").unwrap().contains("theirs/"));
     place.remove("", "s3.logging");
     assert_eq!(place.boto("get_bucket_logging", json!({}))["LoggingEnabled"], Value::Null);
 
@@ -187,6 +218,11 @@ fn of_a_bucket_on_moto(place: &mut Place) {
     let told = place.boto("get_bucket_notification_configuration", json!({}));
     assert_eq!(told["TopicConfigurations"][0]["Id"], "ours");
     assert!(place.get("", "s3.notification").unwrap().contains("ours"));
+    let theirs = json!({ "Id": "theirs", "TopicArn": "arn:aws:sns:us-east-1:123456789012:t",
+        "Events": ["s3:ObjectRemoved:*"] });
+    let theirs = json!({ "NotificationConfiguration": { "TopicConfigurations": [theirs] } });
+    place.boto("put_bucket_notification_configuration", theirs);
+    assert!(place.get("", "s3.notification").unwrap().contains("theirs"));
     place.remove("", "s3.notification");
     let told = place.boto("get_bucket_notification_configuration", json!({}));
     assert_eq!(told["TopicConfigurations"], Value::Null);
@@ -204,6 +240,7 @@ fn features_of_a_file(kind: Kind) {
     let file = "d/file";
     let about = || json!({ "Key": file });
     presigned(&place, file);
+    headers(&mut place, file);
 
     place.set(file, "s3.acl", "public-read");
     assert!(place.boto("get_object_acl", about())["Grants"].to_string().contains(EVERYBODY));
@@ -229,11 +266,13 @@ fn features_of_a_file(kind: Kind) {
     place.set(file, "s3.acl", &document);
     let told = place.boto("get_object_acl", about())["Grants"].to_string();
     assert_eq!(told.contains(EVERYBODY), takes_documents, "as it was told: {told}");
-    // moto fails on a name that it does not know.
-    if kind != Kind::Moto {
-        assert_eq!(place.refused(file, "s3.acl", "nonsense"), libc::EINVAL);
+    for wrong in ["", "nonsense", "READ foo", "<AccessControlPolicy><Bad/>"] {
+        assert_eq!(place.refused(file, "s3.acl", wrong), libc::EINVAL, "{wrong}");
     }
+    let kept = place.boto("get_object_acl", about())["Grants"].to_string();
+    assert_eq!(kept, told, "none of them reached S3");
 
+    assert_eq!(place.not_removed(file, "s3.acl"), libc::EPERM);
     place.set(file, "s3.tags", "by=me&for=you%20all");
     let told = place.boto("get_object_tagging", about())["TagSet"].to_string();
     assert!(told.contains("you all"), "{told}");
@@ -253,6 +292,7 @@ fn features_of_a_file(kind: Kind) {
 }
 
 fn of_a_file_on_moto(place: &mut Place) {
+    assert_eq!(place.refused("d/file", "s3.storage-class", "NONSENSE"), libc::EINVAL);
     place.set("d/file", "s3.acl", &format!("READ uri=\"{EVERYBODY}\""));
     let told = place.boto("get_object_acl", json!({ "Key": "d/file" }))["Grants"].to_string();
     assert!(told.contains(EVERYBODY) && !told.contains("FULL_CONTROL"), "{told}");
@@ -272,6 +312,34 @@ fn of_a_file_on_moto(place: &mut Place) {
     assert!(told.contains("expiry-date"), "{told}");
     assert_eq!(place.get("cold", "s3.restore"), Some(told));
     assert_eq!(place.get("cold", "s3.storage-class").as_deref(), Some("GLACIER"));
+}
+
+/// What goes over as a header: set here and seen by boto3, set by boto3 and seen here.
+fn headers(place: &mut Place, file: &str) {
+    let told = place.boto("head_object", json!({ "Key": file }));
+    assert_eq!(place.get(file, "s3.etag").as_deref(), told["ETag"].as_str());
+    let time = httpdate::parse_http_date(&place.get(file, "s3.last-modified").unwrap()).unwrap();
+    let theirs = told["LastModified"].as_str().unwrap().get(..19).unwrap().replace(' ', "T");
+    assert_eq!(pailfs::key::past::moment(time), format!("{theirs}Z"));
+    for (name, theirs_name, ours, theirs) in [
+        ("content-type", "ContentType", "text/x-ours", "text/x-theirs"),
+        ("cache-control", "CacheControl", "no-store", "max-age=9"),
+        ("content-encoding", "ContentEncoding", "gzip", "br"),
+        ("content-disposition", "ContentDisposition", "attachment; filename=\"a b\"", "inline"),
+        ("content-language", "ContentLanguage", "de", "fr"),
+        ("storage-class", "StorageClass", "STANDARD_IA", "ONEZONE_IA"),
+    ] {
+        let name = format!("s3.{name}");
+        place.set(file, &name, ours);
+        assert_eq!(place.get(file, &name).as_deref(), Some(ours));
+        let told = place.boto("head_object", json!({ "Key": file }));
+        assert_eq!(told[theirs_name], ours, "{name}");
+        place.boto("put_object", json!({ "Key": "theirs", "Body": "x", theirs_name: theirs }));
+        assert_eq!(place.get("theirs", &name).as_deref(), Some(theirs), "{name}");
+    }
+    place.remove(file, "s3.content-encoding");
+    assert_eq!(place.get(file, "s3.content-encoding"), None);
+    assert_eq!(place.boto("head_object", json!({ "Key": file }))["ContentEncoding"], Value::Null);
 }
 
 /// With plain HTTP anybody has the bytes.

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use support::aws::Boto;
+use support::aws::{Boto, clean_environment, with_credentials};
 use support::mount::{Mount, Options, pailfs, run};
 use support::servers::{Kind, Server, shared};
 
@@ -190,6 +190,23 @@ fn moto_without_versions_there_are_none_and_a_real_key_wins() {
     mount.umount();
 }
 
+/// Directories that are gone with all they held still lead to versions, for the command.
+#[test]
+fn moto_what_is_gone_with_its_directory_is_found_by_the_command() {
+    let server = shared(Kind::Moto);
+    let (bucket, mut boto) = versioned(server, "gone");
+    boto.put(&bucket, "gone/sub/x", b"x");
+    boto.call("delete_object", &json!({ "Bucket": bucket, "Key": "gone/sub/x" }));
+    let mount = Options::new(server, &bucket).mount();
+    let mut command = Command::new(pailfs());
+    command.args(["s3", "versions", "list"]).arg(mount.path("gone/sub/x"));
+    clean_environment(&mut command);
+    with_credentials(&mut command);
+    let said = run(&mut command);
+    assert_eq!(said.stdout.lines().count(), 2, "the object and its delete marker: {said:?}");
+    mount.umount();
+}
+
 /// Where attributes are kept a version has those it was made with, and gives them back.
 #[test]
 fn moto_versions_have_their_own_attributes() {
@@ -284,6 +301,8 @@ fn as_of(kind: Kind) {
         assert_eq!(errno(std::fs::write(mount.path("new"), "x")), libc::EROFS);
         assert_eq!(errno(std::fs::metadata(mount.path(".versions"))), libc::ENOENT);
         assert_eq!(errno(xattr::get(&mount.dir, "pailfs.s3")), libc::EOPNOTSUPP);
+        let said = run(Command::new(pailfs()).args(["s3", "ls"]).arg(&mount.dir));
+        assert!(!said.status.success() && said.stderr.contains("shows what was (--as-of)"), "{said:?}");
         if objects.contains_key("a") {
             let id = xattr::get(mount.path("a"), "s3.version-id").unwrap().unwrap();
             let about = json!({ "Bucket": bucket, "Key": "a", "VersionId": String::from_utf8(id).unwrap() });

@@ -168,6 +168,8 @@ fn failures_leave_nothing_and_say_why(kind: Kind) {
     place.fails(&["cp", "none", "s3://x"], 1, "No such file");
     place.fails(&["cp", ".", "s3://x"], 1, "--recursive");
     place.fails(&["cp", "x", "y"], 1, "must be an s3:// URL");
+    place.fails(&["cp", "s3://k", "-"], 1, "`-`: cp copies files");
+    place.fails(&["cp", "-", "s3://x"], 1, "`-`: cp copies files");
     place.fails(&["cp", "s3://x"], 2, "DST");
     assert_eq!(place.names("."), [""; 0]);
     place.boto.put(&place.bucket, "k", b"v");
@@ -180,13 +182,50 @@ fn failures_leave_nothing_and_say_why(kind: Kind) {
     place.fails(&["cors", "get", "s3://"], 1, "NoSuchCORSConfiguration");
     place.file("cors", b"<CORSConf");
     place.fails(&["cors", "set", "s3://", "cors"], 1, "PutBucketCors");
+    place.file("rules", b"{\"bogus\": 1}");
+    place.fails(&["lifecycle", "set", "s3://", "rules"], 1, "`bogus` is not known, expected Rules");
     place.file("cors", b"neither");
     place.fails(&["cors", "set", "s3://", "cors"], 1, "neither XML nor JSON");
     place.fails(&["buckets", "delete", "s3://"], 1, "not empty");
     place.fails(&["acl", "set", "s3://k"], 1, "name a canned ACL");
+    place.fails(&["acl", "set", "s3://k", ""], 1, "expected one of private, public-read,");
+    place.fails(&["acl", "set", "s3://", "nonsense"], 1, "`nonsense` is no canned ACL");
+    place.fails(&["acl", "set", "s3://k", "--grant-read", "foo"], 1, "`foo` names nobody");
+    place.fails(&["cp", "plain", "s3://k", "--acl", "public"], 1, "--acl: expected one of private,");
     place.fails(&["tags", "set", "s3://k", "novalue"], 2, "name=value");
     place.fails(&["head", "/etc/passwd"], 1, "neither an s3:// URL nor on a pailfs mount");
     assert_eq!(place.boto.get(&place.bucket, "k"), b"v");
+}
+
+fn a_storage_class_is_set_and_all_else_stays(kind: Kind) {
+    let mut place = place(kind);
+    place.file("f.txt", b"data");
+    place.ok(&["cp", "f.txt", "s3://f.txt", "--metadata", "colour=red"]);
+    place.ok(&["tags", "set", "s3://f.txt", "by=me"]);
+    place.ok(&["storage-class", "set", "s3://f.txt", "STANDARD_IA"]);
+    let about = json!({"Bucket": place.bucket, "Key": "f.txt"});
+    let told = place.boto.call("head_object", &about);
+    assert_eq!(told["StorageClass"], "STANDARD_IA");
+    assert_eq!((&told["ContentType"], &told["Metadata"]), (&json!("text/plain"), &json!({"colour": "red"})));
+    let tags = place.boto.call("get_object_tagging", &about)["TagSet"].clone();
+    assert_eq!(tags, json!([{"Key": "by", "Value": "me"}]));
+    assert_eq!(place.ok(&["storage-class", "get", "s3://f.txt"]), "StorageClass: STANDARD_IA\n");
+    place.ok(&["storage-class", "set", "s3://f.txt", "STANDARD"]);
+    assert_eq!(place.ok(&["storage-class", "get", "s3://f.txt"]), "StorageClass: STANDARD\n");
+}
+
+/// SeaweedFS knows no archive.
+#[test]
+fn what_is_not_archived_is_not_restored() {
+    let mut place = place(Kind::Moto);
+    place.boto.put(&place.bucket, "k", b"v");
+    assert_eq!(place.ok(&["restore", "get", "s3://k"]), "StorageClass: STANDARD\n");
+    place.fails(&["restore", "set", "s3://k", "--days", "1"], 1, "in no archive");
+    place.fails(
+        &["restore", "set", "s3://k", "--days", "1", "--tier", "Foo"],
+        2,
+        "Expedited, Standard, Bulk",
+    );
 }
 
 fn presigned_urls_are_printed(kind: Kind) {
@@ -194,10 +233,17 @@ fn presigned_urls_are_printed(kind: Kind) {
     place.boto.put(&place.bucket, "a b", b"signed");
     let url = place.ok(&["presign", "s3://a b", "--expires", "5m"]);
     assert!(url.contains("X-Amz-Expires=300"), "{url}");
-    let got = tokio::runtime::Runtime::new()
-        .unwrap()
-        .block_on(async { reqwest::get(url.trim_end()).await.unwrap().text().await.unwrap() });
-    assert_eq!(got, "signed");
+    let get = |url: &str| {
+        let got = async { reqwest::get(url.trim_end()).await.unwrap().text().await.unwrap() };
+        tokio::runtime::Runtime::new().unwrap().block_on(got)
+    };
+    assert_eq!(get(&url), "signed");
+    let said = ["--requester-pays", "--expected-bucket-owner", "123456789012"];
+    let url = place.ok(&[&["presign", "s3://a b"][..], &said].concat());
+    for said in ["&x-amz-request-payer=requester", "&x-amz-expected-bucket-owner=123456789012&"] {
+        assert!(url.contains(said), "{url}");
+    }
+    assert_eq!(get(&url), "signed", "and signed with it");
     place.fails(&["presign", "s3://a b", "--expires", "8d"], 1, "7 days");
 }
 
@@ -211,6 +257,9 @@ fn waits_end_with_what_was_seen(kind: Kind) {
     place.fails(&wait("object-not-exists", "s3://k"), 255, "still exists");
     place.ok(&wait("object-not-exists", "s3://late"));
     place.fails(&wait("bucket-not-exists", "s3://"), 255, "still exists");
+    place.ok(&wait("bucket-exists", "s3://"));
+    place.fails(&wait("bucket-exists", "=s3://no-such-bucket-at-all"), 255, "still does not exist");
+    place.ok(&wait("bucket-not-exists", "=s3://no-such-bucket-at-all"));
     let end = std::thread::scope(|scope| {
         let waiting = scope.spawn(|| {
             place.s3(&["wait", "object-exists", "s3://late", "--delay", "50ms", "--max-attempts", "1000"])
@@ -254,7 +303,11 @@ fn lost_uploads_are_found_and_aborted(kind: Kind) {
     }
     let old = place.ok(&["uploads", "s3://", "--older-than", "7d"]);
     match kind {
-        Kind::SeaweedFs => assert_eq!(old, ""),
+        Kind::SeaweedFs => {
+            assert_eq!(old, "");
+            assert_eq!(place.ok(&["uploads", "s3://", "--abort", "--older-than", "7d"]), "");
+            assert_eq!(place.boto.uploads(&place.bucket).len(), 3, "young ones are spared");
+        }
         // To moto all were begun in 2010.
         Kind::Moto => assert_eq!(old.lines().count(), 4, "a head and three: {old}"),
     }
@@ -270,11 +323,15 @@ fn a_path_on_a_mount_is_enough(kind: Kind) {
     place.boto.put(&place.bucket, "pre/dir/f", b"v");
     let mount: Mount = Options::new(place.server, &format!("s3://{}/pre/", place.bucket)).mount();
     let path = mount.path("dir/f");
-    let mut command = Command::new(pailfs());
-    command.args(["s3", "tags", "set"]).arg(&path).arg("by=path");
-    clean_environment(&mut command);
-    with_credentials(&mut command);
-    let said = run(&mut command);
+    let on = |path: &std::path::Path, args: &[&str]| {
+        let (verb, rest) = args.split_at(2);
+        let mut command = Command::new(pailfs());
+        command.arg("s3").args(verb).arg(path).args(rest);
+        clean_environment(&mut command);
+        with_credentials(&mut command);
+        run(&mut command)
+    };
+    let said = on(&path, &["tags", "set", "by=path"]);
     assert!(said.status.success(), "{said:?}");
     let about = json!({"Bucket": place.bucket, "Key": "pre/dir/f"});
     assert_eq!(place.boto.call("get_object_tagging", &about)["TagSet"][0]["Value"], "path");
@@ -283,6 +340,24 @@ fn a_path_on_a_mount_is_enough(kind: Kind) {
     assert_eq!(told["endpoint_url"], place.server.endpoint.as_str());
     let mut listed = xattr::list(&mount.dir).into_iter().flatten();
     assert!(listed.all(|name| name != "pailfs.s3"), "it is not listed");
+    mount.umount();
+
+    let mount = Options::new(place.server, &place.bucket).arg("--read-only").mount();
+    let path = mount.path("pre/dir/f");
+    for change in [
+        &["tags", "set", "by=other"][..],
+        &["tags", "delete"],
+        &["acl", "set", "private"],
+        &["storage-class", "set", "STANDARD"],
+        &["restore", "set", "--days", "1"],
+        &["versions", "delete", "null"],
+    ] {
+        let said = on(&path, change);
+        assert_eq!(said.status.code(), Some(1), "{change:?}: {said:?}");
+        assert!(said.stderr.contains("is read-only: to change"), "{change:?}: {said:?}");
+    }
+    let said = on(&path, &["tags", "get"]);
+    assert!(said.stdout.contains("path"), "reading is fine: {said:?}");
     mount.umount();
 }
 
@@ -400,6 +475,7 @@ on_both!(
     trees_go_up_and_down
     failures_leave_nothing_and_say_why
     presigned_urls_are_printed
+    a_storage_class_is_set_and_all_else_stays
     waits_end_with_what_was_seen
     documents_are_printed_in_every_form
     lost_uploads_are_found_and_aborted

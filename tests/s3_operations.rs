@@ -447,12 +447,32 @@ async fn archived_objects_are_restored(mut place: Place) {
     let object = ObjectId::current("o");
     let refused = place.client.get_object("o", None, None).await;
     assert_eq!(refused.map(|_| ()).unwrap_err().kind, S3ErrorKind::Archived);
+    // S3 tells its ACL all the same.
+    let acl = place.client.get_document(Document::Acl, Some(object)).await;
+    assert_eq!(kind(acl), S3ErrorKind::Archived);
     place.client.restore_object(object, Some(3), Some("Bulk")).await.unwrap();
     let details = place.client.head_object_details(object).await.unwrap();
     let restore = details.headers["x-amz-restore"].to_str().unwrap();
     assert!(restore.contains("ongoing-request"), "{restore}");
     assert_eq!(place.boto("head_object", json!({"Key": "o"}))["Restore"], restore);
     assert_eq!(details.head.storage_class.as_deref(), Some("GLACIER"));
+}
+
+/// moto shows a directory of which nothing is left but delete markers.
+async fn what_was_removed_is_not_listed(mut place: Place) {
+    place.boto("put_bucket_versioning", json!({"VersioningConfiguration": {"Status": "Enabled"}}));
+    place.put("gone/x", "x").await;
+    place.client.delete_object("gone/x").await.unwrap();
+    let listed = place.boto("list_objects_v2", json!({"Delimiter": "/"}));
+    assert_eq!(listed["CommonPrefixes"].is_array(), place.kind == Kind::Moto, "{listed}");
+}
+
+/// SeaweedFS keeps none of a directory's marker.
+async fn a_marker_carries_metadata(mut place: Place) {
+    let headers = ObjectHeaders { metadata: vec![("mode".into(), "448".into())], ..Default::default() };
+    place.client.put_object("d/", Vec::new(), &headers, &Precondition::None).await.unwrap();
+    let told = place.boto("head_object", json!({"Key": "d/"}))["Metadata"].clone();
+    assert_eq!(told["mode"] == "448", place.kind == Kind::Moto, "{told}");
 }
 
 async fn presigned_urls_are_taken_by_anybody(mut place: Place) {
@@ -510,5 +530,7 @@ on_both!(
     a_bucket_is_listed_and_read_as_it_was
     versions_come_in_pages
     archived_objects_are_restored
+    what_was_removed_is_not_listed
+    a_marker_carries_metadata
     presigned_urls_are_taken_by_anybody
 );

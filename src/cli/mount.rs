@@ -15,7 +15,7 @@ use time::format_description::well_known::Rfc3339;
 use tracing::level_filters::LevelFilter;
 
 use super::s3_args::{NewObjectArgs, S3Args};
-use crate::config::{AttributesConfig, RestoreConfig};
+use crate::config::{AttributesConfig, RESTORE_TIERS, RestoreConfig};
 use crate::failure::Failure;
 use crate::mount::{self, Plan};
 
@@ -389,8 +389,6 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|_| "expected a time with its unit, such as 500ms, 5s or 2m".into())
 }
-
-const RESTORE_TIERS: [&str; 3] = ["Expedited", "Standard", "Bulk"];
 
 /// RFC 3339, the seconds left out if one likes.
 fn moment(text: &str) -> Result<SystemTime, String> {

@@ -128,7 +128,7 @@ pub(super) struct NewObjectArgs {
     /// Encryption context of --sse kms: a JSON object of strings
     #[arg(long, value_name = "JSON", requires = "sse")]
     pub sse_kms_context: Option<String>,
-    /// Canned ACL: bucket-owner-full-control, public-read, ... [default: S3's]
+    /// Canned ACL: private, public-read, bucket-owner-full-control, ... [default: S3's]
     #[arg(long, value_name = "NAME")]
     pub acl: Option<String>,
     /// Storage class [default: STANDARD]

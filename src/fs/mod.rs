@@ -73,7 +73,7 @@ pub use refresh::{FLUSH, Kernel, REFRESH};
 use thaw::Waiting;
 use unlink::Failed;
 use write_back::WriteBack;
-pub use xattr::{CACHED, S3};
+pub use xattr::{CACHED, MountTold, S3};
 
 /// What `stat` shows.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,8 +14,11 @@ use http::HeaderMap;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::Filesystem;
+use crate::config::RESTORE_TIERS;
 use crate::error::Error;
-use crate::s3::{Acl, Document, ObjectDetails, ObjectHeaders, ObjectId, Permission, Presigned};
+use crate::s3::{
+    Acl, Document, ObjectDetails, ObjectHeaders, ObjectId, Permission, Presigned, is_header_value,
+};
 
 /// How long a presigned URL lasts.
 const PRESIGNED_FOR: Duration = Duration::from_secs(3600);
@@ -106,6 +109,9 @@ impl Filesystem {
         let located = self.client.locate(&key).await?;
         let of = (ino != self.namespace.root()).then(|| located.id());
         match (document(name), value) {
+            (Some(document), None) if !document.can_be_deleted() => {
+                Err(Error::NotPermitted("it can be changed, but not taken away"))
+            }
             (Some(Document::Acl), Some(value)) => self.set_acl(of, value).await,
             (Some(Document::Tagging), Some(value)) if of.is_some() && !value.starts_with(b"<") => {
                 Ok(self.client.put_tags(&read_tags(text(value)?)?, of).await?)
@@ -143,6 +149,9 @@ impl Filesystem {
         let name = name.to_owned();
         if !SETTABLE_HEADERS.contains(&&*name) && !["content-type", "storage-class"].contains(&&*name) {
             return Err(ONLY_READ);
+        }
+        if value.as_ref().is_some_and(|value| !is_header_value(value)) {
+            return Err(Error::Invalid("a header carries printable ASCII without spaces at the ends"));
         }
         self.change_carried(ino, move |headers| {
             match &*name {
@@ -243,7 +252,7 @@ fn read_restore(text: &str) -> Result<(u32, Option<&str>), Error> {
     for part in text.split(',') {
         match part.trim().split_once('=') {
             Some(("days", number)) => days = number.parse().ok(),
-            Some(("tier", name)) => tier = Some(name),
+            Some(("tier", name)) if RESTORE_TIERS.contains(&name) => tier = Some(name),
             _ => return Err(expected),
         }
     }
@@ -282,7 +291,7 @@ mod tests {
     fn a_restore_names_its_days() {
         assert_eq!(read_restore("days=5,tier=Bulk").unwrap(), (5, Some("Bulk")));
         assert_eq!(read_restore(" days=1 ").unwrap(), (1, None));
-        for wrong in ["", "5", "days=0", "days=x", "tier=Bulk", "days=5,colour=red"] {
+        for wrong in ["", "5", "days=0", "days=x", "tier=Bulk", "days=5,colour=red", "days=5,tier=Foo"] {
             assert!(read_restore(wrong).is_err(), "{wrong}");
         }
     }

@@ -8,9 +8,11 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Filesystem, s3_xattr};
 use crate::attr::xattr::{self, METADATA_BYTES_MAX};
-use crate::config::AttributesConfig;
+use crate::config::{AttributesConfig, S3Config};
 use crate::error::{Error, S3ErrorKind};
 use crate::key::VersionId;
 use crate::namespace::Node;
@@ -20,8 +22,17 @@ use crate::s3::ObjectHeaders;
 /// its cap.
 pub const CACHED: &str = "pailfs.cached";
 
-/// Where the mount's bucket is: its [`crate::config::S3Config`] as JSON, for `pailfs s3`.
+/// What `pailfs s3` must know of a mount: a [`MountTold`] as JSON.
 pub const S3: &str = "pailfs.s3";
+
+/// Where a mount's bucket is, and what the mount is for.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MountTold {
+    #[serde(flatten)]
+    pub s3: S3Config,
+    /// Nothing there is to be changed, by the command neither.
+    pub read_only: bool,
+}
 
 const USER: &[u8] = b"user.";
 
@@ -48,9 +59,10 @@ impl Filesystem {
             if self.config.as_of.is_some() {
                 return Err(Error::NotSupported("a mount of what was names no bucket: say s3://bucket/key"));
             }
-            let mut config = self.config.s3.clone();
-            config.region = Some(self.client.region().to_string());
-            return serde_json::to_vec(&config).map_err(|e| Error::Io(format!("{S3}: {e}")));
+            let region = Some(self.client.region().to_string());
+            let s3 = S3Config { region, ..self.config.s3.clone() };
+            let told = MountTold { s3, read_only: self.config.read_only };
+            return serde_json::to_vec(&told).map_err(|e| Error::Io(format!("{S3}: {e}")));
         }
         if let Some(name) = s3_xattr::name(name) {
             return self.get_s3_xattr(ino, name).await;

@@ -496,7 +496,7 @@ impl fuser::Filesystem for Door {
         self.run(ino, move |fs| async move {
             match fs.getxattr(ino.0, &name).await {
                 Ok(value) => reply_xattr(reply, &value, size),
-                Err(e) => reply.error(refuse(&fs, "getxattr", ino, None, &e)),
+                Err(e) => reply.error(refuse(&fs, "getxattr", ino, Some(&name), &e)),
             }
         });
     }

@@ -18,7 +18,8 @@ use crate::error::Error;
 use crate::fs::{Attr, DirItem, Filesystem, Opened, OpenedDir};
 use crate::namespace::Kind;
 
-/// Answers an error, and logs what is a failure rather than an answer.
+/// Answers an error, and logs what is a failure rather than an answer. `name`: of a file in the directory `ino`, or of an
+/// extended attribute.
 pub(super) fn refuse(
     fs: &Filesystem,
     op: &'static str,
@@ -27,7 +28,12 @@ pub(super) fn refuse(
     error: &Error,
 ) -> Errno {
     let errno = error.errno();
-    let file = || fs.describe(ino.0, name);
+    let file = || match name {
+        Some(attribute) if op.ends_with("xattr") => {
+            format!("{} ({})", fs.describe(ino.0, None), attribute.display())
+        }
+        _ => fs.describe(ino.0, name),
+    };
     match errno {
         // Programs ask for labels and lists of attributes that no file here has, of every file.
         libc::ENODATA | libc::EOPNOTSUPP if op.ends_with("xattr") => {

@@ -32,7 +32,7 @@ fn advice(e: &S3Error, config: &S3Config) -> String {
     match e.kind {
         S3ErrorKind::NoSuchBucket | S3ErrorKind::NoSuchKey => format!(
             "there is no bucket {bucket} at {place}: check the name and --endpoint-url, or make it with \
-             `aws s3 mb s3://{bucket}`{}",
+             `pailfs s3 buckets create s3://{bucket}`{}",
             path_style_hint(config)
         ),
         S3ErrorKind::AccessDenied if !config.sign_requests => format!(
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn each_kind_says_what_to_do_in_one_line() {
         let table = [
-            (S3ErrorKind::NoSuchBucket, "aws s3 mb s3://data"),
+            (S3ErrorKind::NoSuchBucket, "pailfs s3 buckets create s3://data"),
             (S3ErrorKind::AccessDenied, "s3:ListBucket"),
             (S3ErrorKind::NoCredentials, "cannot be signed"),
             (S3ErrorKind::WrongRegion, "--region"),

@@ -6,6 +6,7 @@
 use http::Method;
 
 use super::{ObjectId, R, S3Client, call_on, payload, set_document, xml};
+use crate::error::{S3Error, S3ErrorKind};
 
 impl S3Client {
     /// Asks for a copy of an archived object that lasts for `days` (none: for good, from the archive tiers of
@@ -13,7 +14,7 @@ impl S3Client {
     /// S3's default. Of one that is restored already, changes how long it lasts.
     ///
     /// # Errors
-    /// `Refused`, code `RestoreAlreadyInProgress`; `Archived` (`InvalidObjectState`), if it is not archived at all.
+    /// `Refused`, code `RestoreAlreadyInProgress`; `BadDocument`, if it is not archived at all.
     pub async fn restore_object(&self, object: ObjectId<'_>, days: Option<u32>, tier: Option<&str>) -> R<()> {
         let mut call = call_on("RestoreObject", Method::POST, Some(object));
         call.query.push(("restore", "".into()));
@@ -25,6 +26,14 @@ impl S3Client {
         let md5 = payload::content_md5(document.as_bytes());
         self.set_header(&mut call, "content-md5", &md5)?;
         set_document(&mut call, document).await;
-        self.send(&call).await.map(|_| ())
+        match self.send(&call).await {
+            Ok(_) => Ok(()),
+            // The code for what is archived, of all other requests.
+            Err(e) if e.kind == S3ErrorKind::Archived => {
+                let message = "the object is in no archive: there is nothing to restore".to_string();
+                Err(S3Error { kind: S3ErrorKind::BadDocument, message, ..e })
+            }
+            Err(e) => Err(e),
+        }
     }
 }

@@ -10,13 +10,13 @@ use http::Method;
 use super::object::parse_timestamp;
 use super::xml::{self, Element};
 use super::{
-    ListBucketsPage, ListObjectVersions, ListObjectsV2, ListedBucket, R, S3Client, call, set_document,
+    ListBucketsPage, ListObjectVersions, ListObjectsV2, ListedBucket, Owner, R, S3Client, call, set_document,
 };
 use crate::aws::retry::{Effort, Failure};
 use crate::error::S3ErrorKind;
 
 /// AWS's oldest region: the one that must not be named when a bucket is made, and is not when it is asked for.
-const REGION_UNNAMED: &str = "us-east-1";
+pub const REGION_UNNAMED: &str = "us-east-1";
 
 /// A person waits: a server that is not there is told of in a second, not after the full round of tries.
 const TRIES_MAX: u32 = 3;
@@ -154,7 +154,7 @@ impl S3Client {
 }
 
 fn read_buckets(root: &Element, sent: Option<&str>) -> Result<ListBucketsPage, &'static str> {
-    let mut page = ListBucketsPage::default();
+    let mut page = ListBucketsPage { owner: Owner::within(root, "Owner"), ..ListBucketsPage::default() };
     for bucket in root.child("Buckets").into_iter().flat_map(|buckets| buckets.children("Bucket")) {
         let name = bucket.text_of("Name").filter(|name| !name.is_empty());
         let created = bucket.text_of("CreationDate").and_then(parse_timestamp);

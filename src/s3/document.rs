@@ -1,8 +1,9 @@
 //! The documents S3 keeps beside a bucket or object: ACL, tags, CORS, lifecycle, policy and their like.
 //!
 //! Owns: [`Document`], and for each the names of its operations; ACLs given by name or by grants; tags.
-//! Invariants: a document goes to S3 and comes back byte for byte, and S3 is the judge of it; what is answered is the
-//! document that was asked for; no server is asked to delete a document that it does not show.
+//! Invariants: a document goes to S3 and comes back byte for byte, and S3 is the judge of what it says; what is none at all
+//! is not sent, for servers take it for an empty one, or fail on it; what is answered is the document that was asked for;
+//! no server is asked to delete a document that it does not show.
 //! Must never know: what a document means (but tags), how people write it.
 
 use std::sync::atomic::Ordering;
@@ -13,7 +14,8 @@ use http::{HeaderValue, Method, header};
 use super::xml::{self, Element};
 use super::{ObjectId, R, S3Client, call, call_on, payload, set_document};
 use crate::aws::retry::Call;
-use crate::error::S3ErrorKind;
+use crate::config::CANNED_ACLS;
+use crate::error::{S3Error, S3ErrorKind};
 
 /// A document in S3's own form: XML, but for the policy, which is JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +65,21 @@ impl Document {
             Document::Versioning => "VersioningConfiguration",
             Document::Website => "WebsiteConfiguration",
         })
+    }
+
+    /// Errors: why it is no such document, whatever it says.
+    fn check_form(self, body: &[u8]) -> Result<(), String> {
+        match self.root() {
+            Some(root) => xml::parse_root(body, root).map(|_| ()).map_err(|e| e.to_string()),
+            None => serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(body)
+                .map(|_| ())
+                .map_err(|e| format!("not a JSON object: {e}")),
+        }
+    }
+
+    /// Else there always is one, and it is changed.
+    pub fn can_be_deleted(self) -> bool {
+        !matches!(self.of_buckets().delete, Delete::Never)
     }
 
     /// None: objects have no such document.
@@ -115,11 +132,37 @@ impl Document {
 /// An ACL that is not written out as a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Acl {
-    /// `private`, `public-read`, …:
-    /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/acl-overview.html#canned-acl>.
+    /// One of [`CANNED_ACLS`].
     Canned(String),
     /// To whom what is allowed: `id=…`, `uri=…`, `emailAddress=…`, several parted by commas.
     Grants(Vec<(Permission, String)>),
+}
+
+impl Acl {
+    /// Servers take what they do not know for an ACL that allows nothing, or fail on it. Errors: what was expected.
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Acl::Canned(name) if CANNED_ACLS.contains(&name.as_str()) => Ok(()),
+            Acl::Canned(name) => {
+                let (name, known) = (name.escape_debug(), CANNED_ACLS.join(", "));
+                Err(format!("`{name}` is no canned ACL: expected one of {known}, or grants"))
+            }
+            Acl::Grants(grants) => match grants.iter().find(|(_, grantees)| !are_grantees(grantees)) {
+                None => Ok(()),
+                Some((_, wrong)) => Err(format!(
+                    "`{}` names nobody: expected id=\"…\", uri=\"…\" or emailAddress=\"…\", several parted by commas",
+                    wrong.escape_debug()
+                )),
+            },
+        }
+    }
+}
+
+fn are_grantees(text: &str) -> bool {
+    text.split(',').all(|grantee| {
+        let (kind, who) = grantee.trim().split_once('=').unwrap_or_default();
+        matches!(kind, "id" | "uri" | "emailAddress") && !who.trim_matches('"').is_empty()
+    })
 }
 
 /// What an ACL can allow.
@@ -180,11 +223,12 @@ impl S3Client {
     /// Puts a document in place of the one there is.
     ///
     /// # Errors
-    /// `BadDocument`, with what S3 says of it.
+    /// `BadDocument`, with what S3 says of it, or what is wrong with its form.
     pub async fn put_document(&self, document: Document, of: Option<ObjectId<'_>>, body: Bytes) -> R<()> {
         let operations = self.operations(document, of)?;
         let mut call = call_on(operations.put, Method::PUT, of);
         call.query.push((operations.query, "".into()));
+        document.check_form(&body).map_err(|why| self.bad_document(&call, why))?;
         let md5 = payload::content_md5(&body);
         self.set_header(&mut call, "content-md5", &md5)?;
         set_document(&mut call, body).await;
@@ -229,10 +273,11 @@ impl S3Client {
     /// An ACL by its name, or by whom it allows what.
     ///
     /// # Errors
-    /// `BadDocument`, with what S3 says of it.
+    /// `BadDocument`, with what S3 says of it, or what is wrong with its form.
     pub async fn put_acl(&self, acl: &Acl, of: Option<ObjectId<'_>>) -> R<()> {
         let operations = self.operations(Document::Acl, of)?;
         let mut call = call_on(operations.put, Method::PUT, of);
+        acl.check().map_err(|why| self.bad_document(&call, why))?;
         call.query.push((operations.query, "".into()));
         match acl {
             Acl::Canned(name) => self.set_header(&mut call, "x-amz-acl", name)?,
@@ -329,6 +374,11 @@ impl S3Client {
         })
     }
 
+    /// A document that is not sent.
+    fn bad_document(&self, call: &Call<'_>, message: impl Into<String>) -> S3Error {
+        S3Error { kind: S3ErrorKind::BadDocument, ..self.refused(call, message) }
+    }
+
     /// Whatever is wrong with a request that is all document is wrong with the document. A server that does not know
     /// the document may take the request for CreateBucket.
     async fn put_checked(&self, call: &Call<'_>) -> R<()> {
@@ -398,6 +448,35 @@ mod tests {
         assert!(!acl(&grant("<ID>me</ID>", "READ")));
         assert!(!acl(&format!("{mine}{}", grant("<URI>all</URI>", "READ"))));
         assert!(!acl(&grant("<ID>you</ID>", "FULL_CONTROL")));
+    }
+
+    #[test]
+    fn acls_are_canned_by_name_or_name_whom_they_grant_what() {
+        let canned = |name: &str| Acl::Canned(name.to_string()).check();
+        assert_eq!((canned("private"), canned("bucket-owner-full-control")), (Ok(()), Ok(())));
+        for wrong in ["", "nonsense", "Private", "--grant-read foo"] {
+            assert!(canned(wrong).unwrap_err().contains("public-read, "), "{wrong}");
+        }
+        let granted = |who: &str| Acl::Grants(vec![(Permission::Read, who.to_string())]).check();
+        for right in ["id=1", "uri=\"http://a/b\"", "id=\"1\", emailAddress=\"a@b\""] {
+            assert_eq!(granted(right), Ok(()), "{right}");
+        }
+        for wrong in ["", "foo", "id=", "id=\"\"", "id=1,", "name=1", "id=1 foo=2, bar"] {
+            assert!(granted(wrong).unwrap_err().contains("emailAddress="), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_document_is_known_without_s3() {
+        for wrong in ["", "not xml", "<nonsense", "<nonsense/>", "<Tagging><TagSet></Tagging>", "{\"a\":1}"] {
+            assert!(Document::Tagging.check_form(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+        for wrong in ["", "not JSON", "[]", "<Policy/>", "{\"a\":1", "{} {}"] {
+            assert!(Document::Policy.check_form(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+        let tags = tagging(&[("a".into(), "b".into())]);
+        assert_eq!(Document::Tagging.check_form(tags.as_bytes()), Ok(()));
+        assert_eq!(Document::Policy.check_form(b"{\"Version\": \"2012-10-17\"}\n"), Ok(()));
     }
 
     #[test]

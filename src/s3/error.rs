@@ -94,6 +94,7 @@ fn kind_of(status: u16, code: &str) -> S3ErrorKind {
         | "NoSuchTagSet"
         | "NoSuchWebsiteConfiguration"
         | "ServerSideEncryptionConfigurationNotFoundError" => return Kind::NotSet,
+        "InvalidStorageClass" => return Kind::BadDocument,
         "InvalidObjectState" => return Kind::Archived,
         "InvalidRange" => return Kind::InvalidRange,
         "EntityTooLarge" => return Kind::TooLarge,
@@ -158,6 +159,7 @@ mod tests {
             (409, "BucketNotEmpty", Kind::BucketNotEmpty),
             (400, "AuthorizationHeaderMalformed", Kind::WrongRegion),
             (400, "MalformedXML", Kind::Refused),
+            (400, "InvalidStorageClass", Kind::BadDocument),
             (503, "SlowDown", Kind::Unavailable),
             (501, "NotImplemented", Kind::NotImplemented),
             (405, "MethodNotAllowed", Kind::NotImplemented),

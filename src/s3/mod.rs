@@ -59,6 +59,7 @@ use crate::aws::sign::{EMPTY_SHA256, UNSIGNED_PAYLOAD};
 use crate::aws::transport::{HttpTransport, Transport};
 use crate::config::{ChecksumAlgorithm, PayloadSigning, S3Config};
 use crate::error::{S3Error, S3ErrorKind};
+pub use bucket::REGION_UNNAMED;
 pub use checksum::{Checksum, Promise};
 pub use delete::DELETE_KEYS_MAX;
 pub use document::{Acl, Document, Permission};
@@ -383,11 +384,14 @@ fn blames_checksum(e: &S3Error) -> bool {
         || matches!(e.code.as_deref(), Some("InvalidArgument" | "InvalidRequest" | "XNotImplemented"))
 }
 
-/// A header's value, or why it cannot be sent. S3 and the proxies before it agree on printable ASCII only,
-/// and spaces at the ends are lost on the way.
+/// S3 and the proxies before it agree on printable ASCII only, and spaces at the ends are lost on the way.
+pub fn is_header_value(value: &str) -> bool {
+    value.bytes().all(|b| (b' '..=b'~').contains(&b)) && value.trim() == value
+}
+
+/// A header's value, or why it cannot be sent.
 fn header_value(name: &str, value: &str) -> Result<HeaderValue, String> {
-    let printable = value.bytes().all(|b| (b' '..=b'~').contains(&b));
-    if !printable || value.trim() != value {
+    if !is_header_value(value) {
         return Err(format!(
             "the header {name} cannot carry {value:?}: expected printable ASCII without spaces at the ends"
         ));

@@ -15,7 +15,7 @@ use super::object::{is_gone, parse_timestamp};
 use super::payload;
 use super::xml::{self, Element};
 use super::{
-    CopySource, ListPartsPage, ListUploadsPage, ListedPart, ListedUpload, ObjectHeaders, PartChecksum,
+    CopySource, ListPartsPage, ListUploadsPage, ListedPart, ListedUpload, ObjectHeaders, Owner, PartChecksum,
     Payload, Precondition, R, S3Client, UploadedPart, Written, call, set_document,
 };
 use crate::aws::retry::Call;
@@ -252,6 +252,9 @@ fn read_uploads(root: &Element, after: Option<(&str, &str)>) -> Result<ListUploa
                 .text_of("Initiated")
                 .and_then(parse_timestamp)
                 .ok_or("an upload without Initiated")?,
+            storage_class: upload.text_of("StorageClass").map(String::from),
+            owner: Owner::within(upload, "Owner"),
+            initiator: Owner::within(upload, "Initiator"),
         });
     }
     if root.text_of("IsTruncated") == Some("true") {

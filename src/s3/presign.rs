@@ -32,7 +32,9 @@ impl S3Client {
             Presigned::Put => ("PutObject", Method::PUT),
             Presigned::Delete => ("DeleteObject", Method::DELETE),
         };
-        let call = call_on(operation, method, Some(object));
+        let mut call = call_on(operation, method, Some(object));
+        let standing = &self.inner.standing;
+        call.query.extend(standing.in_query().map(|(name, value)| (name, value.into())));
         if !(Duration::from_secs(1)..=PRESIGN_EXPIRES_MAX).contains(&expires) {
             return Err(self.refused(&call, "a presigned URL lasts for 1 second to 7 days"));
         }

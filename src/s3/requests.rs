@@ -28,6 +28,9 @@ const SOURCE_KEY_HEADERS: [&str; 3] = [
     "x-amz-copy-source-server-side-encryption-customer-key-md5",
 ];
 
+const PAYER: &str = "x-amz-request-payer";
+const OWNER: &str = "x-amz-expected-bucket-owner";
+
 /// Headers by what a request does.
 #[derive(Debug, Default)]
 pub(super) struct Standing {
@@ -48,10 +51,10 @@ impl Standing {
     pub fn of(options: &RequestOptions) -> Result<Standing, String> {
         let mut standing = Standing { checksum: options.checksum, ..Standing::default() };
         if options.requester_pays {
-            set(&mut standing.all, "x-amz-request-payer", "requester")?;
+            set(&mut standing.all, PAYER, "requester")?;
         }
         if let Some(owner) = &options.expected_bucket_owner {
-            set(&mut standing.all, "x-amz-expected-bucket-owner", owner)?;
+            set(&mut standing.all, OWNER, owner)?;
             set(&mut standing.source, "x-amz-source-expected-bucket-owner", owner)?;
         }
         if let Some(acl) = &options.acl {
@@ -80,6 +83,11 @@ impl Standing {
             }
         }
         Ok(standing)
+    }
+
+    /// What every request carries, for one whose sender knows nothing but a URL: S3 reads it there, too.
+    pub fn in_query(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        [PAYER, OWNER].into_iter().filter_map(|name| Some((name, self.all.get(name)?.to_str().ok()?)))
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::HeaderMap;
 
+use super::xml::Element;
 use crate::config::ChecksumAlgorithm;
 
 /// A request body whose chunks are shared, so that a retry sends the same bytes again without a copy.
@@ -188,11 +189,33 @@ pub struct ListedUpload {
     pub key: String,
     pub upload_id: String,
     pub initiated: SystemTime,
+    /// Not every server tells it.
+    pub storage_class: Option<String>,
+    pub owner: Option<Owner>,
+    /// Who began it.
+    pub initiator: Option<Owner>,
+}
+
+/// Whose something is, as far as S3 tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    pub id: Option<String>,
+    pub display_name: Option<String>,
+}
+
+impl Owner {
+    /// In the child of that name.
+    pub(super) fn within(element: &Element, name: &str) -> Option<Owner> {
+        let told = element.child(name)?;
+        let text = |name| told.text_of(name).map(String::from);
+        Some(Owner { id: text("ID"), display_name: text("DisplayName") })
+    }
 }
 
 /// A page of ListBuckets.
 #[derive(Debug, Clone, Default)]
 pub struct ListBucketsPage {
+    pub owner: Option<Owner>,
     pub buckets: Vec<ListedBucket>,
     pub next_continuation_token: Option<String>,
 }
@@ -232,6 +255,7 @@ pub struct ListedVersion {
     pub version_id: String,
     pub is_latest: bool,
     pub last_modified: SystemTime,
+    pub owner: Option<Owner>,
     /// None: a delete marker.
     pub object: Option<VersionedObject>,
 }

@@ -10,7 +10,7 @@ use super::list::Keys;
 use super::object::{parse_timestamp, storage_class};
 use super::payload::quoted_etag;
 use super::xml::Element;
-use super::{ListObjectVersions, ListVersionsPage, ListedVersion, R, S3Client, VersionedObject, call};
+use super::{ListObjectVersions, ListVersionsPage, ListedVersion, Owner, R, S3Client, VersionedObject, call};
 
 impl S3Client {
     pub async fn list_object_versions(&self, query: &ListObjectVersions) -> R<ListVersionsPage> {
@@ -87,6 +87,7 @@ fn read_version(element: &Element, keys: &Keys) -> Result<Option<ListedVersion>,
             .text_of("LastModified")
             .and_then(parse_timestamp)
             .ok_or("a version without LastModified")?,
+        owner: Owner::within(element, "Owner"),
         object,
     }))
 }

@@ -9,6 +9,7 @@ import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote_from_bytes, unquote_to_bytes
+from urllib.request import urlopen
 
 import boto3
 import botocore.client
@@ -149,7 +150,7 @@ def code_of(call):
 
 def evaluate(s3, text):
     """A line of docs/S3.md; its value as JSON."""
-    value = eval(text, {"s3": s3, "code_of": code_of})
+    value = eval(text, {"s3": s3, "code_of": code_of, "urlopen": urlopen})
     if isinstance(value, dict):
         value.pop("ResponseMetadata", None)
     return [json.dumps(value, default=lambda value: value.isoformat())]

@@ -1,7 +1,8 @@
 //! S3's documents as the aws CLI writes them: XML to JSON, and back.
 //!
-//! Owns: the table of what is called otherwise, is a list, a number or a flag there.
-//! Invariant: what goes from XML to JSON and back is the same document.
+//! Owns: what may stand in each document, and what it is called, a list, a number or a flag in JSON.
+//! Invariants: what goes from XML to JSON and back is the same document; JSON that says what no document can hold, or
+//! leaves out what it must, is refused, for S3 would take a document without it.
 //! Must never know: S3 (but its namespace), what a document is for.
 
 use serde_json::{Map, Value};
@@ -9,120 +10,299 @@ use serde_json::{Map, Value};
 use crate::s3::Document;
 use crate::s3::xml::{Element, NAMESPACE, escape};
 
-/// How an element stands in JSON.
-#[derive(Clone, Copy, PartialEq)]
+/// What an element holds.
 enum Shape {
-    /// Repeated, under one name.
-    List,
-    /// An element that holds repeated ones of this name.
-    ListOf(&'static str),
+    Text,
     Number,
     Flag,
-    /// As it is, under another name.
-    Renamed,
+    Structure(&'static [Field]),
+    /// Elements of this name, in one that holds them together.
+    ListOf(&'static str, &'static Shape),
+    /// The element itself, repeated.
+    Repeated(&'static Shape),
+    /// Stands in an attribute of the structure it is a member of, and follows from the other members.
+    GranteeType,
 }
 
-struct Row {
-    element: &'static str,
+struct Field {
     json: &'static str,
+    element: &'static str,
     shape: Shape,
+    is_needed: bool,
 }
 
-const fn row(element: &'static str, json: &'static str, shape: Shape) -> Row {
-    Row { element, json, shape }
+impl Field {
+    const fn called(mut self, json: &'static str) -> Field {
+        self.json = json;
+        self
+    }
 }
 
-/// What stands in all documents alike. From botocore's service model of S3.
-const ROWS: &[Row] = &[
-    row("AccessControlList", "Grants", Shape::ListOf("Grant")),
-    row("TargetGrants", "TargetGrants", Shape::ListOf("Grant")),
-    row("TagSet", "TagSet", Shape::ListOf("Tag")),
-    row("RoutingRules", "RoutingRules", Shape::ListOf("RoutingRule")),
-    row("CORSRule", "CORSRules", Shape::List),
-    row("AllowedHeader", "AllowedHeaders", Shape::List),
-    row("AllowedMethod", "AllowedMethods", Shape::List),
-    row("AllowedOrigin", "AllowedOrigins", Shape::List),
-    row("ExposeHeader", "ExposeHeaders", Shape::List),
-    row("Rule", "Rules", Shape::List),
-    row("Transition", "Transitions", Shape::List),
-    row("NoncurrentVersionTransition", "NoncurrentVersionTransitions", Shape::List),
-    row("TopicConfiguration", "TopicConfigurations", Shape::List),
-    row("QueueConfiguration", "QueueConfigurations", Shape::List),
-    row("CloudFunctionConfiguration", "LambdaFunctionConfigurations", Shape::List),
-    row("Event", "Events", Shape::List),
-    row("FilterRule", "FilterRules", Shape::List),
-    row("MfaDelete", "MFADelete", Shape::Renamed),
-    row("Topic", "TopicArn", Shape::Renamed),
-    row("Queue", "QueueArn", Shape::Renamed),
-    row("CloudFunction", "LambdaFunctionArn", Shape::Renamed),
-    row("Days", "Days", Shape::Number),
-    row("NoncurrentDays", "NoncurrentDays", Shape::Number),
-    row("NewerNoncurrentVersions", "NewerNoncurrentVersions", Shape::Number),
-    row("DaysAfterInitiation", "DaysAfterInitiation", Shape::Number),
-    row("ObjectSizeGreaterThan", "ObjectSizeGreaterThan", Shape::Number),
-    row("ObjectSizeLessThan", "ObjectSizeLessThan", Shape::Number),
-    row("MaxAgeSeconds", "MaxAgeSeconds", Shape::Number),
-    row("ExpiredObjectDeleteMarker", "ExpiredObjectDeleteMarker", Shape::Flag),
-    row("BucketKeyEnabled", "BucketKeyEnabled", Shape::Flag),
+const fn may(element: &'static str, shape: Shape) -> Field {
+    Field { json: element, element, shape, is_needed: false }
+}
+
+const fn must(element: &'static str, shape: Shape) -> Field {
+    Field { is_needed: true, ..may(element, shape) }
+}
+
+use Shape::{Flag, GranteeType, ListOf, Number, Repeated, Structure, Text};
+
+// From botocore's service model of S3.
+
+const TAG: Shape = Structure(&[must("Key", Text), must("Value", Text)]);
+
+const GRANT: Shape = Structure(&[
+    may(
+        "Grantee",
+        Structure(&[
+            may("DisplayName", Text),
+            may("EmailAddress", Text),
+            may("ID", Text),
+            may("URI", Text),
+            may("Type", GranteeType),
+        ]),
+    ),
+    may("Permission", Text),
+]);
+
+const ACL: &[Field] = &[
+    may("Owner", Structure(&[may("DisplayName", Text), may("ID", Text)])),
+    must("AccessControlList", ListOf("Grant", &GRANT)).called("Grants"),
 ];
 
-/// And what only stands within a certain element.
-const ROWS_WITHIN: &[(&str, Row)] = &[
-    ("And", row("Tag", "Tags", Shape::List)), // of a lifecycle's filter; a lone one stands outside of `And`
-    ("Filter", row("S3Key", "Key", Shape::Renamed)),
+const CORS: &[Field] = &[must(
+    "CORSRule",
+    Repeated(&Structure(&[
+        may("ID", Text),
+        may("AllowedHeader", Repeated(&Text)).called("AllowedHeaders"),
+        must("AllowedMethod", Repeated(&Text)).called("AllowedMethods"),
+        must("AllowedOrigin", Repeated(&Text)).called("AllowedOrigins"),
+        may("ExposeHeader", Repeated(&Text)).called("ExposeHeaders"),
+        may("MaxAgeSeconds", Number),
+    ])),
+)
+.called("CORSRules")];
+
+const ENCRYPTION: &[Field] = &[must(
+    "Rule",
+    Repeated(&Structure(&[
+        may(
+            "ApplyServerSideEncryptionByDefault",
+            Structure(&[must("SSEAlgorithm", Text), may("KMSMasterKeyID", Text)]),
+        ),
+        may("BucketKeyEnabled", Flag),
+        may("BlockedEncryptionTypes", Structure(&[may("EncryptionType", Repeated(&Text))])),
+    ])),
+)
+.called("Rules")];
+
+const LIFECYCLE: &[Field] = &[must(
+    "Rule",
+    Repeated(&Structure(&[
+        may(
+            "Expiration",
+            Structure(&[may("Date", Text), may("Days", Number), may("ExpiredObjectDeleteMarker", Flag)]),
+        ),
+        may("ID", Text),
+        may("Prefix", Text),
+        may(
+            "Filter",
+            Structure(&[
+                may("Prefix", Text),
+                may("Tag", TAG),
+                may("ObjectSizeGreaterThan", Number),
+                may("ObjectSizeLessThan", Number),
+                may(
+                    "And",
+                    Structure(&[
+                        may("Prefix", Text),
+                        may("Tag", Repeated(&TAG)).called("Tags"),
+                        may("ObjectSizeGreaterThan", Number),
+                        may("ObjectSizeLessThan", Number),
+                    ]),
+                ),
+            ]),
+        ),
+        must("Status", Text),
+        may(
+            "Transition",
+            Repeated(&Structure(&[may("Date", Text), may("Days", Number), may("StorageClass", Text)])),
+        )
+        .called("Transitions"),
+        may(
+            "NoncurrentVersionTransition",
+            Repeated(&Structure(&[
+                may("NoncurrentDays", Number),
+                may("StorageClass", Text),
+                may("NewerNoncurrentVersions", Number),
+            ])),
+        )
+        .called("NoncurrentVersionTransitions"),
+        may(
+            "NoncurrentVersionExpiration",
+            Structure(&[may("NoncurrentDays", Number), may("NewerNoncurrentVersions", Number)]),
+        ),
+        may("AbortIncompleteMultipartUpload", Structure(&[may("DaysAfterInitiation", Number)])),
+    ])),
+)
+.called("Rules")];
+
+const LOGGING: &[Field] = &[may(
+    "LoggingEnabled",
+    Structure(&[
+        must("TargetBucket", Text),
+        must("TargetPrefix", Text),
+        may("TargetGrants", ListOf("Grant", &GRANT)),
+        may(
+            "TargetObjectKeyFormat",
+            Structure(&[
+                may("SimplePrefix", Structure(&[])),
+                may("PartitionedPrefix", Structure(&[may("PartitionDateSource", Text)])),
+            ]),
+        ),
+    ]),
+)];
+
+const ID: Field = may("Id", Text);
+const EVENTS: Field = must("Event", Repeated(&Text)).called("Events");
+const EVENT_FILTER: Field = may(
+    "Filter",
+    Structure(&[may(
+        "S3Key",
+        Structure(&[may("FilterRule", Repeated(&Structure(&[may("Name", Text), may("Value", Text)])))
+            .called("FilterRules")]),
+    )
+    .called("Key")]),
+);
+
+const NOTIFICATION: &[Field] = &[
+    may(
+        "TopicConfiguration",
+        Repeated(&Structure(&[ID, must("Topic", Text).called("TopicArn"), EVENTS, EVENT_FILTER])),
+    )
+    .called("TopicConfigurations"),
+    may(
+        "QueueConfiguration",
+        Repeated(&Structure(&[ID, must("Queue", Text).called("QueueArn"), EVENTS, EVENT_FILTER])),
+    )
+    .called("QueueConfigurations"),
+    may(
+        "CloudFunctionConfiguration",
+        Repeated(&Structure(&[
+            ID,
+            must("CloudFunction", Text).called("LambdaFunctionArn"),
+            EVENTS,
+            EVENT_FILTER,
+        ])),
+    )
+    .called("LambdaFunctionConfigurations"),
+    may("EventBridgeConfiguration", Structure(&[])),
 ];
 
-/// Without content they are objects without members, and no text.
-const STRUCTURES: [&str; 2] = ["EventBridgeConfiguration", "Filter"];
+const TAGGING: &[Field] = &[must("TagSet", ListOf("Tag", &TAG))];
 
-fn rows(within: &str) -> impl Iterator<Item = &'static Row> {
-    let special = ROWS_WITHIN.iter().filter(move |(parent, _)| *parent == within);
-    special.map(|(_, row)| row).chain(ROWS)
+const VERSIONING: &[Field] = &[may("Status", Text), may("MfaDelete", Text).called("MFADelete")];
+
+const WEBSITE: &[Field] = &[
+    may("ErrorDocument", Structure(&[must("Key", Text)])),
+    may("IndexDocument", Structure(&[must("Suffix", Text)])),
+    may("RedirectAllRequestsTo", Structure(&[must("HostName", Text), may("Protocol", Text)])),
+    may(
+        "RoutingRules",
+        ListOf(
+            "RoutingRule",
+            &Structure(&[
+                may(
+                    "Condition",
+                    Structure(&[may("HttpErrorCodeReturnedEquals", Text), may("KeyPrefixEquals", Text)]),
+                ),
+                must(
+                    "Redirect",
+                    Structure(&[
+                        may("HostName", Text),
+                        may("HttpRedirectCode", Text),
+                        may("Protocol", Text),
+                        may("ReplaceKeyPrefixWith", Text),
+                        may("ReplaceKeyWith", Text),
+                    ]),
+                ),
+            ]),
+        ),
+    ),
+];
+
+/// None: it is JSON as it is.
+fn fields(document: Document) -> Option<&'static [Field]> {
+    Some(match document {
+        Document::Acl => ACL,
+        Document::Cors => CORS,
+        Document::Encryption => ENCRYPTION,
+        Document::Lifecycle => LIFECYCLE,
+        Document::Logging => LOGGING,
+        Document::Notification => NOTIFICATION,
+        Document::Policy => return None,
+        Document::Tagging => TAGGING,
+        Document::Versioning => VERSIONING,
+        Document::Website => WEBSITE,
+    })
+}
+
+/// What stands within an object of its document's name, in what the aws CLI prints.
+fn wrapper(document: Document) -> Option<&'static str> {
+    (document == Document::Encryption).then_some("ServerSideEncryptionConfiguration")
 }
 
 /// What the aws CLI would print.
 pub(super) fn to_json(document: Document, root: &Element) -> Value {
-    let told = if root.children.is_empty() { Value::Object(Map::new()) } else { value(root) };
-    match document {
-        Document::Encryption => {
-            Value::Object(Map::from_iter([("ServerSideEncryptionConfiguration".to_string(), told)]))
-        }
-        _ => told,
+    let told = structure(fields(document).unwrap_or_default(), root);
+    match wrapper(document) {
+        Some(name) => Value::Object(Map::from_iter([(name.to_string(), told)])),
+        None => told,
     }
 }
 
-fn value(element: &Element) -> Value {
-    if element.children.is_empty() && !STRUCTURES.contains(&element.name.as_str()) {
-        return Value::from(element.text.trim());
+/// What no field is known for is shown all the same.
+fn value(shape: Option<&Shape>, element: &Element) -> Value {
+    let text = element.text.trim();
+    match shape {
+        Some(Structure(fields)) => structure(fields, element),
+        Some(ListOf(name, item)) => element.children(name).map(|child| value(Some(*item), child)).collect(),
+        Some(Number) => text.parse::<i64>().map_or_else(|_| text.into(), Value::from),
+        Some(Flag) => Value::Bool(text == "true"),
+        None if !element.children.is_empty() => structure(&[], element),
+        Some(Text | Repeated(_) | GranteeType) | None => text.into(),
     }
+}
+
+fn structure(fields: &[Field], element: &Element) -> Value {
     let mut members = Map::new();
     for child in &element.children {
-        let row = rows(&element.name).find(|row| row.element == child.name);
-        let name = row.map_or(child.name.as_str(), |row| row.json);
-        let told = match row.map(|row| row.shape) {
-            None | Some(Shape::Renamed) => value(child),
-            Some(Shape::ListOf(item)) => child.children(item).map(value).collect(),
-            Some(Shape::Number) => {
-                child.text.trim().parse::<i64>().map_or_else(|_| value(child), Value::from)
-            }
-            Some(Shape::Flag) => Value::Bool(child.text.trim() == "true"),
-            Some(Shape::List) => {
+        let field = fields.iter().find(|field| field.element == child.name);
+        let name = field.map_or(child.name.as_str(), |field| field.json);
+        match field.map(|field| &field.shape) {
+            Some(Repeated(item)) => {
                 let list = members.entry(name).or_insert_with(|| Value::Array(Vec::new()));
                 if let Value::Array(items) = list {
-                    items.push(value(child));
+                    items.push(value(Some(*item), child));
                 }
-                continue;
             }
-        };
-        members.insert(name.to_string(), told);
+            shape => {
+                members.insert(name.to_string(), value(shape, child));
+            }
+        }
     }
-    if element.name == "Grantee" {
-        members.insert("Type".to_string(), grantee_type(|name| members.contains_key(name)).into());
+    if let Some(field) = grantee_type_of(fields) {
+        let told = grantee_type(|name| members.contains_key(name));
+        members.insert(field.json.to_string(), told.into());
     }
     Value::Object(members)
 }
 
-/// Stands in an attribute, and follows from what is there.
+fn grantee_type_of(fields: &[Field]) -> Option<&Field> {
+    fields.iter().find(|field| matches!(field.shape, GranteeType))
+}
+
 fn grantee_type(has: impl Fn(&str) -> bool) -> &'static str {
     match () {
         () if has("URI") => "Group",
@@ -131,70 +311,88 @@ fn grantee_type(has: impl Fn(&str) -> bool) -> &'static str {
     }
 }
 
-/// The document as S3 takes it. Errors: what cannot stand in XML, and where.
+/// The document as S3 takes it. Errors: what is no such document, and where.
 pub(super) fn to_xml(document: Document, root: &str, told: &Value) -> Result<String, String> {
-    let inner = match document {
-        Document::Encryption => told.get("ServerSideEncryptionConfiguration").unwrap_or(told),
-        _ => told,
-    };
-    let Value::Object(members) = inner else { return Err(format!("expected an object, found {inner}")) };
+    let wrapped = |name| told.as_object().filter(|members| members.len() == 1)?.get(name);
+    let inner = wrapper(document).and_then(wrapped).unwrap_or(told);
+    let fields = fields(document).ok_or("a document that is JSON already")?;
     let mut out = format!("<{root} xmlns=\"{NAMESPACE}\">");
-    write_members(root, members, &mut out)?;
+    write_members("", fields, inner, &mut out)?;
     out.push_str(&format!("</{root}>"));
     Ok(out)
 }
 
-fn write_members(within: &str, members: &Map<String, Value>, out: &mut String) -> Result<(), String> {
-    for (name, value) in members {
-        if name == "Type" && within == "Grantee" {
-            continue;
+/// `at`: where the value stands.
+fn write_members(at: &str, fields: &[Field], told: &Value, out: &mut String) -> Result<(), String> {
+    let Value::Object(members) = told else { return Err(expected(at, "an object", told)) };
+    let known = |name: &str| fields.iter().any(|field| field.json == name);
+    if let Some(name) = members.keys().find(|name| !known(name)) {
+        let names: Vec<&str> = fields.iter().map(|field| field.json).collect();
+        let at = if at.is_empty() { "" } else { &format!("{at}: ") };
+        return Err(match names[..] {
+            [] => format!("{at}`{}` is not known, nothing may stand there", name.escape_debug()),
+            _ => format!("{at}`{}` is not known, expected {}", name.escape_debug(), names.join(", ")),
+        });
+    }
+    for field in fields {
+        let at = if at.is_empty() { field.json } else { &format!("{at}.{}", field.json) };
+        let value = members.get(field.json).filter(|value| !value.is_null());
+        if field.is_needed && value.is_none_or(|value| is_nothing(&field.shape, value)) {
+            return Err(format!("{at} is missing"));
         }
-        let row =
-            rows(within).find(|row| row.json == name && (row.shape != Shape::Renamed || fits(row, value)));
-        let element = row.map_or(name.as_str(), |row| row.element);
-        if !element.bytes().all(|b| b.is_ascii_alphanumeric()) || element.is_empty() {
-            return Err(format!("`{}` is no name of S3's", name.escape_debug()));
-        }
-        match (row.map(|row| row.shape), value) {
-            (_, Value::Null) => {}
-            (Some(Shape::List), Value::Array(items)) => {
-                items.iter().try_for_each(|item| write_element(element, item, out))?;
-            }
-            (Some(Shape::ListOf(inner)), Value::Array(items)) => {
-                out.push_str(&format!("<{element}>"));
-                items.iter().try_for_each(|item| write_element(inner, item, out))?;
-                out.push_str(&format!("</{element}>"));
-            }
-            (Some(Shape::List | Shape::ListOf(_)), _) => return Err(format!("{name}: expected a list")),
-            (_, Value::Array(_)) => return Err(format!("{name}: a list was not expected here")),
-            (_, value) => write_element(element, value, out)?,
+        if let Some(value) = value {
+            write_element(at, field.element, &field.shape, value, out)?;
         }
     }
     Ok(())
 }
 
-/// `Key` within a `Filter` is `S3Key` where it holds rules; of a tag it is `Key`.
-fn fits(row: &Row, value: &Value) -> bool {
-    row.element != "S3Key" || value.is_object()
+/// Of an empty list there is no element at all.
+fn is_nothing(shape: &Shape, value: &Value) -> bool {
+    matches!(shape, Repeated(_)) && value.as_array().is_some_and(Vec::is_empty)
 }
 
-fn write_element(element: &str, value: &Value, out: &mut String) -> Result<(), String> {
-    let attributes = match (element, value) {
-        ("Grantee", Value::Object(members)) => {
-            let kind = grantee_type(|name| members.contains_key(name));
-            format!(" xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" xsi:type=\"{kind}\"")
+fn write_element(
+    at: &str,
+    element: &str,
+    shape: &Shape,
+    told: &Value,
+    out: &mut String,
+) -> Result<(), String> {
+    let mut text = |text: &str| out.push_str(&format!("<{element}>{}</{element}>", escape(text)));
+    match (shape, told) {
+        (Text, Value::String(told)) => text(told),
+        (Number, Value::Number(number)) => text(&number.to_string()),
+        (Flag, Value::Bool(flag)) => text(&flag.to_string()),
+        (Text, _) => return Err(expected(at, "a text", told)),
+        (Number, _) => return Err(expected(at, "a number", told)),
+        (Flag, _) => return Err(expected(at, "true or false", told)),
+        (GranteeType, _) => {}
+        (Repeated(item), Value::Array(items)) => {
+            items.iter().try_for_each(|told| write_element(at, element, item, told, out))?;
         }
-        _ => String::new(),
-    };
-    out.push_str(&format!("<{element}{attributes}>"));
-    match value {
-        Value::Object(members) => write_members(element, members, out)?,
-        Value::String(text) => out.push_str(&escape(text)),
-        Value::Bool(_) | Value::Number(_) => out.push_str(&value.to_string()),
-        Value::Array(_) | Value::Null => return Err(format!("{element}: expected a text or an object")),
+        (ListOf(name, item), Value::Array(items)) => {
+            out.push_str(&format!("<{element}>"));
+            items.iter().try_for_each(|told| write_element(at, name, item, told, out))?;
+            out.push_str(&format!("</{element}>"));
+        }
+        (Repeated(_) | ListOf(..), _) => return Err(expected(at, "a list", told)),
+        (Structure(fields), _) => {
+            let kind = grantee_type(|name| told.get(name).is_some());
+            let attributes = grantee_type_of(fields).map_or(String::new(), |_| {
+                format!(" xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" xsi:type=\"{kind}\"")
+            });
+            out.push_str(&format!("<{element}{attributes}>"));
+            write_members(at, fields, told, out)?;
+            out.push_str(&format!("</{element}>"));
+        }
     }
-    out.push_str(&format!("</{element}>"));
     Ok(())
+}
+
+fn expected(at: &str, what: &str, found: &Value) -> String {
+    let at = if at.is_empty() { "" } else { &format!("{at}: ") };
+    format!("{at}expected {what}, found {found}")
 }
 
 #[cfg(test)]
@@ -283,23 +481,65 @@ mod tests {
              <Grantee xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" xsi:type=\"Group\"><URI>u</URI>\
              </Grantee><Permission>READ</Permission></Grant></AccessControlList></AccessControlPolicy>"
         );
-        let filter = json!({"QueueConfigurations": [{"Filter": {"Key": {"FilterRules": []}}}]});
+        let filter = json!({"QueueConfigurations": [{"QueueArn": "q", "Events": ["e"], "Filter": {"Key": {"FilterRules": []}}}]});
         let text = to_xml(Document::Notification, "NotificationConfiguration", &filter).unwrap();
         assert!(text.contains("<Filter><S3Key></S3Key></Filter>"), "{text}");
     }
 
     #[test]
     fn what_is_no_document_is_refused() {
-        for wrong in [
-            json!([]),
-            json!("text"),
-            json!({"CORSRules": {}}),
-            json!({"CORSRules": [["x"]]}),
-            json!({"Status": ["x"]}),
-            json!({"a b": "x"}),
-            json!({"": "x"}),
+        let rule = json!({"AllowedMethods": ["GET"], "AllowedOrigins": ["*"]});
+        let with = |name: &str, value: Value| {
+            let mut rule = rule.clone();
+            rule[name] = value;
+            json!({"CORSRules": [rule]})
+        };
+        let why = |document: Document, told: Value| {
+            to_xml(document, document.root().unwrap(), &told).expect_err(&told.to_string())
+        };
+        for (wrong, words) in [
+            (json!([]), "expected an object, found []"),
+            (json!("text"), "expected an object"),
+            (json!({}), "CORSRules is missing"),
+            (json!({"CORSRules": []}), "CORSRules is missing"),
+            (json!({"CORSRules": {}}), "CORSRules: expected a list, found {}"),
+            (json!({"CORSRules": [["x"]]}), "CORSRules: expected an object, found [\"x\"]"),
+            (json!({"CORSRules": [{"AllowedMethods": ["GET"]}]}), "CORSRules.AllowedOrigins is missing"),
+            (
+                json!({"CORSConfiguration": {"CORSRules": []}}),
+                "`CORSConfiguration` is not known, expected CORSRules",
+            ),
+            (with("AllowedOrigin", json!(["*"])), "CORSRules: `AllowedOrigin` is not known, expected ID, "),
+            (with("a\nb", json!("x")), "`a\\nb` is not known"),
+            (with("MaxAgeSeconds", json!("9")), "CORSRules.MaxAgeSeconds: expected a number, found \"9\""),
+            (with("ID", json!(["x"])), "CORSRules.ID: expected a text"),
         ] {
-            assert!(to_xml(Document::Cors, "CORSConfiguration", &wrong).is_err(), "{wrong}");
+            let why = why(Document::Cors, wrong);
+            assert!(why.contains(words), "{why}");
         }
+        // S3 would take all of these for a document that says nothing, in place of the one there was.
+        for (document, wrong) in [
+            (Document::Lifecycle, json!({"bogus": 1})),
+            (Document::Lifecycle, json!({"LifecycleConfiguration": {"Rules": []}})),
+            (Document::Encryption, json!({"ServerSideEncryptionConfiguration": {"Rules": []}, "x": 1})),
+            (Document::Website, json!({"index": 1})),
+            (Document::Logging, json!({"loggingEnabled": {}})),
+            (Document::Logging, json!({"LoggingEnabled": {}})),
+            (Document::Notification, json!({"TopicConfiguration": []})),
+            (Document::Notification, json!({"EventBridgeConfiguration": {"x": 1}})),
+            (Document::Tagging, json!({"Tags": []})),
+            (Document::Acl, json!({"AccessControlList": []})),
+            (Document::Versioning, json!({"status": "Enabled"})),
+        ] {
+            why(document, wrong);
+        }
+        assert!(to_xml(Document::Versioning, "V", &json!({"Status": null, "MFADelete": "Disabled"})).is_ok());
+    }
+
+    #[test]
+    fn what_is_not_known_is_shown() {
+        let xml =
+            xml::parse(b"<CORSConfiguration><New><A>1</A></New><Odd>x</Odd></CORSConfiguration>").unwrap();
+        assert_eq!(to_json(Document::Cors, &xml), json!({"New": {"A": "1"}, "Odd": "x"}));
     }
 }

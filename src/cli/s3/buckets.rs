@@ -7,8 +7,10 @@ use std::ffi::{OsStr, OsString};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::objects::as_owner;
 use super::place::Place;
 use super::{Common, Ending, Shown, print};
+use crate::s3::REGION_UNNAMED;
 
 /// Buckets: list, create, delete, where they are
 #[derive(Debug, Subcommand)]
@@ -57,10 +59,14 @@ impl Buckets {
             Buckets::Delete(One { place, common }) => {
                 common.act(&bucket(place, common)?, async |client| client.delete_bucket().await)
             }
-            Buckets::Location(Location { place, shown }) => shown
-                .ask(&bucket(place, &shown.common)?, async |client| {
-                    Ok(json!({"LocationConstraint": client.get_bucket_location().await?}))
-                }),
+            Buckets::Location(Location { place, shown }) => {
+                shown.ask(&bucket(place, &shown.common)?, async |client| {
+                    let region = client.get_bucket_location().await?;
+                    // In JSON AWS's oldest region has no name.
+                    let named = Some(region).filter(|region| !(shown.json && region == REGION_UNNAMED));
+                    Ok(json!({"LocationConstraint": named}))
+                })
+            }
         }
     }
 }
@@ -69,15 +75,20 @@ fn list(shown: &Shown) -> Result<(), Ending> {
     let place = Place::of_service(&shown.common)?;
     shown.ask(&place, async |client| {
         let mut buckets = Vec::new();
-        let mut token = None;
+        let (mut owner, mut token) = (None, None);
         loop {
             let page = client.list_buckets("", token.as_deref()).await?;
             buckets.extend(page.buckets.into_iter().map(
                 |bucket| json!({"Name": bucket.name, "CreationDate": print::timestamp(bucket.created)}),
             ));
+            owner = owner.or(page.owner);
             token = page.next_continuation_token;
             if token.is_none() {
-                return Ok(json!({"Buckets": buckets}));
+                let mut told = json!({"Buckets": buckets});
+                if let Some(owner) = owner {
+                    told["Owner"] = as_owner(&owner);
+                }
+                return Ok(told);
             }
         }
     })

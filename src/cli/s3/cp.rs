@@ -76,6 +76,12 @@ pub(in crate::cli) struct Cp {
 
 impl Cp {
     pub(super) fn run(&self) -> Result<(), Ending> {
+        if [&self.from, &self.to].into_iter().any(|text| text == "-") {
+            return Err(Failure::new(
+                "`-`: cp copies files; a pipe goes to or from a path on a mount, and a file of that name is `./-`",
+            )
+            .into());
+        }
         let is_url = |text: &OsStr| text.as_bytes().starts_with(b"s3://");
         let (place, way) = match (is_url(&self.from), is_url(&self.to)) {
             (false, true) => self.up()?,

@@ -172,7 +172,8 @@ pub(in crate::cli) struct SetAcl {
     /// A path on a mount, s3://bucket or s3://bucket/key
     #[arg(value_name = "PLACE")]
     place: OsString,
-    /// private, public-read, public-read-write, authenticated-read, bucket-owner-full-control, ...
+    /// private, public-read, public-read-write, authenticated-read, aws-exec-read, bucket-owner-read,
+    /// bucket-owner-full-control or log-delivery-write
     #[arg(value_name = "NAME", group = "what")]
     canned: Option<String>,
     /// The document: S3's XML, or JSON as --json prints it; `-` is stdin

@@ -139,11 +139,12 @@ impl Common {
         asked.map_err(Failure::new)
     }
 
-    /// As [`Common::ask`], where there is nothing to show.
+    /// As [`Common::ask`], where something is changed and there is nothing to show.
     fn act<F>(&self, place: &Place, ask: impl FnOnce(S3Client) -> F) -> Result<(), Ending>
     where
         F: Future<Output = Result<(), S3Error>>,
     {
+        place.check_writable()?;
         Ok(self.ask(place, ask)?)
     }
 }

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::time::{Duration, SystemTime};
 
 use aws_types::os_shim_internal::Env;
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand, ValueEnum};
 use http::HeaderMap;
 use serde_json::{Map, Value, json};
@@ -14,12 +15,12 @@ use serde_json::{Map, Value, json};
 use super::place::Place;
 use super::{Common, Ending, Shown, print, runtime};
 use crate::cli::resolve;
-use crate::config::COPY_BYTES_MAX;
+use crate::config::{COPY_BYTES_MAX, RESTORE_TIERS};
 use crate::error::{Error, S3Error};
 use crate::failure::Failure;
 use crate::s3::{
     CopySource, ListObjectVersions, ListObjectsV2, ListedUpload, ListedVersion, ObjectDetails, ObjectHeaders,
-    ObjectId, Precondition, Presigned, S3Client,
+    ObjectId, Owner, Precondition, Presigned, S3Client,
 };
 use crate::transfer;
 use crate::write::upload::{Uploads as UploadsWith, copy_large};
@@ -90,6 +91,12 @@ impl Ls {
     }
 }
 
+pub(super) fn as_owner(owner: &Owner) -> Value {
+    let members = [("DisplayName", &owner.display_name), ("ID", &owner.id)];
+    let told = members.into_iter().filter_map(|(name, told)| Some((name.to_string(), told.clone()?.into())));
+    Value::Object(told.collect())
+}
+
 /// As the aws CLI has it, a list of nothing is not there.
 fn without_empty<const N: usize>(lists: [(&str, Vec<Value>); N]) -> Value {
     let lists = lists.into_iter().filter(|(_, items)| !items.is_empty());
@@ -143,7 +150,7 @@ impl Head {
 }
 
 /// What the aws CLI calls these headers.
-const HEADERS: [(&str, &str); 24] = [
+const HEADERS: [(&str, &str); 33] = [
     ("accept-ranges", "AcceptRanges"),
     ("x-amz-expiration", "Expiration"),
     ("x-amz-restore", "Restore"),
@@ -166,8 +173,17 @@ const HEADERS: [(&str, &str); 24] = [
     ("x-amz-server-side-encryption-aws-kms-key-id", "SSEKMSKeyId"),
     ("x-amz-server-side-encryption-customer-algorithm", "SSECustomerAlgorithm"),
     ("x-amz-storage-class", "StorageClass"),
+    ("x-amz-server-side-encryption-customer-key-md5", "SSECustomerKeyMD5"),
+    ("x-amz-server-side-encryption-bucket-key-enabled", "BucketKeyEnabled"),
+    ("x-amz-website-redirect-location", "WebsiteRedirectLocation"),
     ("x-amz-replication-status", "ReplicationStatus"),
+    ("x-amz-request-charged", "RequestCharged"),
+    ("x-amz-missing-meta", "MissingMeta"),
+    ("x-amz-mp-parts-count", "PartsCount"),
+    ("x-amz-tagging-count", "TagCount"),
     ("x-amz-object-lock-mode", "ObjectLockMode"),
+    ("x-amz-object-lock-retain-until-date", "ObjectLockRetainUntilDate"),
+    ("x-amz-object-lock-legal-hold", "ObjectLockLegalHoldStatus"),
 ];
 
 fn as_json(details: &ObjectDetails) -> Value {
@@ -176,7 +192,14 @@ fn as_json(details: &ObjectDetails) -> Value {
     told.insert("ContentLength".to_string(), details.head.size.into());
     for (header, name) in HEADERS {
         if let Some(text) = header_text(&details.headers, header) {
-            told.insert(name.to_string(), text.into());
+            let value = match name {
+                "MissingMeta" | "PartsCount" | "TagCount" => {
+                    text.parse::<u64>().map_or_else(|_| text.into(), Value::from)
+                }
+                "BucketKeyEnabled" => Value::Bool(text == "true"),
+                _ => text.into(),
+            };
+            told.insert(name.to_string(), value);
         }
     }
     let metadata = details.head.metadata.iter().map(|(name, value)| (name.clone(), value.as_str().into()));
@@ -279,6 +302,9 @@ fn version_as_json(version: &ListedVersion) -> Value {
     told.insert("VersionId".to_string(), version.version_id.as_str().into());
     told.insert("IsLatest".to_string(), version.is_latest.into());
     told.insert("LastModified".to_string(), print::timestamp(version.last_modified).into());
+    if let Some(owner) = &version.owner {
+        told.insert("Owner".to_string(), as_owner(owner));
+    }
     Value::Object(told)
 }
 
@@ -305,8 +331,8 @@ pub(in crate::cli) struct SetRestore {
     /// How long the copy lasts
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     days: u32,
-    /// Expedited, Standard or Bulk [default: S3's, Standard]
-    #[arg(long)]
+    /// How quickly [default: S3's, Standard]
+    #[arg(long, value_parser = PossibleValuesParser::new(RESTORE_TIERS))]
     tier: Option<String>,
 }
 
@@ -314,11 +340,16 @@ impl Restore {
     pub(super) fn run(&self) -> Result<(), Ending> {
         match self {
             Restore::Get(args) => {
-                let told = as_json(&args.object.head()?);
-                let kept = ["StorageClass", "ArchiveStatus", "Restore"];
-                let kept =
-                    kept.into_iter().filter_map(|name| Some((name.to_string(), told.get(name)?.clone())));
-                Ok(print::show(&Value::Object(kept.collect()), args.json)?)
+                let details = args.object.head()?;
+                let class = details.head.storage_class.as_deref().unwrap_or("STANDARD");
+                let mut kept = json!({"StorageClass": class});
+                let told = as_json(&details);
+                for name in ["ArchiveStatus", "Restore"] {
+                    if let Some(value) = told.get(name) {
+                        kept[name] = value.clone();
+                    }
+                }
+                Ok(print::show(&kept, args.json)?)
             }
             Restore::Set(SetRestore { object: args, days, tier }) => {
                 let place = args.place()?;
@@ -365,6 +396,7 @@ impl StorageClass {
             StorageClass::Set(args) => {
                 let place = Place::of(&args.place, &args.common)?;
                 place.object()?;
+                place.check_writable()?;
                 let staging = resolve::staging_dir(None, &Env::real())?;
                 let copied = runtime::start()?.block_on(async {
                     let client = S3Client::connect(&place.config).await?;
@@ -384,7 +416,6 @@ async fn set_storage_class(uploads: &UploadsWith, key: &str, class: &str) -> Res
         bucket: client.bucket().to_string(),
         key: key.to_string(),
         if_match: Some(head.etag.clone()),
-        storage_class: Some(class.to_string()),
         ..CopySource::default()
     };
     let object = ObjectId::current(key);
@@ -392,7 +423,8 @@ async fn set_storage_class(uploads: &UploadsWith, key: &str, class: &str) -> Res
     let size = head.size;
     let headers = ObjectHeaders { storage_class: Some(class.to_string()), ..ObjectHeaders::from(head) };
     if size <= COPY_BYTES_MAX {
-        client.copy_object(&source, key, None, &Precondition::None).await?;
+        // Headers and all: SeaweedFS takes no copy of an object onto itself that leaves them as they are.
+        client.copy_object(&source, key, Some(&headers), &Precondition::None).await?;
         return Ok(client.put_acl_again(object, acl).await?);
     }
     // A copy in parts is a new object, which has no tags of its source's.
@@ -466,6 +498,9 @@ pub(in crate::cli) struct Uploads {
 impl Uploads {
     pub(super) fn run(&self) -> Result<(), Ending> {
         let place = Place::of(&self.place, &self.shown.common)?;
+        if self.abort {
+            place.check_writable()?;
+        }
         self.shown.ask(&place, async |client| {
             let uploads = self.list(&client, &place.key).await?;
             let mut told = Vec::new();
@@ -473,11 +508,20 @@ impl Uploads {
                 if self.abort {
                     client.abort_multipart_upload(&upload.key, &upload.upload_id).await?;
                 }
-                told.push(json!({
+                let mut members = json!({
                     "UploadId": upload.upload_id,
                     "Key": upload.key,
                     "Initiated": print::timestamp(upload.initiated),
-                }));
+                });
+                if let Some(class) = upload.storage_class {
+                    members["StorageClass"] = class.into();
+                }
+                for (name, who) in [("Owner", upload.owner), ("Initiator", upload.initiator)] {
+                    if let Some(who) = who {
+                        members[name] = as_owner(&who);
+                    }
+                }
+                told.push(members);
             }
             Ok(without_empty([(if self.abort { "Aborted" } else { "Uploads" }, told)]))
         })

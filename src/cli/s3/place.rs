@@ -1,8 +1,8 @@
 //! Where a command is meant to go: a bucket, and a key in it.
 //!
 //! Owns: [`Place`], how a path on a mount or an `s3://` URL becomes one.
-//! Invariants: what is typed wins over what a mount tells; only a mount of root's or of one's own is believed, for
-//! requests that carry one's credentials go where it says.
+//! Invariants: what is typed wins over what a mount tells, but for its being read-only; only a mount of root's or of one's
+//! own is believed, for requests that carry one's credentials go where it says.
 //! Must never know: what is done there.
 
 use std::ffi::OsStr;
@@ -17,7 +17,7 @@ use crate::cli::resolve;
 use crate::cli::s3_args::NewObjectArgs;
 use crate::config::{Addressing, AwsHosts, PayloadSigning, S3Config};
 use crate::failure::Failure;
-use crate::fs::S3;
+use crate::fs::{MountTold, S3};
 use crate::key::past;
 use crate::mountpoint::{self, FS_TYPE, Mount};
 use crate::s3::ObjectId;
@@ -28,6 +28,8 @@ pub(super) struct Place {
     pub config: S3Config,
     /// Empty: the bucket itself. Ends in `/`: a directory.
     pub key: String,
+    /// The mount it was found by, if that is read-only.
+    read_only: Option<PathBuf>,
 }
 
 impl Place {
@@ -52,11 +54,22 @@ impl Place {
         }
     }
 
+    /// Errors: it is on a mount that is read-only.
+    pub fn check_writable(&self) -> Result<(), Failure> {
+        let Some(point) = &self.read_only else { return Ok(()) };
+        Err(Failure::new(format_args!(
+            "the mount on {} is read-only: to change what is there all the same, name it as s3://{}/{}",
+            point.display(),
+            self.config.bucket,
+            self.key.escape_debug()
+        )))
+    }
+
     /// No bucket: the service itself.
     pub fn of_service(common: &Common) -> Result<Place, Failure> {
         let config = config(String::new(), common)?;
         config.check().map_err(Failure::new)?;
-        Ok(Place { config, key: String::new() })
+        Ok(Place { config, key: String::new(), read_only: None })
     }
 
     /// The object. Errors: it is the bucket.
@@ -86,7 +99,7 @@ impl Place {
         if bucket.is_empty() {
             return Err(Failure::new("s3:// names no bucket: expected s3://bucket or s3://bucket/key"));
         }
-        Ok(Place { config: config(bucket, common)?, key: key.to_string() })
+        Ok(Place { config: config(bucket, common)?, key: key.to_string(), read_only: None })
     }
 
     fn on_mount(path: &Path, common: &Common) -> Result<Place, Failure> {
@@ -97,7 +110,7 @@ impl Place {
                 "{shown} is neither an s3:// URL nor on a pailfs mount; `findmnt -t {FS_TYPE}` lists those there are"
             )));
         };
-        let mut config = config_of(&mount)?;
+        let MountTold { s3: mut config, read_only } = told_by(&mount)?;
         change(&mut config, common)?;
         let mut key = key_of(&absolute, &mount)
             .ok_or_else(|| Failure::new(format_args!("{shown} has no key: its name is not UTF-8")))?;
@@ -110,7 +123,7 @@ impl Place {
             key = rest.to_string();
         }
         refuse_version(&absolute, &config.bucket, &key)?;
-        Ok(Place { config, key })
+        Ok(Place { config, key, read_only: read_only.then_some(mount.point) })
     }
 }
 
@@ -162,16 +175,19 @@ fn change(config: &mut S3Config, common: &Common) -> Result<(), Failure> {
     resolve::requests(&mut config.requests, &args.requests)
 }
 
-/// The last name is not followed: a symbolic link is an object, too.
+/// The last name is not followed: a symbolic link is an object, too. Directories that are no more may have versions.
 fn absolute(path: &Path) -> std::io::Result<PathBuf> {
     let plain = std::path::absolute(path)?;
     match (plain.parent(), plain.file_name()) {
-        (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
+        (Some(parent), Some(name)) => match parent.canonicalize() {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(absolute(parent)?.join(name)),
+            parent => Ok(parent?.join(name)),
+        },
         _ => plain.canonicalize(),
     }
 }
 
-fn config_of(mount: &Mount) -> Result<S3Config, Failure> {
+fn told_by(mount: &Mount) -> Result<MountTold, Failure> {
     let point = mount.point.display();
     let own = nix::unistd::getuid().as_raw();
     if !mount.user_id.is_some_and(|served_by| served_by == 0 || served_by == own) {
@@ -179,8 +195,12 @@ fn config_of(mount: &Mount) -> Result<S3Config, Failure> {
             "the mount on {point} is another user's: name what you mean as s3://bucket/key"
         )));
     }
-    let told = xattr::get(&mount.point, S3)
-        .map_err(|e| Failure::new(format_args!("cannot ask the mount on {point}: {e}")))?;
+    let told = xattr::get(&mount.point, S3).map_err(|e| match e.raw_os_error() {
+        Some(libc::EOPNOTSUPP) => Failure::new(format_args!(
+            "the mount on {point} shows what was (--as-of), and commands act on what is: name that as s3://bucket/key"
+        )),
+        _ => Failure::new(format_args!("cannot ask the mount on {point}: {e}")),
+    })?;
     serde_json::from_slice(&told.unwrap_or_default()).map_err(|e| {
         Failure::new(format_args!(
             "the mount on {point} does not tell where its bucket is ({e}): mount it anew"
@@ -228,6 +248,18 @@ mod tests {
         assert_eq!(entered("with.dot", false), Ok(("with.dot".to_string(), false)));
         let refused = entered("with.dot", true).unwrap_err();
         assert!(refused.contains("with.dot: its name holds a dot"), "{refused}");
+    }
+
+    #[test]
+    fn a_path_may_lead_through_directories_that_are_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        std::os::unix::fs::symlink(&real, real.join("link")).unwrap();
+        for (path, expected) in [("link/a/b/c", "a/b/c"), ("link/link", "link"), ("link/link/a", "a")] {
+            assert_eq!(absolute(&real.join(path)).unwrap(), real.join(expected), "{path}");
+        }
+        std::fs::write(real.join("file"), "").unwrap();
+        assert!(absolute(&real.join("file/a/b")).is_err());
     }
 
     #[test]

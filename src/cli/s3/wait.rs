@@ -22,9 +22,13 @@ const DELAY: Duration = Duration::from_secs(5);
 #[derive(Debug, Subcommand)]
 #[expect(clippy::enum_variant_names, reason = "the waiters' names in every SDK")]
 pub(in crate::cli) enum Wait {
+    /// Until HeadObject finds the object
     ObjectExists(Until),
+    /// Until HeadObject does not find it
     ObjectNotExists(Until),
+    /// Until HeadBucket finds the bucket
     BucketExists(Until),
+    /// Until HeadBucket does not find it
     BucketNotExists(Until),
 }
 
