@@ -22,7 +22,7 @@ use crate::journal::{Journal, KeptItem};
 use crate::key;
 use crate::runtime;
 use crate::s3::S3Client;
-use crate::write::recover::{Content, send};
+use crate::write::recover::{Content, Sent, send_unless_there};
 use crate::write::upload::Uploads;
 
 /// What is to be done with what is kept.
@@ -160,12 +160,15 @@ fn explain(e: &Error) -> String {
 
 async fn retry(uploads: &Uploads, item: KeptItem, quiet: bool) -> Result<(), Error> {
     let bar = bar(&item, quiet);
-    let sent = send(uploads, &item, &|bytes| bar.inc(bytes)).await;
+    let sent = send_unless_there(uploads, &item, &|bytes| bar.inc(bytes)).await;
     bar.finish_and_clear();
-    sent?;
+    let said = match sent? {
+        Sent::Now => "was sent",
+        Sent::Before => "was in S3 already, as it was kept",
+    };
     let key = item.kept.key.escape_debug().to_string();
-    item.discard().map_err(|e| Error::Io(format!("it was sent, but stays kept: {e}")))?;
-    say(quiet, &format!("{key} was sent"));
+    item.discard().map_err(|e| Error::Io(format!("it {said}, but stays kept: {e}")))?;
+    say(quiet, &format!("{key} {said}"));
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use pailfs::error::Error;
 use pailfs::journal::{Base, Journal, Kept, KeptHeaders, KeptItem, Staged};
-use pailfs::write::recover::{Content, send};
+use pailfs::write::recover::{Content, Sent, send, send_unless_there};
 use pailfs::write::upload::Uploads;
 use support::bytes::{assert_same_bytes, pattern};
 use support::{Fault, House, On};
@@ -122,6 +122,38 @@ async fn what_changed_in_s3_meanwhile_is_not_overwritten() {
         let over = Kept { at: later, ..kept("replaced", None, size, whole()) };
         send(&uploads(&house), &keep(&house.journal, &over, &data), &|_| ()).await.unwrap();
         assert_same_bytes(&house.fake.data("replaced"), &data, "sent");
+    }
+}
+
+/// A PUT that was given up may be carried out later.
+#[tokio::test]
+async fn what_s3_has_already_byte_for_byte_is_not_refused() {
+    let house = House::new();
+    for size in [100, 20 * MIB] {
+        let data = pattern(5, size);
+        let mut base = data.clone();
+        base[10..20].fill(b'x');
+        let etag = house.fake.put("edited", base);
+        let edit = kept("edited", Some((&etag, size)), size, vec![range(10, 20)]);
+        let made = Kept { exclusive: true, ..kept("made", None, size, vec![range(0, size)]) };
+        let replaced =
+            Kept { at: SystemTime::UNIX_EPOCH, ..kept("replaced", None, size, vec![range(0, size)]) };
+        for kept in [edit, made, replaced] {
+            let item = keep(&house.journal, &kept, &data);
+            let mut another = data.clone();
+            another[15] ^= 1;
+            house.fake.put(&kept.key, another);
+            assert!(send_unless_there(&uploads(&house), &item, &|_| ()).await.is_err(), "{}", kept.key);
+            house.fake.put(&kept.key, data.clone());
+            house.fake.forget_calls();
+            let sent = send_unless_there(&uploads(&house), &item, &|_| ()).await;
+            assert_eq!(sent.unwrap(), Sent::Before, "{}", kept.key);
+            assert_same_bytes(&house.fake.data(&kept.key), &data, "untouched");
+            assert_eq!((house.fake.uploads(), house.journal.stats().open), (vec![], 0));
+            house.fake.delete(&kept.key);
+        }
+        let sent = keep(&house.journal, &kept("new", None, size, vec![range(0, size)]), &data);
+        assert_eq!(send_unless_there(&uploads(&house), &sent, &|_| ()).await.unwrap(), Sent::Now);
     }
 }
 

@@ -309,16 +309,9 @@ async fn make_directory(uploads: &Uploads, key: &str, told: Vec<&Open>) {
 async fn send(uploads: &Uploads, mut item: KeptItem) {
     let key = item.kept.key.clone();
     let sent = match recover::is_sound(&item).await {
-        Ok(true) => recover::send(uploads, &item, &|_| {}).await.map(|_| ()),
+        Ok(true) => recover::send_unless_there(uploads, &item, &|_| {}).await.map(|_| ()),
         Ok(false) => Err(Error::Io("the machine was lost before its disk had all of the bytes".into())),
         Err(e) => Err(e),
-    };
-    let sent = match sent {
-        // Perhaps it was sent just before the mount died.
-        Err(e @ (Error::Stale | Error::Exists | Error::NotFound)) => {
-            recover::there(&uploads.client, &item).await.map(|_| ()).ok_or(e)
-        }
-        sent => sent,
     };
     match sent {
         Ok(()) => {

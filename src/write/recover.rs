@@ -213,6 +213,29 @@ pub async fn send(uploads: &Uploads, item: &KeptItem, progress: Progress<'_>) ->
     })
 }
 
+/// How a kept file came to be in S3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    Now,
+    /// By a request whose answer was not heard, or that was carried out only after it had been given up.
+    Before,
+}
+
+/// As [`send`], but that it is no error when S3 has the very file already.
+pub async fn send_unless_there(
+    uploads: &Uploads,
+    item: &KeptItem,
+    progress: Progress<'_>,
+) -> Result<Sent, Error> {
+    match send(uploads, item, progress).await {
+        Ok(_) => Ok(Sent::Now),
+        Err(e @ (Error::Stale | Error::Exists | Error::NotFound)) => {
+            there(&uploads.client, item).await.map(|_| Sent::Before).ok_or(e)
+        }
+        Err(e) => Err(e),
+    }
+}
+
 /// Whether the bytes are those that were kept: a lost machine may have lost some.
 pub async fn is_sound(item: &KeptItem) -> Result<bool, Error> {
     let item = item.clone();
