@@ -22,7 +22,7 @@ use crate::journal::{Journal, KeptItem};
 use crate::key;
 use crate::runtime;
 use crate::s3::S3Client;
-use crate::write::recover::{Content, Sent, send_unless_there};
+use crate::write::recover::{Content, Sent, discard, send_unless_there};
 use crate::write::upload::Uploads;
 
 /// What is to be done with what is kept.
@@ -47,6 +47,8 @@ pub struct Recover {
     pub quiet: bool,
 }
 
+const NOT_DISCARDED: &str = "could not be discarded";
+
 /// Errors: nothing is kept under a name; something could not be done, which stderr has named.
 pub fn run(recover: &Recover) -> Result<(), Failure> {
     let (url, bucket) = (recover.s3.endpoint_url.as_deref(), &recover.s3.bucket);
@@ -54,9 +56,15 @@ pub fn run(recover: &Recover) -> Result<(), Failure> {
     let items = chosen(journal.kept().map_err(Failure::new)?, &recover.names)?;
     match &recover.action {
         Action::List => show_all(&journal, &items, bucket),
-        Action::Discard => each(&journal, items, "could not be discarded", |item| {
-            item.discard().map_err(|e| Error::Io(format!("the local disk: {e}")))
-        }),
+        Action::Discard if items.iter().all(|item| item.kept.upload.is_none()) => {
+            each(&journal, items, NOT_DISCARDED, |item| {
+                item.discard().map_err(|e| Error::Io(format!("the local disk: {e}")))
+            })
+        }
+        Action::Discard => {
+            let (runtime, uploads) = connect(&recover.s3, journal.clone())?;
+            each(&journal, items, NOT_DISCARDED, |item| runtime.block_on(discard(&uploads.client, item)))
+        }
         Action::Retry | Action::Export(_) if items.is_empty() => show_all(&journal, &items, bucket),
         Action::Retry => {
             let (runtime, uploads) = connect(&recover.s3, journal.clone())?;
@@ -118,7 +126,7 @@ fn each(
 ) -> Result<(), Failure> {
     let (all, mut failures) = (items.len(), 0);
     for item in items {
-        let key = item.kept.key.escape_debug().to_string();
+        let (key, in_upload) = (item.kept.key.escape_debug().to_string(), item.kept.upload.is_some());
         let done = match item.claim() {
             Ok(Some(_)) if is_owned(journal, &item) => {
                 Err(Error::Busy("the mount that acknowledged it is sending it: see `pailfs flush`"))
@@ -133,7 +141,7 @@ fn each(
         };
         if let Err(e) = done {
             failures += 1;
-            eprintln!("pailfs: {}", Failure::new(format_args!("{key} {failed}: {}", explain(&e))));
+            eprintln!("pailfs: {}", Failure::new(format_args!("{key} {failed}: {}", explain(&e, in_upload))));
         }
     }
     if failures > 0 {
@@ -148,8 +156,16 @@ fn is_owned(journal: &Journal, item: &KeptItem) -> bool {
 }
 
 /// With what is to be done next.
-fn explain(e: &Error) -> String {
+fn explain(e: &Error, in_upload: bool) -> String {
     match e {
+        Error::Stale | Error::Exists if in_upload => format!(
+            "{e} (what is in S3 is not what it was when the bytes were kept, and some of these are only in an upload, \
+             from which they cannot be read): move what is in S3 to another name and --retry, or --discard it"
+        ),
+        Error::NotFound if in_upload => format!(
+            "{e} (the upload that has some of the bytes is over, or the object gone that they are an edit of): --export \
+             what is on this disk, then --discard it"
+        ),
         Error::Stale | Error::NotFound | Error::Exists => format!(
             "{e} (what is in S3 is not what it was when the bytes were kept): --export it, compare the two, then \
              --discard it"
@@ -180,28 +196,27 @@ async fn export(client: &S3Client, item: &KeptItem, dir: &Path, quiet: bool) -> 
     let bar = bar(item, quiet);
     let exported = content.export(&file, &|bytes| bar.inc(bytes)).await;
     bar.finish_and_clear();
-    match exported {
+    let why = match exported {
         Ok(()) => {
             file.sync_all().map_err(failed)?;
             say(quiet, &format!("{} was written", path.display()));
-            Ok(())
+            return Ok(());
         }
-        // What was written can be had all the same.
-        Err(Error::Stale | Error::NotFound) => {
-            file.set_len(0).map_err(failed)?;
-            content.export_kept_alone(&file)?;
-            file.sync_all().map_err(failed)?;
-            Err(Error::Io(format!(
-                "the version that it is an edit of is in S3 no more; {} holds what was written, at its offsets, and \
-                 zeros elsewhere",
-                path.display()
-            )))
+        Err(_) if item.kept.upload.is_some() => {
+            "some of it is only in an upload in S3, from which nothing can be read before --retry completes it"
         }
+        Err(Error::Stale | Error::NotFound) => "the version that it is an edit of is in S3 no more",
         Err(e) => {
             std::fs::remove_file(&path).map_err(failed)?;
-            Err(e)
+            return Err(e);
         }
-    }
+    };
+    // What is here can be had all the same.
+    file.set_len(0).map_err(failed)?;
+    content.export_kept_alone(&file)?;
+    file.sync_all().map_err(failed)?;
+    let path = path.display();
+    Err(Error::Io(format!("{why}; {path} holds what is on this disk, at its offsets, and zeros elsewhere")))
 }
 
 /// Below `dir`, whatever the key is.
@@ -255,8 +270,15 @@ fn shown(journal: &Journal, item: &KeptItem) -> String {
         None if kept.exclusive => "a new file".into(),
         None => "a new file, or in place of what was there".into(),
     };
+    let parts = match &kept.upload {
+        Some(upload) => format!(
+            " and are here, {} are in parts of an upload in S3, which --retry completes",
+            size(upload.bytes())
+        ),
+        None => String::new(),
+    };
     format!(
-        "{}\n  name:   {}\n  size:   {}, of which {} were written\n  is:     {over}\n  kept:   {}\n  reason: {}\n",
+        "{}\n  name:   {}\n  size:   {}, of which {} were written{parts}\n  is:     {over}\n  kept:   {}\n  reason: {}\n",
         kept.key.escape_debug(),
         item.name(),
         size(kept.size),

@@ -32,6 +32,7 @@ fn kept(key: &str, base: Option<(&str, usize)>, size: usize, ranges: Vec<Range<u
         inherits: false,
         owner: None,
         sum: None,
+        upload: None,
         reason: "PutObject s3://b/k: no\nanswer".into(),
         at: SystemTime::now(),
     }

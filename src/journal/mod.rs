@@ -14,7 +14,7 @@ mod log;
 mod place;
 mod record;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -23,7 +23,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-pub use kept::{Base, Kept, KeptHeaders, KeptItem, Linked, Staged};
+pub use kept::{Base, Kept, KeptHeaders, KeptItem, KeptPart, KeptUpload, Linked, SentPart, Staged};
 use log::Log;
 use place::{Owner, Place};
 use record::Record;
@@ -360,6 +360,12 @@ impl Journal {
             adopted.push(item);
         }
         Ok(adopted)
+    }
+
+    /// The ids of uploads that have bytes of kept files which nobody else has.
+    pub fn needed_uploads(&self) -> Result<HashSet<String>, JournalError> {
+        let uploads = self.kept()?.into_iter().filter_map(|item| item.kept.upload);
+        Ok(uploads.map(|upload| upload.upload_id).collect())
     }
 
     /// What is kept for `pailfs recover`, the oldest first. Each item is what it was when it was kept; one that does

@@ -213,6 +213,7 @@ fn kept() -> Kept {
         inherits: false,
         owner: None,
         sum: None,
+        upload: None,
         reason: "PutObject: no".into(),
         at: SystemTime::UNIX_EPOCH + Duration::from_nanos(1_700_000_000_123_456_789),
     }

@@ -143,12 +143,21 @@ async fn object(client: &S3Client, key: &str) -> Result<Option<ListedObject>, S3
 }
 
 /// Aborts the uploads among `left`: their parts are in nobody's way, but cost room. Nobody else's are touched, for an
-/// upload id is S3's word for one upload alone.
-pub async fn abort_uploads(client: S3Client, journal: Arc<Journal>, left: Vec<Open>) {
-    let (client, journal) = (&client, &journal);
+/// upload id is S3's word for one upload alone. `needed`: of uploads that have bytes which nobody else has; those stay.
+pub async fn abort_uploads(
+    client: S3Client,
+    journal: Arc<Journal>,
+    left: Vec<Open>,
+    needed: HashSet<String>,
+) {
+    let (client, journal, needed) = (&client, &journal, &needed);
     stream::iter(left)
         .for_each_concurrent(IN_FLIGHT_MAX, |open| async move {
             let (key, aborted) = match open.intent {
+                // The mount died when it had kept the bytes, before it ended this.
+                Intent::Upload { upload_id, .. } if needed.contains(&upload_id) => {
+                    return journal.end(open.id);
+                }
                 Intent::Upload { key, upload_id } => {
                     let aborted = abort(client, &key, &upload_id).await;
                     (key, aborted)
