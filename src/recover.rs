@@ -18,7 +18,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::config::S3Config;
 use crate::error::Error;
 use crate::failure::Failure;
-use crate::journal::{Journal, KeptItem};
+use crate::journal::{Journal, KeptItem, Spoilt};
 use crate::key;
 use crate::runtime;
 use crate::s3::S3Client;
@@ -53,9 +53,15 @@ const NOT_DISCARDED: &str = "could not be discarded";
 pub fn run(recover: &Recover) -> Result<(), Failure> {
     let (url, bucket) = (recover.s3.endpoint_url.as_deref(), &recover.s3.bucket);
     let journal = Arc::new(Journal::new(&recover.staging_dir, url, bucket));
-    let items = chosen(journal.kept().map_err(Failure::new)?, &recover.names)?;
-    match &recover.action {
-        Action::List => show_all(&journal, &items, bucket),
+    let spoilt = journal.spoilt().map_err(Failure::new)?;
+    let (items, spoilt) = chosen((journal.kept().map_err(Failure::new)?, spoilt), &recover.names)?;
+    if matches!(recover.action, Action::List) || items.is_empty() && spoilt.is_empty() {
+        return show_all(&journal, &items, &spoilt, bucket);
+    }
+    let spoilt = each_spoilt(spoilt, recover);
+    let whole = match &recover.action {
+        _ if items.is_empty() => Ok(()),
+        Action::List => show_all(&journal, &items, &[], bucket),
         Action::Discard if items.iter().all(|item| item.kept.upload.is_none()) => {
             each(&journal, items, NOT_DISCARDED, |item| {
                 item.discard().map_err(|e| Error::Io(format!("the local disk: {e}")))
@@ -65,7 +71,6 @@ pub fn run(recover: &Recover) -> Result<(), Failure> {
             let (runtime, uploads) = connect(&recover.s3, journal.clone())?;
             each(&journal, items, NOT_DISCARDED, |item| runtime.block_on(discard(&uploads.client, item)))
         }
-        Action::Retry | Action::Export(_) if items.is_empty() => show_all(&journal, &items, bucket),
         Action::Retry => {
             let (runtime, uploads) = connect(&recover.s3, journal.clone())?;
             each(&journal, items, "was not sent", |item| {
@@ -78,36 +83,71 @@ pub fn run(recover: &Recover) -> Result<(), Failure> {
                 runtime.block_on(export(&uploads.client, &item, dir, recover.quiet))
             })
         }
+    };
+    whole.and(spoilt)
+}
+
+/// What is to be done with bytes that nobody knows the name of.
+fn each_spoilt(spoilt: Vec<Spoilt>, recover: &Recover) -> Result<(), Failure> {
+    let mut result = Ok(());
+    for spoilt in spoilt {
+        let name = spoilt.name().to_owned();
+        let done = match &recover.action {
+            Action::List => Ok(()),
+            Action::Retry => Err(std::io::Error::other(
+                "what it is cannot be read any more, its key neither: --export the bytes, then --discard it",
+            )),
+            Action::Discard => spoilt.discard(),
+            Action::Export(dir) => {
+                let path = dir.join(&name);
+                let copied = File::open(spoilt.bytes()).and_then(|mut from| {
+                    let mut to = new_file(&path)?;
+                    std::io::copy(&mut from, &mut to)?;
+                    to.sync_all()
+                });
+                copied.inspect(|()| say(recover.quiet, &format!("{} was written", path.display())))
+            }
+        };
+        if let Err(e) = done {
+            eprintln!("pailfs: {}", Failure::new(format_args!("{name}: {e}")));
+            result = Err(Failure::new("what is spoilt stays kept"));
+        }
     }
+    result
 }
 
 /// What a mount says of what waits for its bucket, if anything does.
 pub fn notice(journal: &Journal, bucket: &str) -> Option<String> {
-    let items = match journal.kept() {
-        Ok(mut items) => {
-            items.retain(|item| item.kept.owner.is_none());
-            items
-        }
+    let (items, spoilt) = match journal.kept().and_then(|items| Ok((items, journal.spoilt()?))) {
+        Ok(found) => found,
         Err(e) => return Some(format!("cannot see whether anything is kept for `pailfs recover`: {e}")),
     };
-    let first = items.first()?;
-    let more = match items.len() {
+    let keys = items.iter().filter(|item| item.kept.owner.is_none()).map(|item| item.kept.key.as_str());
+    let names: Vec<&str> = keys.chain(spoilt.iter().map(Spoilt::name)).collect();
+    let key = names.first()?.escape_debug();
+    let more = match names.len() {
         1 => String::new(),
         count => format!(" and {} more", count - 1),
     };
-    let key = first.kept.key.escape_debug();
     Some(format!(
         "{key}{more} could not be sent by an earlier mount and is kept: see `pailfs recover {bucket}`"
     ))
 }
 
-fn chosen(items: Vec<KeptItem>, names: &[String]) -> Result<Vec<KeptItem>, Failure> {
+fn chosen(
+    (items, spoilt): (Vec<KeptItem>, Vec<Spoilt>),
+    names: &[String],
+) -> Result<(Vec<KeptItem>, Vec<Spoilt>), Failure> {
     let is = |item: &KeptItem, name: &String| *name == item.kept.key || name == item.name();
-    if let Some(name) = names.iter().find(|name| !items.iter().any(|item| is(item, name))) {
+    let is_any = |name: &&String| {
+        items.iter().any(|item| is(item, name)) || spoilt.iter().any(|spoilt| spoilt.name() == name.as_str())
+    };
+    if let Some(name) = names.iter().find(|name| !is_any(name)) {
         return Err(Failure::new(format_args!("nothing is kept under the name {}", name.escape_debug())));
     }
     let wanted = |item: &KeptItem| names.is_empty() || names.iter().any(|name| is(item, name));
-    Ok(items.into_iter().filter(wanted).collect())
+    let wanted_spoilt = |spoilt: &Spoilt| names.is_empty() || names.iter().any(|name| name == spoilt.name());
+    Ok((items.into_iter().filter(wanted).collect(), spoilt.into_iter().filter(wanted_spoilt).collect()))
 }
 
 fn connect(s3: &S3Config, journal: Arc<Journal>) -> Result<(tokio::runtime::Runtime, Uploads), Failure> {
@@ -246,12 +286,19 @@ fn say(quiet: bool, line: &str) {
     }
 }
 
-fn show_all(journal: &Journal, items: &[KeptItem], bucket: &str) -> Result<(), Failure> {
+fn show_all(journal: &Journal, items: &[KeptItem], spoilt: &[Spoilt], bucket: &str) -> Result<(), Failure> {
     let mut text = String::new();
-    if items.is_empty() {
+    if items.is_empty() && spoilt.is_empty() {
         text = format!("nothing is kept for {bucket}\n");
     }
     items.iter().for_each(|item| text += &shown(journal, item));
+    for spoilt in spoilt {
+        let size = std::fs::metadata(spoilt.bytes()).map_or(0, |found| found.len());
+        let (name, size) = (spoilt.name(), ByteSize(size).display().iec());
+        text += &format!(
+            "{name}\n  name:   {name}\n  size:   {size}\n  is:     spoilt: what it is cannot be read\n"
+        );
+    }
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(e)),
         _ => Ok(()), // who reads no further has seen enough

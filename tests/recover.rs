@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use pailfs::error::Error;
 use pailfs::journal::{Base, Journal, Kept, KeptHeaders, KeptItem, Staged};
+use pailfs::recover::notice;
 use pailfs::write::recover::{Content, Sent, send, send_unless_there};
 use pailfs::write::upload::Uploads;
 use support::bytes::{assert_same_bytes, pattern};
@@ -226,6 +227,28 @@ fn the_command_shows_what_is_kept_and_discards_what_it_is_told_to() {
     assert!(pailfs(staging.path(), &["--discard", "--yes", b.name()]).status.success());
     assert!(pailfs(staging.path(), &["--discard", "--yes", "dir/a"]).status.success());
     assert_eq!(journal.kept().unwrap().len(), 0);
+}
+
+#[test]
+fn the_command_shows_exports_and_discards_what_tells_no_more_what_it_is() {
+    let (staging, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let journal = Journal::new(staging.path(), Some(ENDPOINT), "data");
+    let item = journal.keep(&kept("a", None, 5, vec![range(0, 5)]), Staged::Memory(&[Bytes::from("12345")]));
+    let item = item.unwrap();
+    File::options().write(true).open(item.bytes()).unwrap().set_len(9).unwrap();
+    let said = notice(&journal, "data").expect("a mount says so");
+    assert!(said.starts_with(item.name()), "{said}");
+    let said = text(&pailfs(staging.path(), &[]).stdout);
+    assert!(said.contains(item.name()) && said.contains("spoilt"), "{said}");
+    let said = pailfs(staging.path(), &["--retry"]);
+    assert_eq!(said.status.code(), Some(1));
+    assert!(text(&said.stderr).contains("cannot be read any more"), "{said:?}");
+    let exported = pailfs(staging.path(), &["--export", to.path().to_str().unwrap(), item.name()]);
+    assert!(exported.status.success(), "{exported:?}");
+    assert!(std::fs::read(to.path().join(item.name())).unwrap().starts_with(b"12345"));
+    assert!(item.bytes().exists(), "it stays kept");
+    assert!(pailfs(staging.path(), &["--discard", "--yes", item.name()]).status.success());
+    assert!(!item.bytes().exists());
 }
 
 #[test]

@@ -221,6 +221,28 @@ impl KeptItem {
     }
 }
 
+/// A file among those that are kept which tells no more what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spoilt {
+    path: PathBuf,
+}
+
+impl Spoilt {
+    /// As [`KeptItem::name`].
+    pub fn name(&self) -> &str {
+        self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+    }
+
+    /// The bytes that were kept, at their offsets, and what there is of the record.
+    pub fn bytes(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn discard(self) -> io::Result<()> {
+        std::fs::remove_file(&self.path)
+    }
+}
+
 /// `half`: where half an item may lie, in the same file system; an empty file is there, or none. `sync`: the disk has it
 /// when this answers.
 pub(super) fn put(
@@ -363,23 +385,24 @@ fn put_bytes(to: &mut File, ranges: &[Range<u64>], staged: Staged<'_>) -> io::Re
     Ok(())
 }
 
-pub(super) fn list(place: &Place) -> Result<Vec<KeptItem>, JournalError> {
+pub(super) fn list(place: &Place) -> Result<(Vec<KeptItem>, Vec<Spoilt>), JournalError> {
     if !place.kept().exists() {
-        return Ok(Vec::new());
+        return Ok(Default::default());
     }
     let read = || {
-        let mut items = Vec::new();
+        let (mut items, mut spoilt) = (Vec::new(), Vec::new());
         for entry in std::fs::read_dir(place.kept())? {
             let path = entry?.path();
             match File::open(&path).and_then(|file| read_record(&file)) {
                 Ok(Some((kept, _))) => items.push(KeptItem { kept, path, alone: false }),
-                Ok(None) => tracing::error!("{}: what these bytes are is spoilt", path.display()),
+                Ok(None) => spoilt.push(Spoilt { path }),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {} // discarded just now
                 Err(e) => return Err(e),
             }
         }
         items.sort_by(|a, b| (a.kept.at, a.name()).cmp(&(b.kept.at, b.name())));
-        Ok(items)
+        spoilt.sort_by(|a, b| a.name().cmp(b.name()));
+        Ok((items, spoilt))
     };
     read().map_err(|e| place.disk_error(e))
 }

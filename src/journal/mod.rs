@@ -23,7 +23,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-pub use kept::{Base, Kept, KeptHeaders, KeptItem, KeptPart, KeptUpload, Linked, SentPart, Staged};
+pub use kept::{Base, Kept, KeptHeaders, KeptItem, KeptPart, KeptUpload, Linked, SentPart, Spoilt, Staged};
 use log::Log;
 use place::{Owner, Place};
 use record::Record;
@@ -368,10 +368,14 @@ impl Journal {
         Ok(uploads.map(|upload| upload.upload_id).collect())
     }
 
-    /// What is kept for `pailfs recover`, the oldest first. Each item is what it was when it was kept; one that does
-    /// not read as such is logged and left alone.
+    /// What is kept for `pailfs recover`, the oldest first. Each item is what it was when it was kept; those that
+    /// do not read as such are [`Journal::spoilt`].
     pub fn kept(&self) -> Result<Vec<KeptItem>, JournalError> {
-        kept::list(&self.place)
+        kept::list(&self.place).map(|(items, _)| items)
+    }
+
+    pub fn spoilt(&self) -> Result<Vec<Spoilt>, JournalError> {
+        kept::list(&self.place).map(|(_, spoilt)| spoilt)
     }
 
     pub fn stats(&self) -> JournalStats {
