@@ -143,6 +143,8 @@ pub enum Error {
     ValueTooLarge,
     #[error("interrupted by a signal")]
     Interrupted,
+    #[error("nothing at this offset or after it")]
+    NothingThere,
     #[error("bad file handle")]
     BadHandle,
     #[error("too many open handles")]
@@ -198,6 +200,7 @@ impl Error {
             Error::NoAttribute => libc::ENODATA,
             Error::ValueTooLarge => libc::E2BIG,
             Error::Interrupted => libc::EINTR,
+            Error::NothingThere => libc::ENXIO,
             Error::BadHandle => libc::EBADF,
             Error::TooManyHandles => libc::ENFILE,
             Error::Io(_) => libc::EIO,
@@ -265,5 +268,6 @@ mod tests {
         assert_eq!(Error::NotPermitted("x").errno(), libc::EPERM);
         assert_eq!(Error::InvalidName("x").errno(), libc::EINVAL);
         assert_eq!(Error::NameTooLong.errno(), libc::ENAMETOOLONG);
+        assert_eq!(Error::NothingThere.errno(), libc::ENXIO);
     }
 }

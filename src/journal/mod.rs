@@ -54,8 +54,8 @@ pub enum Intent {
         #[serde(default)]
         drops: Option<String>,
     },
-    /// Two objects, keys and ETags, change places; `aside` is a copy of the first one meanwhile.
-    Exchange { a: (String, String), b: (String, String), aside: String },
+    /// Two files or directories change places. `stage`: how far that is.
+    Exchange { what: Exchange, stage: Stage },
     /// An object, or a directory's marker, whose removal was acknowledged: it goes. `etag`: of the version that was
     /// removed, where it is known; `keep`: the directory it is in may have no marker, and stays; `drops`: what was
     /// acknowledged of the file and not sent, by [`KeptItem::name`], which goes with it.
@@ -74,6 +74,30 @@ pub enum Intent {
         #[serde(default)]
         over: bool,
     },
+}
+
+/// What changes places: objects, or directories, whose keys end in `/`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exchange {
+    /// From where to where each goes.
+    pub first: (String, String),
+    pub second: (String, String),
+    /// Where the first is copied to, meanwhile.
+    pub aside: String,
+}
+
+/// How far an exchange is. What moves in a stage is whole where it comes from, and what was there is whole elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// The first is being copied aside: to be undone, by removing the copies.
+    Saving,
+    /// The second takes its new place: to be undone, the first coming back from aside.
+    MovingSecond,
+    /// The first takes its new place, from aside: to be undone, the second coming back from where it is.
+    MovingFirst,
+    /// Both are where they should be: the copies aside are to be removed.
+    Done,
 }
 
 /// An intention that is begun and not ended.
@@ -198,6 +222,14 @@ impl Journal {
         if let Some(open) = state.open.get_mut(&id) {
             open.committed = true;
         }
+        Ok(())
+    }
+
+    /// The intention is this one from now on, of which nothing is committed.
+    pub fn replace(&self, id: u64, intent: Intent) -> Result<(), JournalError> {
+        let mut state = self.lock();
+        self.write(&mut state, &Record::Begin { id, intent: intent.clone() })?;
+        state.open.insert(id, Open { id, intent, committed: false });
         Ok(())
     }
 

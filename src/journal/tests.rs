@@ -67,6 +67,30 @@ async fn what_was_begun_is_found_after_a_crash_by_the_next_mount_once() {
 }
 
 #[test]
+fn what_an_intention_has_become_is_found_after_a_crash() {
+    let staging = tempfile::tempdir().unwrap();
+    let first = journal(staging.path());
+    let id = first.begin(upload(0)).unwrap();
+    first.commit(id).unwrap();
+    first.replace(id, rename()).unwrap();
+    assert_eq!(first.stats().open, 1);
+    crash(first);
+    let open = journal(staging.path()).adopt().unwrap();
+    assert_eq!((intents(&open), open[0].committed), (vec![rename()], false));
+}
+
+#[test]
+fn a_mount_that_leaves_while_another_comes_is_in_nobodys_way() {
+    let staging = tempfile::tempdir().unwrap();
+    let first = journal(staging.path());
+    first.begin(rename()).unwrap();
+    crash(first);
+    // Listed, and gone when it is looked at.
+    std::os::unix::fs::symlink("gone", journal(staging.path()).place.live().join("left")).unwrap();
+    assert_eq!(intents(&journal(staging.path()).adopt().unwrap()), [rename()]);
+}
+
+#[test]
 fn a_journal_whose_mount_lives_is_left_alone() {
     let staging = tempfile::tempdir().unwrap();
     let lives = journal(staging.path());

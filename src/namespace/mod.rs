@@ -42,7 +42,7 @@ use crate::s3::{ListedObject, ObjectHead, S3Client};
 use inode::Table;
 pub use listing::{DirStream, Listed};
 pub use memory::Room;
-pub use moving::MovedFile;
+pub use moving::{EtagOf, MovedFile, Moving};
 pub use near::Near;
 use renew::Turn;
 use walk::Walks;

@@ -17,6 +17,7 @@
 //! Must never know: what an upload is, when it is published.
 
 mod gather;
+mod holes;
 mod pieces;
 
 use std::collections::BTreeMap;
@@ -34,6 +35,7 @@ use crate::config::PART_BYTES_MIN;
 use crate::error::Error;
 use crate::ranges::RangeSet;
 
+pub use holes::Seek;
 pub use pieces::Piece;
 
 /// Ranges a file's staged bytes may be in, so that one file does not take all memory for telling where they are.

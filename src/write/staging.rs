@@ -260,6 +260,11 @@ impl StagedFile {
         self.held.bytes()
     }
 
+    /// Which of its blocks are no holes.
+    pub fn blocks(&self) -> &RangeSet {
+        &self.blocks
+    }
+
     /// Errors: [`Error::NoSpace`], after which nothing has changed that anybody asked to be kept.
     pub async fn write(&mut self, offset: u64, data: Vec<Bytes>) -> Result<(), Error> {
         let len: u64 = data.iter().map(|piece| piece.len() as u64).sum();
