@@ -40,10 +40,15 @@ impl Ready {
 
     /// Tells the parent that the file system answers. Fails when the parent is gone (somebody
     /// interrupted the command): then no one would know of the mount, and it should be undone.
-    pub fn announce(&mut self) -> io::Result<()> {
+    ///
+    /// `said`: what the person is to know all the same, a line each.
+    pub fn announce(&mut self, said: &[String]) -> io::Result<()> {
         match self.0.take() {
-            Some(mut pipe) => pipe.write_all(&[READY]),
-            None => Ok(()),
+            Some(mut pipe) => pipe.write_all(&[&[READY], said.join("\n").as_bytes()].concat()),
+            None => {
+                said.iter().for_each(|line| eprintln!("pailfs: {line}"));
+                Ok(())
+            }
         }
     }
 
@@ -65,12 +70,14 @@ pub struct Waiter {
 }
 
 impl Waiter {
-    /// Blocks until the child is ready, failed or dead. `log` names where its log is.
-    pub fn wait(mut self, log: &str) -> Result<(), Failure> {
+    /// Blocks until the child is ready, failed or dead. `log` names where its log is. Answers what the child had to say.
+    pub fn wait(mut self, log: &str) -> Result<Vec<String>, Failure> {
         let mut message = Vec::new();
         let read = self.pipe.read_to_end(&mut message);
         match (read, message.split_first()) {
-            (Ok(_), Some((&READY, _))) => Ok(()),
+            (Ok(_), Some((&READY, said))) => {
+                Ok(String::from_utf8_lossy(said).lines().map(str::to_owned).collect())
+            }
             (Ok(_), Some((&FAILED, line))) => Err(Failure::new(String::from_utf8_lossy(line))),
             _ => Err(Failure::new(format_args!(
                 "the daemon {} before the mount was ready; its log: {log}",
@@ -175,7 +182,9 @@ mod tests {
 
     #[test]
     fn the_parent_succeeds_on_the_ready_byte_only() {
-        assert_eq!(waiter_over(b"R").wait("log"), Ok(()));
+        assert_eq!(waiter_over(b"R").wait("log"), Ok(vec![]));
+        let said = vec!["something waits".to_owned(), "and more".to_owned()];
+        assert_eq!(waiter_over(b"Rsomething waits\nand more").wait("log"), Ok(said));
         let failed = waiter_over(b"Fno such bucket").wait("log").unwrap_err();
         assert_eq!(failed.to_string(), "no such bucket");
         let silent = waiter_over(b"").wait("/some/log").unwrap_err().to_string();
@@ -187,8 +196,8 @@ mod tests {
     fn announcing_to_a_parent_that_is_gone_fails() {
         let (reader, writer) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
         drop(reader);
-        assert!(Ready(Some(File::from(writer))).announce().is_err());
-        assert!(Ready::foreground().announce().is_ok());
+        assert!(Ready(Some(File::from(writer))).announce(&[]).is_err());
+        assert!(Ready::foreground().announce(&[]).is_ok());
     }
 
     #[test]

@@ -18,11 +18,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::config::S3Config;
 use crate::error::Error;
 use crate::failure::Failure;
-use crate::journal::{Journal, KeptItem};
+use crate::journal::{Journal, KeptItem, Spoilt};
 use crate::key;
 use crate::runtime;
 use crate::s3::S3Client;
-use crate::write::recover::{Content, send};
+use crate::write::recover::{Content, Sent, discard, send_unless_there};
 use crate::write::upload::Uploads;
 
 /// What is to be done with what is kept.
@@ -47,17 +47,30 @@ pub struct Recover {
     pub quiet: bool,
 }
 
+const NOT_DISCARDED: &str = "could not be discarded";
+
 /// Errors: nothing is kept under a name; something could not be done, which stderr has named.
 pub fn run(recover: &Recover) -> Result<(), Failure> {
     let (url, bucket) = (recover.s3.endpoint_url.as_deref(), &recover.s3.bucket);
     let journal = Arc::new(Journal::new(&recover.staging_dir, url, bucket));
-    let items = chosen(journal.kept().map_err(Failure::new)?, &recover.names)?;
-    match &recover.action {
-        Action::List => show_all(&journal, &items, bucket),
-        Action::Discard => each(&journal, items, "could not be discarded", |item| {
-            item.discard().map_err(|e| Error::Io(format!("the local disk: {e}")))
-        }),
-        Action::Retry | Action::Export(_) if items.is_empty() => show_all(&journal, &items, bucket),
+    let spoilt = journal.spoilt().map_err(Failure::new)?;
+    let (items, spoilt) = chosen((journal.kept().map_err(Failure::new)?, spoilt), &recover.names)?;
+    if matches!(recover.action, Action::List) || items.is_empty() && spoilt.is_empty() {
+        return show_all(&journal, &items, &spoilt, bucket);
+    }
+    let spoilt = each_spoilt(spoilt, recover);
+    let whole = match &recover.action {
+        _ if items.is_empty() => Ok(()),
+        Action::List => show_all(&journal, &items, &[], bucket),
+        Action::Discard if items.iter().all(|item| item.kept.upload.is_none()) => {
+            each(&journal, items, NOT_DISCARDED, |item| {
+                item.discard().map_err(|e| Error::Io(format!("the local disk: {e}")))
+            })
+        }
+        Action::Discard => {
+            let (runtime, uploads) = connect(&recover.s3, journal.clone())?;
+            each(&journal, items, NOT_DISCARDED, |item| runtime.block_on(discard(&uploads.client, item)))
+        }
         Action::Retry => {
             let (runtime, uploads) = connect(&recover.s3, journal.clone())?;
             each(&journal, items, "was not sent", |item| {
@@ -70,36 +83,71 @@ pub fn run(recover: &Recover) -> Result<(), Failure> {
                 runtime.block_on(export(&uploads.client, &item, dir, recover.quiet))
             })
         }
+    };
+    whole.and(spoilt)
+}
+
+/// What is to be done with bytes that nobody knows the name of.
+fn each_spoilt(spoilt: Vec<Spoilt>, recover: &Recover) -> Result<(), Failure> {
+    let mut result = Ok(());
+    for spoilt in spoilt {
+        let name = spoilt.name().to_owned();
+        let done = match &recover.action {
+            Action::List => Ok(()),
+            Action::Retry => Err(std::io::Error::other(
+                "what it is cannot be read any more, its key neither: --export the bytes, then --discard it",
+            )),
+            Action::Discard => spoilt.discard(),
+            Action::Export(dir) => {
+                let path = dir.join(&name);
+                let copied = File::open(spoilt.bytes()).and_then(|mut from| {
+                    let mut to = new_file(&path)?;
+                    std::io::copy(&mut from, &mut to)?;
+                    to.sync_all()
+                });
+                copied.inspect(|()| say(recover.quiet, &format!("{} was written", path.display())))
+            }
+        };
+        if let Err(e) = done {
+            eprintln!("pailfs: {}", Failure::new(format_args!("{name}: {e}")));
+            result = Err(Failure::new("what is spoilt stays kept"));
+        }
     }
+    result
 }
 
 /// What a mount says of what waits for its bucket, if anything does.
 pub fn notice(journal: &Journal, bucket: &str) -> Option<String> {
-    let items = match journal.kept() {
-        Ok(mut items) => {
-            items.retain(|item| item.kept.owner.is_none());
-            items
-        }
+    let (items, spoilt) = match journal.kept().and_then(|items| Ok((items, journal.spoilt()?))) {
+        Ok(found) => found,
         Err(e) => return Some(format!("cannot see whether anything is kept for `pailfs recover`: {e}")),
     };
-    let first = items.first()?;
-    let more = match items.len() {
+    let keys = items.iter().filter(|item| item.kept.owner.is_none()).map(|item| item.kept.key.as_str());
+    let names: Vec<&str> = keys.chain(spoilt.iter().map(Spoilt::name)).collect();
+    let key = names.first()?.escape_debug();
+    let more = match names.len() {
         1 => String::new(),
         count => format!(" and {} more", count - 1),
     };
-    let key = first.kept.key.escape_debug();
     Some(format!(
         "{key}{more} could not be sent by an earlier mount and is kept: see `pailfs recover {bucket}`"
     ))
 }
 
-fn chosen(items: Vec<KeptItem>, names: &[String]) -> Result<Vec<KeptItem>, Failure> {
+fn chosen(
+    (items, spoilt): (Vec<KeptItem>, Vec<Spoilt>),
+    names: &[String],
+) -> Result<(Vec<KeptItem>, Vec<Spoilt>), Failure> {
     let is = |item: &KeptItem, name: &String| *name == item.kept.key || name == item.name();
-    if let Some(name) = names.iter().find(|name| !items.iter().any(|item| is(item, name))) {
+    let is_any = |name: &&String| {
+        items.iter().any(|item| is(item, name)) || spoilt.iter().any(|spoilt| spoilt.name() == name.as_str())
+    };
+    if let Some(name) = names.iter().find(|name| !is_any(name)) {
         return Err(Failure::new(format_args!("nothing is kept under the name {}", name.escape_debug())));
     }
     let wanted = |item: &KeptItem| names.is_empty() || names.iter().any(|name| is(item, name));
-    Ok(items.into_iter().filter(wanted).collect())
+    let wanted_spoilt = |spoilt: &Spoilt| names.is_empty() || names.iter().any(|name| name == spoilt.name());
+    Ok((items.into_iter().filter(wanted).collect(), spoilt.into_iter().filter(wanted_spoilt).collect()))
 }
 
 fn connect(s3: &S3Config, journal: Arc<Journal>) -> Result<(tokio::runtime::Runtime, Uploads), Failure> {
@@ -118,7 +166,7 @@ fn each(
 ) -> Result<(), Failure> {
     let (all, mut failures) = (items.len(), 0);
     for item in items {
-        let key = item.kept.key.escape_debug().to_string();
+        let (key, in_upload) = (item.kept.key.escape_debug().to_string(), item.kept.upload.is_some());
         let done = match item.claim() {
             Ok(Some(_)) if is_owned(journal, &item) => {
                 Err(Error::Busy("the mount that acknowledged it is sending it: see `pailfs flush`"))
@@ -133,7 +181,7 @@ fn each(
         };
         if let Err(e) = done {
             failures += 1;
-            eprintln!("pailfs: {}", Failure::new(format_args!("{key} {failed}: {}", explain(&e))));
+            eprintln!("pailfs: {}", Failure::new(format_args!("{key} {failed}: {}", explain(&e, in_upload))));
         }
     }
     if failures > 0 {
@@ -148,8 +196,16 @@ fn is_owned(journal: &Journal, item: &KeptItem) -> bool {
 }
 
 /// With what is to be done next.
-fn explain(e: &Error) -> String {
+fn explain(e: &Error, in_upload: bool) -> String {
     match e {
+        Error::Stale | Error::Exists if in_upload => format!(
+            "{e} (what is in S3 is not what it was when the bytes were kept, and some of these are only in an upload, \
+             from which they cannot be read): move what is in S3 to another name and --retry, or --discard it"
+        ),
+        Error::NotFound if in_upload => format!(
+            "{e} (the upload that has some of the bytes is over, or the object gone that they are an edit of): --export \
+             what is on this disk, then --discard it"
+        ),
         Error::Stale | Error::NotFound | Error::Exists => format!(
             "{e} (what is in S3 is not what it was when the bytes were kept): --export it, compare the two, then \
              --discard it"
@@ -160,12 +216,15 @@ fn explain(e: &Error) -> String {
 
 async fn retry(uploads: &Uploads, item: KeptItem, quiet: bool) -> Result<(), Error> {
     let bar = bar(&item, quiet);
-    let sent = send(uploads, &item, &|bytes| bar.inc(bytes)).await;
+    let sent = send_unless_there(uploads, &item, &|bytes| bar.inc(bytes)).await;
     bar.finish_and_clear();
-    sent?;
+    let said = match sent? {
+        Sent::Now => "was sent",
+        Sent::Before => "was in S3 already, as it was kept",
+    };
     let key = item.kept.key.escape_debug().to_string();
-    item.discard().map_err(|e| Error::Io(format!("it was sent, but stays kept: {e}")))?;
-    say(quiet, &format!("{key} was sent"));
+    item.discard().map_err(|e| Error::Io(format!("it {said}, but stays kept: {e}")))?;
+    say(quiet, &format!("{key} {said}"));
     Ok(())
 }
 
@@ -177,28 +236,27 @@ async fn export(client: &S3Client, item: &KeptItem, dir: &Path, quiet: bool) -> 
     let bar = bar(item, quiet);
     let exported = content.export(&file, &|bytes| bar.inc(bytes)).await;
     bar.finish_and_clear();
-    match exported {
+    let why = match exported {
         Ok(()) => {
             file.sync_all().map_err(failed)?;
             say(quiet, &format!("{} was written", path.display()));
-            Ok(())
+            return Ok(());
         }
-        // What was written can be had all the same.
-        Err(Error::Stale | Error::NotFound) => {
-            file.set_len(0).map_err(failed)?;
-            content.export_kept_alone(&file)?;
-            file.sync_all().map_err(failed)?;
-            Err(Error::Io(format!(
-                "the version that it is an edit of is in S3 no more; {} holds what was written, at its offsets, and \
-                 zeros elsewhere",
-                path.display()
-            )))
+        Err(_) if item.kept.upload.is_some() => {
+            "some of it is only in an upload in S3, from which nothing can be read before --retry completes it"
         }
+        Err(Error::Stale | Error::NotFound) => "the version that it is an edit of is in S3 no more",
         Err(e) => {
             std::fs::remove_file(&path).map_err(failed)?;
-            Err(e)
+            return Err(e);
         }
-    }
+    };
+    // What is here can be had all the same.
+    file.set_len(0).map_err(failed)?;
+    content.export_kept_alone(&file)?;
+    file.sync_all().map_err(failed)?;
+    let path = path.display();
+    Err(Error::Io(format!("{why}; {path} holds what is on this disk, at its offsets, and zeros elsewhere")))
 }
 
 /// Below `dir`, whatever the key is.
@@ -228,12 +286,19 @@ fn say(quiet: bool, line: &str) {
     }
 }
 
-fn show_all(journal: &Journal, items: &[KeptItem], bucket: &str) -> Result<(), Failure> {
+fn show_all(journal: &Journal, items: &[KeptItem], spoilt: &[Spoilt], bucket: &str) -> Result<(), Failure> {
     let mut text = String::new();
-    if items.is_empty() {
+    if items.is_empty() && spoilt.is_empty() {
         text = format!("nothing is kept for {bucket}\n");
     }
     items.iter().for_each(|item| text += &shown(journal, item));
+    for spoilt in spoilt {
+        let size = std::fs::metadata(spoilt.bytes()).map_or(0, |found| found.len());
+        let (name, size) = (spoilt.name(), ByteSize(size).display().iec());
+        text += &format!(
+            "{name}\n  name:   {name}\n  size:   {size}\n  is:     spoilt: what it is cannot be read\n"
+        );
+    }
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(e)),
         _ => Ok(()), // who reads no further has seen enough
@@ -252,8 +317,15 @@ fn shown(journal: &Journal, item: &KeptItem) -> String {
         None if kept.exclusive => "a new file".into(),
         None => "a new file, or in place of what was there".into(),
     };
+    let parts = match &kept.upload {
+        Some(upload) => format!(
+            " and are here, {} are in parts of an upload in S3, which --retry completes",
+            size(upload.bytes())
+        ),
+        None => String::new(),
+    };
     format!(
-        "{}\n  name:   {}\n  size:   {}, of which {} were written\n  is:     {over}\n  kept:   {}\n  reason: {}\n",
+        "{}\n  name:   {}\n  size:   {}, of which {} were written{parts}\n  is:     {over}\n  kept:   {}\n  reason: {}\n",
         kept.key.escape_debug(),
         item.name(),
         size(kept.size),

@@ -4,9 +4,10 @@ mod support;
 
 use std::time::Duration;
 
-use pailfs::config::Config;
+use pailfs::config::{ChecksumAlgorithm, Config, MEMORY_BYTES_MIN};
 use pailfs::error::Error;
-use pailfs::write::recover::{self, Content};
+use pailfs::journal::{Intent, KeptItem};
+use pailfs::write::recover::{self, Content, Sent};
 use pailfs::write::upload::Uploads;
 use support::bytes::{assert_same_bytes, pattern};
 use support::{FakeS3, Fault, House, On};
@@ -63,6 +64,174 @@ fn uploads(house: &House) -> Uploads {
     let runtime = tokio::runtime::Handle::current();
     let client = support::fake::client_over(house.faults.transport(), &house.fake.config());
     Uploads { client, runtime, journal: house.journal.clone() }
+}
+
+/// Writes 40 MiB in order, so that parts are let go. Answers what it is to hold.
+async fn stream(house: &House, fh: u64) -> Vec<u8> {
+    let data = pattern(7, 40 * MIB);
+    for (n, piece) in data.chunks(MIB).enumerate() {
+        house.write(fh, (n * MIB) as u64, piece).await.unwrap();
+    }
+    data
+}
+
+/// Time enough for parts also on a busy machine.
+fn small(config: &mut Config) {
+    config.s3.request_timeout = Duration::from_secs(3);
+    config.memory_bytes_max = MEMORY_BYTES_MIN;
+}
+
+/// The one item, of which S3 has most.
+fn half_sent(house: &House, what: &str) -> KeptItem {
+    let mut kept = house.journal.kept().unwrap();
+    let item = kept.pop().unwrap_or_else(|| panic!("{what}: nothing is kept"));
+    assert_eq!(kept, [], "{what}");
+    let upload = item.kept.upload.as_ref().unwrap_or_else(|| panic!("{what}: it is all here"));
+    assert_eq!(house.fake.uploads(), [("file".to_string(), upload.upload_id.clone())], "{what}");
+    let here: u64 = item.kept.ranges.iter().map(|range| range.end - range.start).sum();
+    assert_eq!(here + upload.bytes(), 40 << 20, "{what}");
+    item
+}
+
+#[tokio::test]
+async fn what_was_sent_and_let_go_stays_in_its_upload_which_is_completed_later() {
+    let refused = || Fault::Error { status: 403, code: "AccessDenied" };
+    let unmet = || Fault::Error { status: 412, code: "PreconditionFailed" };
+    let complete = || On::op("CompleteMultipartUpload");
+    for (on, fault, told, checksum) in [
+        (complete(), refused(), libc::EACCES, Some(ChecksumAlgorithm::Crc32c)),
+        (complete(), unmet(), libc::ESTALE, None),
+        (On::op("UploadPart").nth(4).once(), refused(), libc::EACCES, None),
+        (On::op("UploadPart").nth(8), refused(), libc::EACCES, Some(ChecksumAlgorithm::Sha256)),
+    ] {
+        let house = House::with(|config| {
+            small(config);
+            config.s3.requests.checksum = checksum;
+        });
+        let what = format!("{:?}, {told}", checksum);
+        let fh = house.create("file", libc::O_WRONLY).await.unwrap();
+        let line = house.faults.plan(on, fault);
+        let data = stream(&house, fh).await;
+        assert_eq!(errno(house.close(fh).await), Err(told), "{what}");
+        line.lift();
+        assert_eq!((house.journal.stats().open, house.fs.held().staged_bytes), (0, 0), "{what}");
+        let item = half_sent(&house, &what);
+        let mut uploads = uploads(&house);
+        uploads.client = support::fake::client_over(house.faults.transport(), &{
+            let mut config = house.fake.config();
+            config.requests.checksum = checksum;
+            config
+        });
+        let exported = Content::open(&uploads.client, &item).unwrap();
+        let to = tempfile::tempfile().unwrap();
+        assert_eq!(errno(exported.export(&to, &|_| ()).await), Err(libc::EOPNOTSUPP), "{what}");
+        // Refused once more, it stays as it is.
+        house.fake.put("file", "theirs, and newer");
+        let refused = recover::send_unless_there(&uploads, &item, &|_| ()).await;
+        assert_eq!(errno(refused.map(|_| ())), Err(libc::ESTALE), "{what}");
+        half_sent(&house, &what);
+        house.fake.delete("file");
+        let sent = recover::send_unless_there(&uploads, &item, &|_| ()).await;
+        assert_eq!(sent.unwrap(), Sent::Now, "{what}");
+        assert_same_bytes(&house.fake.data("file"), &data, &what);
+        assert_eq!(house.fake.uploads(), [], "{what}");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_has_kept_bytes_outlives_the_mount_and_goes_when_they_are_discarded() {
+    let staging = tempfile::tempdir().unwrap();
+    let in_staging = |config: &mut Config| {
+        small(config);
+        config.staging.dir = staging.path().into();
+    };
+    let fake = FakeS3::new();
+    let house = House::on(fake.clone(), in_staging);
+    let fh = house.create("file", libc::O_WRONLY).await.unwrap();
+    stream(&house, fh).await;
+    house.faults.plan(On::op("CompleteMultipartUpload"), Fault::Error { status: 403, code: "AccessDenied" });
+    assert_eq!(errno(house.close(fh).await), Err(libc::EACCES));
+    let upload_id = half_sent(&house, "kept").kept.upload.unwrap().upload_id;
+    // As if the mount died before it told its journal.
+    house.journal.begin(Intent::Upload { key: "file".into(), upload_id }).unwrap();
+    drop(house);
+    let next = House::on(fake.clone(), in_staging);
+    next.fs.take_over().await.unwrap();
+    for _ in 0..2000 {
+        if next.journal.stats().open == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let item = half_sent(&next, "after the next mount");
+    let refused =
+        next.faults.plan(On::op("AbortMultipartUpload"), Fault::Error { status: 403, code: "AccessDenied" });
+    let uploads = uploads(&next);
+    assert_eq!(errno(recover::discard(&uploads.client, item.clone()).await), Err(libc::EACCES));
+    half_sent(&next, "its upload is still there");
+    refused.lift();
+    recover::discard(&uploads.client, item).await.unwrap();
+    assert_eq!((fake.uploads(), next.journal.kept().unwrap()), (vec![], vec![]));
+}
+
+/// What was not sent stays in memory until it is kept: nobody waits for that.
+#[tokio::test]
+async fn a_stream_that_is_refused_hears_of_it_before_it_waits_for_memory_and_is_kept_whole() {
+    let house = House::with(small);
+    let fh = house.create("file", libc::O_WRONLY).await.unwrap();
+    let line = house.faults.plan(On::op("UploadPart"), Fault::Error { status: 403, code: "AccessDenied" });
+    let mut data = Vec::new();
+    let told = loop {
+        let piece = pattern(data.len() as u64, MIB);
+        match house.write(fh, data.len() as u64, &piece).await {
+            Ok(()) => data.extend(piece),
+            Err(e) => break e.errno(),
+        }
+    };
+    assert_eq!((told, errno(house.close(fh).await)), (libc::EACCES, Err(libc::EACCES)));
+    assert_eq!((house.fake.uploads(), house.fs.held().object_bytes), (vec![], 0));
+    line.lift();
+    let kept = house.journal.kept().unwrap().pop().expect("it is kept");
+    assert_eq!(kept.kept.size as usize, data.len());
+    is_recovered(&house, &data, "AccessDenied", "refused").await;
+}
+
+/// A Complete that was given up may be carried out later.
+#[tokio::test]
+async fn an_upload_that_was_completed_after_all_is_sent() {
+    let house = House::with(small);
+    let fh = house.create("file", libc::O_WRONLY).await.unwrap();
+    let data = stream(&house, fh).await;
+    let line = house.faults.plan(On::op("CompleteMultipartUpload"), Fault::Hang);
+    assert_eq!(errno(house.close(fh).await), Err(libc::EIO));
+    line.lift();
+    let item = half_sent(&house, "given up");
+    let uploads = uploads(&house);
+    recover::send(&uploads, &item, &|_| ()).await.unwrap();
+    let sent = recover::send_unless_there(&uploads, &item, &|_| ()).await;
+    assert_eq!(sent.unwrap(), Sent::Before);
+    assert_same_bytes(&house.fake.data("file"), &data, "it is there");
+    house.fake.put("file", "theirs");
+    assert!(recover::send_unless_there(&uploads, &item, &|_| ()).await.is_err());
+}
+
+/// All of `--staging-size` is another file's.
+#[tokio::test]
+async fn what_is_refused_is_kept_also_beyond_the_staging_size() {
+    let house = House::with(|config| {
+        impatient(config);
+        config.staging.bytes_max = 64 << 20;
+    });
+    let other = house.create("other", libc::O_RDWR).await.unwrap();
+    let mut at = MIB as u64;
+    while house.write(other, at, &[1; MIB]).await.is_ok() {
+        at += 2 * MIB as u64;
+    }
+    let (fh, data) = write(&house, Shape::Stream).await;
+    house.faults.set_down(true);
+    assert_eq!(errno(house.close(fh).await), Err(libc::EIO));
+    house.faults.set_down(false);
+    is_recovered(&house, &data, "connection refused", "beyond").await;
 }
 
 /// The one file that is kept can be had as a whole, and is what S3 has once it is sent.

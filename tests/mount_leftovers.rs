@@ -90,6 +90,7 @@ fn moto_what_could_not_be_sent_is_named_by_the_next_mount_and_recovered() {
             inherits: false,
             owner: None,
             sum: None,
+            upload: None,
             reason: "the server was gone".into(),
             at: SystemTime::now(),
         };

@@ -13,7 +13,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use pailfs::error::Error;
 use pailfs::journal::{Base, Journal, Kept, KeptHeaders, KeptItem, Staged};
-use pailfs::write::recover::{Content, send};
+use pailfs::recover::notice;
+use pailfs::write::recover::{Content, Sent, send, send_unless_there};
 use pailfs::write::upload::Uploads;
 use support::bytes::{assert_same_bytes, pattern};
 use support::{Fault, House, On};
@@ -32,6 +33,7 @@ fn kept(key: &str, base: Option<(&str, usize)>, size: usize, ranges: Vec<Range<u
         inherits: false,
         owner: None,
         sum: None,
+        upload: None,
         reason: "PutObject s3://b/k: no\nanswer".into(),
         at: SystemTime::now(),
     }
@@ -125,6 +127,38 @@ async fn what_changed_in_s3_meanwhile_is_not_overwritten() {
     }
 }
 
+/// A PUT that was given up may be carried out later.
+#[tokio::test]
+async fn what_s3_has_already_byte_for_byte_is_not_refused() {
+    let house = House::new();
+    for size in [100, 20 * MIB] {
+        let data = pattern(5, size);
+        let mut base = data.clone();
+        base[10..20].fill(b'x');
+        let etag = house.fake.put("edited", base);
+        let edit = kept("edited", Some((&etag, size)), size, vec![range(10, 20)]);
+        let made = Kept { exclusive: true, ..kept("made", None, size, vec![range(0, size)]) };
+        let replaced =
+            Kept { at: SystemTime::UNIX_EPOCH, ..kept("replaced", None, size, vec![range(0, size)]) };
+        for kept in [edit, made, replaced] {
+            let item = keep(&house.journal, &kept, &data);
+            let mut another = data.clone();
+            another[15] ^= 1;
+            house.fake.put(&kept.key, another);
+            assert!(send_unless_there(&uploads(&house), &item, &|_| ()).await.is_err(), "{}", kept.key);
+            house.fake.put(&kept.key, data.clone());
+            house.fake.forget_calls();
+            let sent = send_unless_there(&uploads(&house), &item, &|_| ()).await;
+            assert_eq!(sent.unwrap(), Sent::Before, "{}", kept.key);
+            assert_same_bytes(&house.fake.data(&kept.key), &data, "untouched");
+            assert_eq!((house.fake.uploads(), house.journal.stats().open), (vec![], 0));
+            house.fake.delete(&kept.key);
+        }
+        let sent = keep(&house.journal, &kept("new", None, size, vec![range(0, size)]), &data);
+        assert_eq!(send_unless_there(&uploads(&house), &sent, &|_| ()).await.unwrap(), Sent::Now);
+    }
+}
+
 #[tokio::test]
 async fn an_edit_whose_base_is_gone_is_no_whole_file_any_more() {
     let house = House::new();
@@ -193,6 +227,28 @@ fn the_command_shows_what_is_kept_and_discards_what_it_is_told_to() {
     assert!(pailfs(staging.path(), &["--discard", "--yes", b.name()]).status.success());
     assert!(pailfs(staging.path(), &["--discard", "--yes", "dir/a"]).status.success());
     assert_eq!(journal.kept().unwrap().len(), 0);
+}
+
+#[test]
+fn the_command_shows_exports_and_discards_what_tells_no_more_what_it_is() {
+    let (staging, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let journal = Journal::new(staging.path(), Some(ENDPOINT), "data");
+    let item = journal.keep(&kept("a", None, 5, vec![range(0, 5)]), Staged::Memory(&[Bytes::from("12345")]));
+    let item = item.unwrap();
+    File::options().write(true).open(item.bytes()).unwrap().set_len(9).unwrap();
+    let said = notice(&journal, "data").expect("a mount says so");
+    assert!(said.starts_with(item.name()), "{said}");
+    let said = text(&pailfs(staging.path(), &[]).stdout);
+    assert!(said.contains(item.name()) && said.contains("spoilt"), "{said}");
+    let said = pailfs(staging.path(), &["--retry"]);
+    assert_eq!(said.status.code(), Some(1));
+    assert!(text(&said.stderr).contains("cannot be read any more"), "{said:?}");
+    let exported = pailfs(staging.path(), &["--export", to.path().to_str().unwrap(), item.name()]);
+    assert!(exported.status.success(), "{exported:?}");
+    assert!(std::fs::read(to.path().join(item.name())).unwrap().starts_with(b"12345"));
+    assert!(item.bytes().exists(), "it stays kept");
+    assert!(pailfs(staging.path(), &["--discard", "--yes", item.name()]).status.success());
+    assert!(!item.bytes().exists());
 }
 
 #[test]

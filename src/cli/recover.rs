@@ -26,6 +26,9 @@ Sending is guarded as it was in the mount: an edit goes over the version it was 
 file of O_EXCL only where there is none, and any other only over what is older. What is refused stays
 kept: --export it, compare it with what is there, and --discard it.
 
+Where parts of a large file were sent before it was refused, only an upload in S3 may have these. They
+cannot be exported: --retry sends the rest and completes the upload, --discard aborts it.
+
 Examples:
   pailfs recover my-bucket
   pailfs recover my-bucket --retry

@@ -262,12 +262,12 @@ impl Filesystem {
         let journal = self.journal.clone();
         let adopted = self.runtime.spawn_blocking(move || {
             let left = journal.adopt()?;
-            Ok::<_, JournalError>((left, journal.adopt_acknowledged()?))
+            Ok::<_, JournalError>((left, journal.adopt_acknowledged()?, journal.needed_uploads()?))
         });
-        let (left, mut items) = adopted.await.expect("adopting does not panic")?;
+        let (left, mut items, needed) = adopted.await.expect("adopting does not panic")?;
         leftovers::settle_renames(&self.writes.uploads, &left, &mut items).await;
         leftovers::carry_out(&self.writes.uploads, &left, items).await;
-        self.runtime.spawn(leftovers::abort_uploads(self.client.clone(), self.journal.clone(), left));
+        self.runtime.spawn(leftovers::abort_uploads(self.client.clone(), self.journal.clone(), left, needed));
         Ok(())
     }
 

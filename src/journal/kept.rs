@@ -29,6 +29,7 @@ use super::JournalError;
 use super::log::sync_above;
 use super::place::Place;
 use super::record;
+use crate::config::ChecksumAlgorithm;
 
 /// Files kept at once for one bucket, at most.
 pub(super) const KEPT_MAX: usize = 10_000;
@@ -66,6 +67,9 @@ pub struct Kept {
     /// them.
     #[serde(default)]
     pub sum: Option<u64>,
+    /// Some of the bytes are here no more, but in parts of an upload in S3, which is to be completed.
+    #[serde(default)]
+    pub upload: Option<KeptUpload>,
     /// Why it could not be sent: the error's words; none while a mount is to send it.
     pub reason: String,
     pub at: SystemTime,
@@ -76,6 +80,37 @@ pub struct Kept {
 pub struct Base {
     pub etag: String,
     pub size: u64,
+}
+
+/// A multipart upload that waits for the rest of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptUpload {
+    pub upload_id: String,
+    /// Numbered from 1, end to end from the file's start; what follows the last one was in no part yet.
+    pub parts: Vec<KeptPart>,
+}
+
+impl KeptUpload {
+    /// Of the file, in bytes: what S3 has in parts.
+    pub fn bytes(&self) -> u64 {
+        let there = self.parts.iter().filter(|part| part.sent.is_some());
+        there.map(|part| part.range.end - part.range.start).sum()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptPart {
+    pub range: Range<u64>,
+    /// None: S3 does not have it as it is to be; its bytes are the item's, or the base's.
+    pub sent: Option<SentPart>,
+}
+
+/// What is to be repeated of a part when the upload is completed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SentPart {
+    pub etag: String,
+    /// Algorithm, and value in Base64.
+    pub checksum: Option<(ChecksumAlgorithm, String)>,
 }
 
 /// What the object is to carry besides its bytes, as `s3::ObjectHeaders`.
@@ -104,7 +139,7 @@ pub enum Staged<'a> {
 pub struct Linked(pub bool);
 
 /// A file that is kept.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptItem {
     pub kept: Kept,
     path: PathBuf,
@@ -183,6 +218,28 @@ impl KeptItem {
     pub(super) fn recycle(self, spare: &Path) -> io::Result<()> {
         rename(&self.path, spare)?;
         OpenOptions::new().write(true).open(spare)?.set_len(0)
+    }
+}
+
+/// A file among those that are kept which tells no more what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spoilt {
+    path: PathBuf,
+}
+
+impl Spoilt {
+    /// As [`KeptItem::name`].
+    pub fn name(&self) -> &str {
+        self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+    }
+
+    /// The bytes that were kept, at their offsets, and what there is of the record.
+    pub fn bytes(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn discard(self) -> io::Result<()> {
+        std::fs::remove_file(&self.path)
     }
 }
 
@@ -328,23 +385,24 @@ fn put_bytes(to: &mut File, ranges: &[Range<u64>], staged: Staged<'_>) -> io::Re
     Ok(())
 }
 
-pub(super) fn list(place: &Place) -> Result<Vec<KeptItem>, JournalError> {
+pub(super) fn list(place: &Place) -> Result<(Vec<KeptItem>, Vec<Spoilt>), JournalError> {
     if !place.kept().exists() {
-        return Ok(Vec::new());
+        return Ok(Default::default());
     }
     let read = || {
-        let mut items = Vec::new();
+        let (mut items, mut spoilt) = (Vec::new(), Vec::new());
         for entry in std::fs::read_dir(place.kept())? {
             let path = entry?.path();
             match File::open(&path).and_then(|file| read_record(&file)) {
                 Ok(Some((kept, _))) => items.push(KeptItem { kept, path, alone: false }),
-                Ok(None) => tracing::error!("{}: what these bytes are is spoilt", path.display()),
+                Ok(None) => spoilt.push(Spoilt { path }),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {} // discarded just now
                 Err(e) => return Err(e),
             }
         }
         items.sort_by(|a, b| (a.kept.at, a.name()).cmp(&(b.kept.at, b.name())));
-        Ok(items)
+        spoilt.sort_by(|a, b| a.name().cmp(b.name()));
+        Ok((items, spoilt))
     };
     read().map_err(|e| place.disk_error(e))
 }

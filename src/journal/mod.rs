@@ -14,7 +14,7 @@ mod log;
 mod place;
 mod record;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -23,7 +23,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-pub use kept::{Base, Kept, KeptHeaders, KeptItem, Linked, Staged};
+pub use kept::{Base, Kept, KeptHeaders, KeptItem, KeptPart, KeptUpload, Linked, SentPart, Spoilt, Staged};
 use log::Log;
 use place::{Owner, Place};
 use record::Record;
@@ -394,10 +394,20 @@ impl Journal {
         Ok(adopted)
     }
 
-    /// What is kept for `pailfs recover`, the oldest first. Each item is what it was when it was kept; one that does
-    /// not read as such is logged and left alone.
+    /// The ids of uploads that have bytes of kept files which nobody else has.
+    pub fn needed_uploads(&self) -> Result<HashSet<String>, JournalError> {
+        let uploads = self.kept()?.into_iter().filter_map(|item| item.kept.upload);
+        Ok(uploads.map(|upload| upload.upload_id).collect())
+    }
+
+    /// What is kept for `pailfs recover`, the oldest first. Each item is what it was when it was kept; those that
+    /// do not read as such are [`Journal::spoilt`].
     pub fn kept(&self) -> Result<Vec<KeptItem>, JournalError> {
-        kept::list(&self.place)
+        kept::list(&self.place).map(|(items, _)| items)
+    }
+
+    pub fn spoilt(&self) -> Result<Vec<Spoilt>, JournalError> {
+        kept::list(&self.place).map(|(_, spoilt)| spoilt)
     }
 
     pub fn stats(&self) -> JournalStats {

@@ -82,8 +82,6 @@ pub fn run(mut plan: Plan) -> Result<(), Failure> {
     if plan.fake {
         return Ok(());
     }
-    let kept = kept(&plan.config);
-    kept.iter().for_each(|kept| eprintln!("pailfs: {kept}"));
     let target = plan.log_target();
     let log = Log::open(&target)?;
     let mut ready = if plan.foreground {
@@ -91,7 +89,8 @@ pub fn run(mut plan: Plan) -> Result<(), Failure> {
     } else {
         match daemon::fork()? {
             Role::Parent(waiter) => {
-                waiter.wait(&target.to_string())?;
+                let said = waiter.wait(&target.to_string())?;
+                said.iter().for_each(|line| eprintln!("pailfs: {line}"));
                 if let Some(moment) = plan.config.as_of {
                     eprintln!("pailfs: {} as it was at {}, read-only", plan.source(), past::moment(moment));
                 }
@@ -101,7 +100,6 @@ pub fn run(mut plan: Plan) -> Result<(), Failure> {
         }
     };
     logging::init(&log, plan.log_level);
-    kept.iter().for_each(|kept| tracing::warn!("{kept}"));
     let served = serve(&plan, &mut ready, &log);
     if let Err(failure) = &served {
         if !plan.foreground || plan.log_file.is_some() {
@@ -138,7 +136,10 @@ fn serve_on(runtime: &Runtime, plan: &Plan, ready: &mut Ready, log: &Log) -> Res
     let mount = FuseMount::start(fs.clone(), &plan.dir, runtime.handle().clone())
         .map_err(|e| Failure::new(format_args!("cannot mount on {}: {e}", plan.dir.display())))?;
     mountpoint::raise_read_ahead(&plan.dir);
-    if let Err(failure) = settle(plan, ready) {
+    // Now that what was acknowledged is sent, or is kept as well.
+    let kept = kept(&plan.config);
+    kept.iter().for_each(|kept| tracing::warn!("{kept}"));
+    if let Err(failure) = settle(plan, ready, &kept) {
         if let Err(e) = mountpoint::detach(&plan.dir) {
             tracing::error!("cannot unmount {} again: {e}", plan.dir.display());
         }
@@ -201,9 +202,9 @@ fn open_disk_cache(config: &Config) -> Result<Option<Arc<DiskCache>>, Failure> {
 }
 
 /// The mount is made: finish it, prove it, tell it.
-fn settle(plan: &Plan, ready: &mut Ready) -> Result<(), Failure> {
+fn settle(plan: &Plan, ready: &mut Ready, said: &[String]) -> Result<(), Failure> {
     check::answers(&plan.dir)?;
     ready
-        .announce()
+        .announce(said)
         .map_err(|_| Failure::new("the command that asked for this mount is gone; the mount was undone"))
 }

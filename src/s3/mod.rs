@@ -65,6 +65,7 @@ pub use delete::DELETE_KEYS_MAX;
 pub use document::{Acl, Document, Permission};
 pub use get::{GetObject, ObjectBody};
 pub use past::Located;
+pub use payload::multipart_etag;
 pub use presign::{PRESIGN_EXPIRES_MAX, Presigned};
 pub use types::*;
 

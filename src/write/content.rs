@@ -16,6 +16,7 @@
 //! parts; nothing is changed that would need a lost byte.
 //! Must never know: what an upload is, when it is published.
 
+mod gather;
 mod holes;
 mod pieces;
 
@@ -29,7 +30,7 @@ use bytes::Bytes;
 use super::KeptPart;
 use super::plan::{Place, Stretch};
 use super::staging::{StagedFile, Staging};
-use crate::cache::{Chunks, Permit, slice};
+use crate::cache::{Chunks, Permit};
 use crate::config::PART_BYTES_MIN;
 use crate::error::Error;
 use crate::ranges::RangeSet;
@@ -447,11 +448,13 @@ impl Content {
     /// Parts that were sent and have changed since, with their numbers. None: one of them was copied, so all must
     /// be planned anew.
     pub fn changed_parts(&self) -> Option<Vec<(u32, Sent)>> {
-        let changed =
-            |part: &Sent| self.dirty.overlaps(part.range.clone()) || self.is_linked(part.range.clone());
-        let parts = (1u32..).zip(&self.sent).filter(|(_, part)| changed(part));
+        let parts = (1u32..).zip(&self.sent).filter(|(_, part)| !self.is_as_sent(part));
         let parts: Vec<_> = parts.map(|(number, part)| (number, part.clone())).collect();
         (!parts.iter().any(|(_, part)| part.copied)).then_some(parts)
+    }
+
+    fn is_as_sent(&self, part: &Sent) -> bool {
+        !self.dirty.overlaps(part.range.clone()) && !self.is_linked(part.range.clone())
     }
 
     /// The upload is given up: all is to be sent anew.
@@ -493,26 +496,6 @@ impl Content {
     pub fn all_in_memory(&mut self) -> Option<Vec<Bytes>> {
         let small = self.is_all_tail() && self.sent.is_empty() && self.len() <= ACKNOWLEDGED_BYTES_MAX;
         small.then(|| self.tail.share())
-    }
-
-    /// All that S3 does not have goes to the staging file; answers where it is. The upload, if there was one, is given up.
-    ///
-    /// Errors: [`Error::NoSpace`]; [`Error::NotSupported`] where some of it is nowhere any more, or only in other objects.
-    pub async fn gather(&mut self) -> Result<Vec<Range<u64>>, Error> {
-        self.unsend();
-        self.spill().await?;
-        for (start, part) in std::mem::take(&mut self.kept) {
-            for gap in self.staged.gaps(start..start + part.len()) {
-                let bytes = slice(&part.bytes, gap.start - start..gap.end - start);
-                self.file.write(gap.start, bytes).await?;
-                self.staged.insert(gap.clone());
-                self.dirty.insert(gap);
-            }
-        }
-        if !self.linked.is_empty() || self.is_lost(0..self.len()) {
-            return Err(Error::NotSupported("some of the bytes are not on this host any more"));
-        }
-        Ok(self.dirty.covered(0..self.len()).collect())
     }
 
     /// Whether some of it is to be copied from other objects than the base.

@@ -115,12 +115,21 @@ async fn finish_file(
 }
 
 /// Aborts the uploads among `left`: their parts are in nobody's way, but cost room. Nobody else's are touched, for an
-/// upload id is S3's word for one upload alone.
-pub async fn abort_uploads(client: S3Client, journal: Arc<Journal>, left: Vec<Open>) {
-    let (client, journal) = (&client, &journal);
+/// upload id is S3's word for one upload alone. `needed`: of uploads that have bytes which nobody else has; those stay.
+pub async fn abort_uploads(
+    client: S3Client,
+    journal: Arc<Journal>,
+    left: Vec<Open>,
+    needed: HashSet<String>,
+) {
+    let (client, journal, needed) = (&client, &journal, &needed);
     stream::iter(left)
         .for_each_concurrent(IN_FLIGHT_MAX, |open| async move {
             let (key, aborted) = match open.intent {
+                // The mount died when it had kept the bytes, before it ended this.
+                Intent::Upload { upload_id, .. } if needed.contains(&upload_id) => {
+                    return journal.end(open.id);
+                }
                 Intent::Upload { key, upload_id } => {
                     let aborted = abort(client, &key, &upload_id).await;
                     (key, aborted)
@@ -281,16 +290,9 @@ async fn make_directory(uploads: &Uploads, key: &str, told: Vec<&Open>) {
 async fn send(uploads: &Uploads, mut item: KeptItem) {
     let key = item.kept.key.clone();
     let sent = match recover::is_sound(&item).await {
-        Ok(true) => recover::send(uploads, &item, &|_| {}).await.map(|_| ()),
+        Ok(true) => recover::send_unless_there(uploads, &item, &|_| {}).await.map(|_| ()),
         Ok(false) => Err(Error::Io("the machine was lost before its disk had all of the bytes".into())),
         Err(e) => Err(e),
-    };
-    let sent = match sent {
-        // Perhaps it was sent just before the mount died.
-        Err(e @ (Error::Stale | Error::Exists | Error::NotFound)) => {
-            recover::there(&uploads.client, &item).await.map(|_| ()).ok_or(e)
-        }
-        sent => sent,
     };
     match sent {
         Ok(()) => {

@@ -294,7 +294,7 @@ impl Writer {
                     continue;
                 }
                 None => {
-                    let permit = self.writes.reserve(needed).await;
+                    let permit = state.reserve(&self.writes, needed).await;
                     state.keep_failure(permit)?
                 }
             };

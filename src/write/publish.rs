@@ -273,7 +273,19 @@ impl State {
         if let Err(e) = self.content.spill().await {
             tracing::debug!("the end of a stream stays in memory: {e}");
         }
-        writes.cache.reserve(bytes).await
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        Ok(self.reserve(writes, bytes).await?.expect("a part has bytes"))
+    }
+
+    /// As [`Writes::reserve`], unless a part fails meanwhile: what was not sent gives its memory back only when it is kept.
+    pub async fn reserve(&mut self, writes: &Writes, bytes: usize) -> Result<Option<Permit>, Error> {
+        match &mut self.upload {
+            None => writes.reserve(bytes).await,
+            Some(upload) => tokio::select! {
+                permit = writes.reserve(bytes) => permit,
+                e = upload.failed() => Err(e),
+            },
+        }
     }
 
     /// Sends and copies what is after the last part.

@@ -18,8 +18,11 @@ use tokio::task::spawn_blocking;
 use super::upload::{self, Uploads, abort};
 use crate::config::{COPY_BYTES_MAX, OBJECT_BYTES_MAX, PART_BYTES_MIN, PARTS_MAX};
 use crate::error::{Error, S3ErrorKind};
-use crate::journal::{Kept, KeptItem};
-use crate::s3::{CopySource, ObjectHead, ObjectHeaders, Precondition, S3Client, UploadedPart, Written};
+use crate::journal::{Kept, KeptItem, KeptPart, SentPart};
+use crate::s3::{
+    CopySource, ObjectHead, ObjectHeaders, PartChecksum, Precondition, S3Client, UploadedPart, Written,
+    multipart_etag,
+};
 
 /// Read and handed on at a time, in bytes.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -114,8 +117,11 @@ impl<'a> Content<'a> {
 
     /// Writes the whole file, in order.
     ///
-    /// Errors: as [`send`], and what the local disk says.
+    /// Errors: as [`send`], and what the local disk says; [`Error::NotSupported`] where only an upload has some of it.
     pub async fn export(&self, to: &File, progress: Progress<'_>) -> Result<(), Error> {
+        if self.kept.upload.is_some() {
+            return Err(Error::NotSupported("reading parts of an upload that is not completed"));
+        }
         let mut at = 0;
         let mut take = |piece: Bytes| {
             to.write_all_at(&piece, at)?;
@@ -197,20 +203,57 @@ pub async fn send(uploads: &Uploads, item: &KeptItem, progress: Progress<'_>) ->
     let kept = &item.kept;
     let guard = guard(uploads, kept).await?;
     let content = Content::open(&uploads.client, item).map_err(disk_error)?;
-    let headers = headers(&uploads.client, kept).await?;
-    let sent = if kept.size <= PART_BYTES {
+    let sent = if let Some(upload) = &kept.upload {
+        let parts = divided(&upload.parts, kept.size)?;
+        send_parts(uploads, &content, &upload.upload_id, parts, &guard, progress).await
+    } else if kept.size <= PART_BYTES {
+        let headers = headers(&uploads.client, kept).await?;
         let payload = content.payload(0..kept.size).await?;
         let put = uploads.client.put_object(&kept.key, payload, &headers, &guard).await;
         progress(kept.size);
         put.map_err(Error::from)
     } else {
+        let headers = headers(&uploads.client, kept).await?;
         send_in_parts(uploads, &content, &headers, &guard, progress).await
     };
     sent.map_err(|e| match e.s3_kind() {
         Some(S3ErrorKind::PreconditionFailed) if kept.exclusive => Error::Exists,
         Some(S3ErrorKind::PreconditionFailed) => Error::Stale,
+        // It was completed after all, or is over.
+        Some(S3ErrorKind::NoSuchKey) if kept.upload.is_some() => Error::NotFound,
         _ => e,
     })
+}
+
+/// Gives a kept file up, and the upload that has some of it.
+pub async fn discard(client: &S3Client, item: KeptItem) -> Result<(), Error> {
+    if let Some(upload) = &item.kept.upload {
+        abort(client, &item.kept.key, &upload.upload_id).await?;
+    }
+    item.discard().map_err(disk_error)
+}
+
+/// How a kept file came to be in S3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    Now,
+    /// By a request whose answer was not heard, or that was carried out only after it had been given up.
+    Before,
+}
+
+/// As [`send`], but that it is no error when S3 has the very file already.
+pub async fn send_unless_there(
+    uploads: &Uploads,
+    item: &KeptItem,
+    progress: Progress<'_>,
+) -> Result<Sent, Error> {
+    match send(uploads, item, progress).await {
+        Ok(_) => Ok(Sent::Now),
+        Err(e @ (Error::Stale | Error::Exists | Error::NotFound)) => {
+            there(&uploads.client, item).await.map(|_| Sent::Before).ok_or(e)
+        }
+        Err(e) => Err(e),
+    }
 }
 
 /// Whether the bytes are those that were kept: a lost machine may have lost some.
@@ -224,7 +267,7 @@ pub async fn is_sound(item: &KeptItem) -> Result<bool, Error> {
 pub async fn there(client: &S3Client, item: &KeptItem) -> Option<ObjectHead> {
     let compared = async {
         let head = client.head_object(&item.kept.key).await?;
-        if head.size != item.kept.size {
+        if head.size != item.kept.size || !is_of_upload(&item.kept, &head) {
             return Ok(None);
         }
         let file = File::open(item.bytes()).map_err(disk_error)?;
@@ -245,6 +288,16 @@ pub async fn there(client: &S3Client, item: &KeptItem) -> Option<ObjectHead> {
     };
     let there = compared.await;
     there.inspect_err(|e| tracing::debug!("whether it was sent cannot be seen: {e}")).ok().flatten()
+}
+
+/// Where an upload has some of the bytes: whether the object is that upload, completed. Else there is nothing to say.
+fn is_of_upload(kept: &Kept, head: &ObjectHead) -> bool {
+    let Some(upload) = &kept.upload else { return true };
+    let etags: Option<Vec<&str>> =
+        upload.parts.iter().map(|part| part.sent.as_ref().map(|sent| sent.etag.as_str())).collect();
+    let whole = upload.parts.last().is_some_and(|last| last.range.end == kept.size);
+    let ours = etags.filter(|_| whole).and_then(|etags| multipart_etag(etags.into_iter()));
+    ours.is_some_and(|ours| ours == head.etag.trim_matches('"'))
 }
 
 /// An edit goes over the version it is of. A file that replaced what was there does so still, unless that came later.
@@ -285,35 +338,60 @@ async fn send_in_parts(
     progress: Progress<'_>,
 ) -> Result<Written, Error> {
     let Uploads { client, journal, .. } = uploads;
-    let (key, size) = (&content.kept.key, content.kept.size);
-    if size > OBJECT_BYTES_MAX {
-        return Err(Error::TooLarge);
-    }
-    let part_bytes = PART_BYTES.max(size.div_ceil(PARTS_MAX));
+    let (key, parts) = (&content.kept.key, divided(&[], content.kept.size)?);
     let (upload_id, noted) = upload::create(uploads, key, headers).await?;
-    let send = |number: u32| {
-        let start = u64::from(number - 1) * part_bytes;
-        let range = start..size.min(start + part_bytes);
-        let (upload_id, bytes) = (&upload_id, range.end - range.start);
-        async move {
-            let part = content.send_part(upload_id, number, range).await?;
-            progress(bytes);
-            Ok::<_, Error>(part)
-        }
-    };
-    let count = u32::try_from(size.div_ceil(part_bytes)).expect("at most 10,000");
-    let parts = stream::iter((1..=count).map(send)).buffered(PARTS_IN_FLIGHT).try_collect::<Vec<_>>().await;
-    let sent = match parts {
-        Ok(parts) => {
-            client.complete_multipart_upload(key, &upload_id, &parts, guard).await.map_err(Error::from)
-        }
-        Err(e) => Err(e),
-    };
+    let sent = send_parts(uploads, content, &upload_id, parts, guard, progress).await;
     let over = sent.is_ok() || abort(client, key, &upload_id).await.is_ok();
     if let (Some(noted), true) = (noted, over) {
         journal.end(noted);
     }
     sent
+}
+
+/// `begun`, and what follows them up to `size` in parts as large as they must be.
+fn divided(begun: &[KeptPart], size: u64) -> Result<Vec<KeptPart>, Error> {
+    let mut parts = begun.to_vec();
+    let mut at = begun.last().map_or(0, |last| last.range.end);
+    let left = PARTS_MAX.saturating_sub(parts.len() as u64);
+    if size > OBJECT_BYTES_MAX || left == 0 && at < size {
+        return Err(Error::TooLarge);
+    }
+    let part_bytes = PART_BYTES.max(size.saturating_sub(at).div_ceil(left.max(1)));
+    while at < size {
+        let end = size.min(at + part_bytes);
+        parts.push(KeptPart { range: at..end, sent: None });
+        at = end;
+    }
+    Ok(parts)
+}
+
+/// Sends the parts that S3 does not have, and makes all of them the object.
+async fn send_parts(
+    uploads: &Uploads,
+    content: &Content<'_>,
+    upload_id: &str,
+    parts: Vec<KeptPart>,
+    guard: &Precondition,
+    progress: Progress<'_>,
+) -> Result<Written, Error> {
+    let all = (1..).zip(parts).map(|(number, KeptPart { range, sent })| async move {
+        let part = match sent {
+            Some(sent) => uploaded(number, &range, sent),
+            None => content.send_part(upload_id, number, range.clone()).await?,
+        };
+        progress(range.end - range.start);
+        Ok::<_, Error>(part)
+    });
+    let sent = stream::iter(all).buffered(PARTS_IN_FLIGHT).try_collect::<Vec<_>>().await?;
+    let completed =
+        uploads.client.complete_multipart_upload(&content.kept.key, upload_id, &sent, guard).await;
+    Ok(completed?)
+}
+
+fn uploaded(number: u32, range: &Range<u64>, sent: SentPart) -> UploadedPart {
+    let bytes = range.end - range.start;
+    let checksum = sent.checksum.map(|(algorithm, value)| PartChecksum { algorithm, value, bytes });
+    UploadedPart { number, etag: sent.etag, checksum }
 }
 
 #[cfg(test)]
@@ -326,6 +404,31 @@ mod tests {
     use crate::journal::{Base, KeptHeaders};
 
     proptest! {
+        #[test]
+        fn parts_tile_after_those_that_were_begun(
+            begun in prop::collection::vec(PART_BYTES_MIN..100 << 20, 0..9),
+            more in 0u64..1 << 40,
+        ) {
+            let mut at = 0;
+            let begun: Vec<KeptPart> = begun
+                .into_iter()
+                .map(|bytes| {
+                    at += bytes;
+                    KeptPart { range: at - bytes..at, sent: None }
+                })
+                .collect();
+            let parts = divided(&begun, at + more).unwrap();
+            prop_assert_eq!(&parts[..begun.len()], &begun[..]);
+            prop_assert!(parts.len() as u64 <= PARTS_MAX);
+            let mut end = 0;
+            for (n, part) in parts.iter().enumerate() {
+                prop_assert_eq!(part.range.start, end);
+                end = part.range.end;
+                prop_assert!(n + 1 == parts.len() || end - part.range.start >= PART_BYTES_MIN);
+            }
+            prop_assert_eq!(end, at + more);
+        }
+
         #[test]
         fn stretches_tile_and_what_was_written_hides_the_base(
             cuts in prop::collection::vec(0u64..100, 0..8),
@@ -348,6 +451,7 @@ mod tests {
                 inherits: false,
                 owner: None,
                 sum: None,
+                upload: None,
                 reason: String::new(),
                 at: SystemTime::UNIX_EPOCH,
             };

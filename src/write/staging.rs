@@ -44,6 +44,8 @@ pub struct Staging {
 /// What all buckets of the mount may take together.
 struct Room {
     bytes_max: u64,
+    /// Left free on the file system, for others.
+    free_bytes_min: u64,
     /// How long to wait for room while uploads that will give some are under way.
     patience: Duration,
     bytes_held: AtomicU64,
@@ -57,6 +59,7 @@ impl Staging {
     pub fn new(journal: Arc<Journal>, bytes_max: u64, patience: Duration) -> Staging {
         let room = Room {
             bytes_max,
+            free_bytes_min: FREE_BYTES_MIN,
             patience,
             bytes_held: AtomicU64::new(0),
             bytes_leaving: AtomicU64::new(0),
@@ -103,7 +106,8 @@ impl Staging {
     fn check_free(&self, bytes: u64) -> Result<(), Error> {
         let stat = || Ok(statvfs(&scratch(&self.journal)?)?);
         let stat = stat().map_err(|e: io::Error| disk_error(&e))?;
-        match stat.blocks_available() * stat.fragment_size() < bytes + FREE_BYTES_MIN {
+        match stat.blocks_available() * stat.fragment_size() < bytes.saturating_add(self.room.free_bytes_min)
+        {
             true => Err(Error::NoSpace("the file system of --staging is full")),
             false => Ok(()),
         }
@@ -123,6 +127,13 @@ impl Staging {
     async fn hold(self: &Arc<Self>, bytes: u64) -> Result<Held, Error> {
         self.take(bytes).await?;
         Ok(Held { staging: self.clone(), bytes: AtomicU64::new(bytes) })
+    }
+
+    /// As [`Staging::hold`], whether there is room or not.
+    fn hold_at_once(self: &Arc<Self>, bytes: u64) -> Held {
+        let held = Held { staging: self.clone(), bytes: AtomicU64::new(0) };
+        held.more_at_once(bytes);
+        held
     }
 
     /// Puts a whole file that stays in memory where the next mount finds it if this one dies. `chunks`: end to end.
@@ -187,6 +198,11 @@ impl Held {
         Ok(())
     }
 
+    fn more_at_once(&self, bytes: u64) {
+        self.staging.room.bytes_held.fetch_add(bytes, Ordering::AcqRel);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     fn less(&self, bytes: u64) {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.staging.give_back(bytes);
@@ -206,6 +222,8 @@ pub struct StagedFile {
     /// Its blocks that have been written and not punched out.
     blocks: RangeSet,
     held: Arc<Held>,
+    /// [`StagedFile::use_reserve`].
+    keeps: bool,
 }
 
 /// Where the bytes are.
@@ -229,7 +247,13 @@ pub struct Acknowledged {
 impl StagedFile {
     pub fn new(staging: Arc<Staging>) -> StagedFile {
         let held = Arc::new(Held { staging: staging.clone(), bytes: AtomicU64::new(0) });
-        StagedFile { staging, at: At::Nowhere, blocks: RangeSet::default(), held }
+        StagedFile { staging, at: At::Nowhere, blocks: RangeSet::default(), held, keeps: false }
+    }
+
+    /// What is staged from now on is the last resort: it may take what is left free for others, and more than
+    /// `--staging-size`, for it is counted all the same. It is what is in memory, or a copy of what was acknowledged.
+    pub fn use_reserve(&mut self) {
+        self.keeps = true;
     }
 
     pub fn bytes_held(&self) -> u64 {
@@ -250,7 +274,10 @@ impl StagedFile {
         let file = self.own().await?;
         let blocks = offset / BLOCK_BYTES * BLOCK_BYTES..(offset + len).next_multiple_of(BLOCK_BYTES);
         let more: u64 = self.blocks.gaps(blocks.clone()).iter().map(|gap| gap.end - gap.start).sum();
-        self.held.more(more).await?;
+        match self.keeps {
+            true => self.held.more_at_once(more),
+            false => self.held.more(more).await?,
+        }
         self.blocks.insert(blocks);
         blocking(move || {
             let mut at = offset;
@@ -270,7 +297,10 @@ impl StagedFile {
             At::Own(file) => return Ok(file),
             At::Nowhere => (blocking(move || nameless_file(&scratch(&journal)?)).await?, None),
             At::Acknowledged(path, size) => {
-                let held = self.staging.hold(self.held.bytes()).await?;
+                let held = match self.keeps {
+                    true => self.staging.hold_at_once(self.held.bytes()),
+                    false => self.staging.hold(self.held.bytes()).await?,
+                };
                 let blocks: Vec<_> = self.blocks.covered(0..size).collect();
                 let copied = blocking(move || {
                     let to = nameless_file(&scratch(&journal)?)?;
@@ -512,6 +542,22 @@ mod tests {
         write(&mut file, 100_000, b"z").await.unwrap();
         file.punch(0..8192).await.unwrap();
         assert_eq!(staging.bytes_held(), 4096);
+        drop(file);
+        assert_eq!(staging.bytes_held(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_for_recovery_may_take_what_is_left_free_for_others() {
+        let (_dir, mut staging) = staging(8192);
+        let room = Arc::get_mut(&mut Arc::get_mut(&mut staging).unwrap().room).unwrap();
+        room.free_bytes_min = u64::MAX;
+        let mut file = StagedFile::new(staging.clone());
+        let full = write(&mut file, 0, b"x").await;
+        assert_eq!(full.map_err(|e| e.errno()), Err(libc::ENOSPC));
+        file.use_reserve();
+        write(&mut file, 0, &[1; 8192]).await.unwrap();
+        write(&mut file, 8192, b"more than --staging-size").await.unwrap();
+        assert_eq!(staging.bytes_held(), 3 * 4096, "and counted");
         drop(file);
         assert_eq!(staging.bytes_held(), 0);
     }

@@ -2,7 +2,8 @@
 //!
 //! Owns: [`Upload`].
 //! Invariants: part numbers follow the file's order; at most [`PARTS_IN_FLIGHT_MAX`] parts are under way;
-//! an upload that is not completed is aborted: by who began it, or by the next mount, which finds it in the journal.
+//! an upload that is not completed is aborted: by who began it, or by the next mount, which finds it in the journal;
+//! unless it is left to a person, because only it has some of a file's bytes.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -37,8 +38,17 @@ pub struct Upload {
     key: String,
     upload_id: String,
     last_number: u32,
-    in_flight: JoinSet<Result<UploadedPart, S3Error>>,
+    in_flight: JoinSet<Result<UploadedPart, Unsent>>,
     done: BTreeMap<u32, UploadedPart>,
+    /// What S3 did not take, which may be in memory only: at most [`PARTS_IN_FLIGHT_MAX`] parts.
+    unsent: Vec<(u32, Payload)>,
+}
+
+/// A part that S3 did not take; without bytes, where it was to be copied.
+struct Unsent {
+    why: S3Error,
+    number: u32,
+    payload: Payload,
 }
 
 impl Upload {
@@ -55,6 +65,7 @@ impl Upload {
             last_number: 0,
             in_flight: JoinSet::new(),
             done: BTreeMap::new(),
+            unsent: Vec::new(),
         })
     }
 
@@ -64,7 +75,10 @@ impl Upload {
     pub async fn send(&mut self, number: u32, payload: Payload) -> Result<(), Error> {
         self.begin(number).await?;
         let (client, key, upload_id) = (self.client.clone(), self.key.clone(), self.upload_id.clone());
-        let send = async move { client.upload_part(&key, &upload_id, number, payload).await };
+        let send = async move {
+            let sent = client.upload_part(&key, &upload_id, number, payload.clone()).await;
+            sent.map_err(|why| Unsent { why, number, payload })
+        };
         self.in_flight.spawn_on(send, &self.runtime);
         Ok(())
     }
@@ -73,7 +87,10 @@ impl Upload {
     pub async fn copy(&mut self, number: u32, source: CopySource, range: Range<u64>) -> Result<(), Error> {
         self.begin(number).await?;
         let (client, key, upload_id) = (self.client.clone(), self.key.clone(), self.upload_id.clone());
-        let copy = async move { client.upload_part_copy(&source, range, &key, &upload_id, number).await };
+        let copy = async move {
+            let copied = client.upload_part_copy(&source, range, &key, &upload_id, number).await;
+            copied.map_err(|why| Unsent { why, number, payload: Vec::new() })
+        };
         self.in_flight.spawn_on(copy, &self.runtime);
         Ok(())
     }
@@ -85,15 +102,19 @@ impl Upload {
             self.finish_one().await?;
         }
         self.last_number = self.last_number.max(number);
+        self.done.remove(&number);
         Ok(())
     }
 
     async fn finish_one(&mut self) -> Result<bool, Error> {
         match self.in_flight.join_next().await {
-            Some(part) => {
-                let part = part.map_err(|e| Error::Io(format!("UploadPart: {e}")))??;
-                self.done.insert(part.number, part);
-            }
+            Some(part) => match part.map_err(|e| Error::Io(format!("UploadPart: {e}")))? {
+                Ok(part) => drop(self.done.insert(part.number, part)),
+                Err(Unsent { why, number, payload }) => {
+                    self.unsent.push((number, payload));
+                    return Err(why.into());
+                }
+            },
             None => return Ok(false),
         }
         Ok(true)
@@ -117,6 +138,41 @@ impl Upload {
         if let Some(noted) = self.noted.take() {
             self.journal.end(noted);
         }
+    }
+
+    /// Waits until a part fails.
+    pub async fn failed(&mut self) -> Error {
+        loop {
+            match self.finish_one().await {
+                Ok(true) => {}
+                Ok(false) => std::future::pending().await,
+                Err(e) => return e,
+            }
+        }
+    }
+
+    /// Waits for the parts under way. Answers the bytes of those that S3 did not take, with their numbers.
+    pub async fn settle(&mut self) -> Vec<(u32, Payload)> {
+        while !self.in_flight.is_empty() {
+            if let Err(e) = self.finish_one().await {
+                tracing::debug!(key = self.key, "a part was not sent, and goes to the local disk: {e}");
+            }
+        }
+        std::mem::take(&mut self.unsent)
+    }
+
+    pub fn id(&self) -> &str {
+        &self.upload_id
+    }
+
+    /// A part that S3 has.
+    pub fn sent(&self, number: u32) -> Option<&UploadedPart> {
+        self.done.get(&number)
+    }
+
+    /// Leaves the upload as it is: something durable tells of it.
+    pub fn leave(mut self) {
+        self.is_over();
     }
 
     /// Gives the upload up; its parts are dropped by S3.

@@ -11,7 +11,8 @@ use std::time::SystemTime;
 
 use super::{Covers, State};
 use crate::error::Error;
-use crate::journal::{Base, Kept, KeptHeaders};
+use crate::journal::{Base, Kept, KeptHeaders, KeptPart, KeptUpload, SentPart};
+use crate::ranges::RangeSet;
 use crate::s3::{ObjectHeaders, Precondition};
 use crate::write::staging::{self, Acknowledged};
 use crate::write::{Published, Writes, recover};
@@ -165,6 +166,7 @@ impl State {
             inherits: self.inherits,
             owner: None,
             sum: None,
+            upload: None,
             reason,
             at: SystemTime::now(),
         }
@@ -196,10 +198,45 @@ impl State {
     }
 
     async fn keep_all(&mut self, reason: String) -> Result<String, Error> {
-        let ranges = self.content.gather().await?;
-        let kept = self.told(ranges, reason);
+        self.content.file_mut().use_reserve();
+        let upload = self.needed_upload().await?;
+        let ranges = match &upload {
+            Some(upload) => {
+                let mut there = RangeSet::default();
+                let sent = upload.parts.iter().filter(|part| part.sent.is_some());
+                sent.for_each(|part| there.insert(part.range.clone()));
+                self.content.gather_beside(&there).await?
+            }
+            None => self.content.gather().await?,
+        };
+        let needed = upload.is_some();
+        let kept = Kept { upload, ..self.told(ranges, reason) };
         let item = self.content.file_mut().keep(kept).await?;
+        if let Some(upload) = self.upload.take_if(|_| needed) {
+            upload.leave();
+        }
         Ok(item.name().to_owned())
+    }
+
+    /// The upload, where only its parts have some of the bytes.
+    async fn needed_upload(&mut self) -> Result<Option<KeptUpload>, Error> {
+        let Some(upload) = self.upload.as_mut().filter(|_| self.content.any_is_lost()) else {
+            return Ok(None);
+        };
+        for (number, payload) in upload.settle().await {
+            self.content.was_not_sent(number, &payload).await?;
+        }
+        if !self.content.any_is_lost() {
+            return Ok(None);
+        }
+        let sent = |number, as_sent| {
+            let part = upload.sent(number).filter(|_| as_sent)?;
+            let checksum = part.checksum.as_ref().map(|sum| (sum.algorithm, sum.value.clone()));
+            Some(SentPart { etag: part.etag.clone(), checksum })
+        };
+        let parts = (1..).zip(self.content.parts());
+        let parts = parts.map(|(number, (range, as_sent))| KeptPart { range, sent: sent(number, as_sent) });
+        Ok(Some(KeptUpload { upload_id: upload.id().to_owned(), parts: parts.collect() }))
     }
 
     /// What was acknowledged waits for a person from now on; none if nothing was.
