@@ -313,8 +313,8 @@ fn the_file_of_what_was_sent_is_the_next_items() {
     let journal = journal(staging.path());
     let inode_of = |item: &KeptItem| std::fs::metadata(item.bytes()).unwrap().ino();
     let put = |len: usize| {
-        let (bytes, kept) =
-            (vec![len as u8; len], Kept { size: len as u64, ranges: vec![0..len as u64], ..kept() });
+        let ranges = std::iter::once(0..len as u64).collect();
+        let (bytes, kept) = (vec![len as u8; len], Kept { size: len as u64, ranges, ..kept() });
         journal.acknowledge(kept, Staged::Memory(&[Bytes::from(bytes)])).unwrap().0
     };
     let mut inodes = HashSet::new();
