@@ -60,8 +60,8 @@ pub fn run(recover: &Recover) -> Result<(), Failure> {
     }
     let spoilt = each_spoilt(spoilt, recover);
     let whole = match &recover.action {
+        Action::List => Ok(()), // answered above
         _ if items.is_empty() => Ok(()),
-        Action::List => show_all(&journal, &items, &[], bucket),
         Action::Discard if items.iter().all(|item| item.kept.upload.is_none()) => {
             each(&journal, items, NOT_DISCARDED, |item| {
                 item.discard().map_err(|e| Error::Io(format!("the local disk: {e}")))
@@ -93,7 +93,7 @@ fn each_spoilt(spoilt: Vec<Spoilt>, recover: &Recover) -> Result<(), Failure> {
     for spoilt in spoilt {
         let name = spoilt.name().to_owned();
         let done = match &recover.action {
-            Action::List => Ok(()),
+            Action::List => continue,
             Action::Retry => Err(std::io::Error::other(
                 "what it is cannot be read any more, its key neither: --export the bytes, then --discard it",
             )),
