@@ -35,6 +35,7 @@ pub mod exchange;
 pub mod leftovers;
 pub mod markers;
 pub mod moves;
+mod name;
 pub mod plan;
 mod publish;
 mod quotas;
@@ -515,68 +516,6 @@ impl Writer {
     /// Objects that ranges may be linked from have moved: `to` tells where.
     pub async fn objects_moved(&self, to: impl Fn(&Object) -> Option<Object>) {
         self.state.lock().await.content.objects_moved(to);
-    }
-
-    /// The file's name is about to go: nothing is published from now on. Answers whether S3 has the object.
-    pub async fn unlink(&self) -> bool {
-        let mut state = self.state.lock().await;
-        state.unlinked = true;
-        state.content.base().is_some()
-    }
-
-    /// What the local disk has of it that S3 may not have, as [`KeptItem::name`] tells.
-    ///
-    /// [`KeptItem::name`]: crate::journal::KeptItem::name
-    pub async fn item(&self) -> Option<String> {
-        self.state.lock().await.item()
-    }
-
-    /// Whether it was sent, and no answer came: S3 may have it.
-    pub async fn is_unheard(&self) -> bool {
-        self.state.lock().await.unheard
-    }
-
-    /// The name is gone for good: with it what was sent, and what was acknowledged, but for what handles read.
-    pub async fn unlinked(&self) {
-        let mut state = self.state.lock().await;
-        state.unlinked = true;
-        state.forget_acknowledged().await;
-        if let Some(upload) = state.upload.take() {
-            upload.abort().await;
-        }
-    }
-
-    /// The name could not be removed. Answers whether what was acknowledged is to be sent, as before.
-    pub async fn relink(&self) -> bool {
-        let mut state = self.state.lock().await;
-        state.unlinked = false;
-        state.changed && state.is_acknowledged()
-    }
-
-    /// One whose name is gone.
-    pub fn without_name(mut self) -> Writer {
-        self.state.get_mut().unlinked = true;
-        self
-    }
-
-    /// Whether parts were sent, which are bound to the file's key until they are published.
-    pub async fn has_sent(&self) -> bool {
-        self.state.lock().await.upload.is_some()
-    }
-
-    /// The file is at `key` from now on, and nothing of it was sent that is not published ([`Writer::has_sent`]). `etag`:
-    /// of the object that moved along; none: there is none, and what is published replaces what is there, which is `over`
-    /// if anything is.
-    ///
-    /// Errors: the local disk, which has what was acknowledged under the old key.
-    pub async fn renamed(&self, key: String, etag: Option<&str>, over: Option<&str>) -> Result<(), Error> {
-        let mut state = self.state.lock().await;
-        let over = if etag.is_none() { over.map(str::to_owned) } else { state.over.clone() };
-        state.move_to(key, over, etag).await?;
-        if etag.is_none() {
-            state.guard = Precondition::None;
-        }
-        Ok(())
     }
 
     /// Keeps what could not be published for `pailfs recover`; answers what it is called there. None where there is
