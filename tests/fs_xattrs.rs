@@ -144,7 +144,8 @@ async fn s3s_own_are_told_and_set() {
         assert_eq!(told("s3.cache-control").await.unwrap(), "no-store");
         assert_eq!(told("s3.storage-class").await.unwrap(), "STANDARD");
         assert!(httpdate::parse_http_date(&told("s3.last-modified").await.unwrap()).is_ok());
-        for none in ["s3.content-language", "s3.restore", "s3.sse", "s3.nonsense"] {
+        assert_eq!(told("s3.sse").await.unwrap(), "AES256");
+        for none in ["s3.content-language", "s3.restore", "s3.x-amz-server-side-encryption", "s3.nonsense"] {
             assert_eq!(errno(told(none).await), libc::ENODATA, "{none}");
         }
         set(&house, "d/file", "s3.content-type", "text/x-odd").await.unwrap();

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::journal::Intent;
 use crate::key;
 use crate::namespace::FileInfo;
-use crate::s3::ListedObject;
+use crate::s3::ObjectHead;
 use crate::write::{Object, leftovers, moves};
 
 impl Filesystem {
@@ -39,10 +39,10 @@ impl Filesystem {
         self.journal.sync().await.map_err(journal_error)?;
         let uploads = &self.writes.uploads;
         let exchanged = async {
-            let etag = moves::copy(uploads, &first, &aside).await?;
-            let kept = ListedObject { key: aside.clone(), etag, ..first.clone() };
-            let at_a = moves::copy(uploads, &second, &key_a).await?;
-            let at_b = moves::copy(uploads, &kept, &key_b).await?;
+            let etag = moves::copy(uploads, &key_a, &first, &aside).await?;
+            let kept = ObjectHead { etag, ..first.clone() };
+            let at_a = moves::copy(uploads, &key_b, &second, &key_a).await?;
+            let at_b = moves::copy(uploads, &aside, &kept, &key_b).await?;
             Ok::<_, Error>((at_a, at_b))
         };
         match exchanged.await {
@@ -71,7 +71,7 @@ impl Filesystem {
     }
 
     /// The object of a file, with all that was written to it.
-    async fn object_at(&self, name: Name<'_>, key: &str) -> Result<ListedObject, Error> {
+    async fn object_at(&self, name: Name<'_>, key: &str) -> Result<ObjectHead, Error> {
         self.file_at(name.0, name.1).await.map_err(|e| match e {
             Error::IsDirectory => Error::Invalid("RENAME_EXCHANGE of a directory"),
             e => e,
@@ -81,7 +81,7 @@ impl Filesystem {
             self.commit_with_pass(ino, &writer).await?;
         }
         self.clear_name(key).await;
-        Ok(ListedObject::of(key, self.client.head_object(key).await?))
+        Ok(self.client.head_object(key).await?)
     }
 
     /// S3 has both at their new places: from now on so have we.

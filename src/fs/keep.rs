@@ -15,10 +15,9 @@ use futures_util::future;
 use super::meta::{SetAttr, SetTime};
 use super::{Attr, Filesystem};
 use crate::attr::{Attributes, Kind, PERMISSIONS};
-use crate::config::COPY_BYTES_MAX;
 use crate::error::{Error, S3ErrorKind};
 use crate::namespace::{FileInfo, Kept, Node};
-use crate::s3::{CopySource, ObjectHead, ObjectHeaders, ObjectId, Precondition, Written};
+use crate::s3::{ObjectHead, ObjectHeaders, ObjectId, Written};
 use crate::write::{Object, Published, Writer, markers, upload};
 
 /// Whose a new file or directory is, and its mode.
@@ -216,21 +215,10 @@ impl Filesystem {
         head: &ObjectHead,
         headers: &ObjectHeaders,
     ) -> Result<Written, Error> {
-        let source = CopySource {
-            bucket: self.client.bucket().into(),
-            key: key.into(),
-            version_id: None,
-            if_match: Some(head.etag.clone()),
-            storage_class: None,
-        };
         // Said in so many words, lest it become what the mount gives new objects.
         let class = headers.storage_class.clone().or_else(|| Some("STANDARD".into()));
-        let headers = &ObjectHeaders { storage_class: class, ..headers.clone() };
-        if head.size <= COPY_BYTES_MAX {
-            return Ok(self.client.copy_object(&source, key, Some(headers), &Precondition::None).await?);
-        }
-        let guard = Precondition::Etag(head.etag.clone());
-        upload::copy_large(&self.writes.uploads, &source, head.size, key, headers, &guard).await
+        let headers = ObjectHeaders { storage_class: class, ..headers.clone() };
+        upload::copy(&self.writes.uploads, key, head, key, Some(&headers)).await
     }
 
     /// As [`Filesystem::change_headers`]; the marker is written where it was missing.

@@ -15,7 +15,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 
 use super::Filesystem;
 use crate::error::Error;
-use crate::s3::{Acl, Document, ObjectDetails, ObjectHeaders, ObjectId, Permission, Presigned};
+use crate::s3::{
+    Acl, Document, ObjectDetails, ObjectHeaders, ObjectId, Permission, Presigned, SSE, SSE_KMS_KEY,
+};
 
 /// How long a presigned URL lasts.
 const PRESIGNED_FOR: Duration = Duration::from_secs(3600);
@@ -23,8 +25,6 @@ const PRESIGNED_FOR: Duration = Duration::from_secs(3600);
 const TAG: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'/').remove(b':');
 const SETTABLE_HEADERS: [&str; 4] =
     ["cache-control", "content-encoding", "content-disposition", "content-language"];
-const SSE: &str = "x-amz-server-side-encryption";
-const SSE_KEY: &str = "x-amz-server-side-encryption-aws-kms-key-id";
 const CHECKSUM: &str = "x-amz-checksum-";
 const ONLY_READ: Error = Error::NotPermitted("it can only be read");
 
@@ -164,8 +164,13 @@ fn settable(headers: &ObjectHeaders, name: &str) -> Option<String> {
     match name {
         "content-type" => headers.content_type.clone(),
         "storage-class" => Some(headers.storage_class.clone().unwrap_or_else(|| "STANDARD".into())),
-        _ => headers.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone()),
+        _ => kept(headers.headers.as_slice(), name),
     }
+}
+
+fn kept(headers: &[(String, String)], name: &str) -> Option<String> {
+    let kept = headers.iter().find(|(known, _)| known == name && SETTABLE_HEADERS.contains(&name));
+    kept.map(|(_, value)| value.clone())
 }
 
 fn header(object: &ObjectDetails, name: &str) -> Option<String> {
@@ -177,17 +182,13 @@ fn header(object: &ObjectDetails, name: &str) -> Option<String> {
         "version-id" => head.version_id.clone(),
         "restore" => told("x-amz-restore"),
         "sse" => {
-            let (kind, key) = (told(SSE)?, told(SSE_KEY));
+            let (kind, key) = (told(SSE)?, told(SSE_KMS_KEY));
             Some(key.map_or(kind.clone(), |key| format!("{kind} {key}")))
         }
         "checksum" => checksum(headers),
         "content-type" => head.content_type.clone(),
         "storage-class" => Some(head.storage_class.clone().unwrap_or_else(|| "STANDARD".into())),
-        _ => {
-            let kept =
-                head.headers.iter().find(|(known, _)| known == name && SETTABLE_HEADERS.contains(&name));
-            kept.map(|(_, value)| value.clone())
-        }
+        _ => kept(&head.headers, name),
     }
 }
 

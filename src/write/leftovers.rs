@@ -16,7 +16,7 @@ use super::recover;
 use super::upload::{Uploads, abort};
 use crate::error::{Error, S3Error, S3ErrorKind};
 use crate::journal::{Base, Intent, Journal, Kept, KeptItem, Open};
-use crate::s3::{ListedObject, ObjectHeaders, ObjectId, S3Client};
+use crate::s3::{ListedObject, ObjectHead, ObjectHeaders, ObjectId, S3Client};
 
 /// How far the server's clock may be from ours, with how long a request may take.
 const CLOCK_SLACK: Duration = Duration::from_secs(300);
@@ -117,13 +117,14 @@ pub async fn settle_exchange(uploads: &Uploads, intent: &Intent) -> Result<(), E
     let Intent::Exchange { a, b, aside } = intent else { return Ok(()) };
     let client = &uploads.client;
     // It is deleted last, and copied first: without it all is done, or nothing.
-    let Some(kept) = object(client, aside).await? else { return Ok(()) };
+    let Some(head) = head(client, aside).await? else { return Ok(()) };
+    let kept = ListedObject::of(aside, head.clone());
     let (first, second) = (object(client, &a.0).await?, object(client, &b.0).await?);
     let is =
         |found: &Option<ListedObject>, etag: &str| found.as_ref().is_some_and(|found| found.etag == etag);
     match (is(&first, &a.1), is(&second, &b.1)) {
         (true, _) => {}
-        (false, true) => _ = moves::copy(uploads, &kept, &a.0).await?,
+        (false, true) => _ = moves::copy(uploads, aside, &head, &a.0).await?,
         (false, false) if second.is_some_and(|second| is_copy(&kept, &second)) => {}
         (false, false) => {
             tracing::error!(
@@ -137,11 +138,15 @@ pub async fn settle_exchange(uploads: &Uploads, intent: &Intent) -> Result<(), E
     Ok(client.delete_object(aside).await?)
 }
 
-async fn object(client: &S3Client, key: &str) -> Result<Option<ListedObject>, S3Error> {
+async fn head(client: &S3Client, key: &str) -> Result<Option<ObjectHead>, S3Error> {
     match client.head_object(key).await {
         Err(e) if e.kind == S3ErrorKind::NoSuchKey => Ok(None),
-        found => found.map(|head| Some(ListedObject::of(key, head))),
+        found => found.map(Some),
     }
+}
+
+async fn object(client: &S3Client, key: &str) -> Result<Option<ListedObject>, S3Error> {
+    Ok(head(client, key).await?.map(|head| ListedObject::of(key, head)))
 }
 
 /// Aborts the uploads among `left`: their parts are in nobody's way, but cost room. Nobody else's are touched, for an
