@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 
 use pailfs::config::AttributesConfig;
 use pailfs::error::Error;
+use pailfs::fs::SetAttr;
 use support::House;
 use support::house::errno;
 
@@ -127,6 +128,18 @@ async fn all_metadata_of_an_object_are_at_most_2_kib() {
     assert_eq!(errno(set(&house, "new", "user.b", &"x".repeat(1100)).await), libc::ENOSPC);
     house.close(fh).await.unwrap();
     assert_eq!(list(&house, "new").await, ["user.a"], "what was refused is not sent");
+    // Attributes are metadata, too.
+    house.fake.put_with("full", "bytes", &[("x-amz-meta-by", &"x".repeat(2000))]);
+    let full = house.enter("full").await.unwrap();
+    let mode = SetAttr { mode: Some(0o600), ..SetAttr::default() };
+    assert_eq!(errno(house.fs.setattr(full.ino, mode).await), libc::ENOSPC);
+    assert_eq!((house.fs.getattr(full.ino).await.unwrap().perm, house.fake.count("CopyObject")), (0o644, 2));
+    house.leave(full.ino);
+    // As S3 says it, of what is only known when it is sent.
+    let fh = house.open("full", libc::O_WRONLY | libc::O_APPEND).await.unwrap();
+    house.write(fh, 5, b" more").await.unwrap();
+    assert_eq!(errno(house.close(fh).await), libc::ENOSPC);
+    assert_eq!(house.fake.data("full"), "bytes");
 }
 
 #[tokio::test]

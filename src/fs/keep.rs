@@ -2,7 +2,7 @@
 //!
 //! Owns: [`Maker`] (whose a new file is), and how what an object carries is changed: along with its bytes while these
 //! are still to be sent, else by a copy onto itself.
-//! Invariants: no byte of content is sent for it; a copy is pinned by the ETag whose head was read, and keeps all else
+//! Invariants: no byte of content is sent for it, and no more metadata than S3 takes; a copy is pinned by the ETag whose head was read, and keeps all else
 //! that the object carries; two changes of one file do not lose one another.
 //! Must never know: how attributes are written in metadata.
 
@@ -14,6 +14,7 @@ use futures_util::future;
 
 use super::meta::{SetAttr, SetTime};
 use super::{Attr, Filesystem};
+use crate::attr::xattr::{METADATA_BYTES_MAX, metadata_bytes};
 use crate::attr::{Attributes, Kind, PERMISSIONS};
 use crate::error::{Error, S3ErrorKind};
 use crate::namespace::{FileInfo, Kept, Node};
@@ -121,6 +122,15 @@ impl Filesystem {
         node: &Node,
         change: impl FnOnce(&mut ObjectHeaders) -> Result<(), Error> + Send,
     ) -> Result<(), Error> {
+        let change = |headers: &mut ObjectHeaders| {
+            let mut changed = headers.clone();
+            change(&mut changed)?;
+            if metadata_bytes(&changed.metadata) > METADATA_BYTES_MAX {
+                return Err(Error::NoSpace("all of an object's metadata are at most 2 KiB"));
+            }
+            *headers = changed;
+            Ok(())
+        };
         if *node == Node::Directory {
             return self.change_marker(ino, change).await;
         }
