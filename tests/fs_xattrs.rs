@@ -180,6 +180,30 @@ async fn s3s_own_are_told_and_set() {
 }
 
 #[tokio::test]
+async fn tags_and_acls_are_of_what_s3_has() {
+    for write_back in [false, true] {
+        let house = House::with(|config| config.write_back = write_back);
+        house.fake.put("d/below", "bytes");
+        let fh = house.create("new", libc::O_WRONLY).await.unwrap();
+        for unknown in ["s3.tags", "s3.acl"] {
+            assert_eq!(
+                errno(get(&house, "new", unknown).await),
+                libc::ENODATA,
+                "{unknown} of what is written"
+            );
+            assert_eq!(errno(get(&house, "d", unknown).await), libc::ENODATA, "{unknown} without a marker");
+        }
+        assert_eq!(errno(get(&house, "d", "s3.etag").await), libc::ENODATA);
+        assert_eq!(errno(set(&house, "new", "s3.tags", "by=me").await), libc::EBUSY);
+        house.close(fh).await.unwrap();
+        // What was acknowledged goes first.
+        set(&house, "new", "s3.tags", "by=me").await.unwrap();
+        assert_eq!(house.fake.object("new").unwrap().tags, "by=me");
+        assert_eq!(get(&house, "new", "s3.tags").await.unwrap(), "by=me");
+    }
+}
+
+#[tokio::test]
 async fn a_read_only_mount_sets_none() {
     let house = House::with(|config| {
         (config.attributes, config.read_only) = (AttributesConfig::Metadata, true);

@@ -14,7 +14,7 @@ use http::HeaderMap;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::Filesystem;
-use crate::error::Error;
+use crate::error::{Error, S3ErrorKind};
 use crate::s3::{
     Acl, Document, ObjectDetails, ObjectHeaders, ObjectId, Permission, Presigned, SSE, SSE_KMS_KEY,
 };
@@ -53,6 +53,11 @@ fn document(name: &str) -> Option<Document> {
     })
 }
 
+/// What S3 keeps beside an object that is there, and no upload brings along: what was acknowledged is sent first.
+fn is_of_objects(name: &str) -> bool {
+    matches!(name, "acl" | "tags")
+}
+
 impl Filesystem {
     pub(super) async fn get_s3_xattr(&self, ino: u64, name: &str) -> Result<Vec<u8>, Error> {
         if self.buckets.is_some() {
@@ -71,8 +76,23 @@ impl Filesystem {
                 None => Err(Error::NoAttribute),
             };
         }
+        if is_of_objects(name) {
+            self.sent(&key).await?;
+        }
         let located = self.client.locate(&key).await?;
-        let object = located.id();
+        match self.get_of_object(ino, located.id(), name).await {
+            // A directory without a marker, or a file that is being written.
+            Err(e)
+                if e.s3_kind() == Some(S3ErrorKind::NoSuchKey)
+                    && (key.ends_with('/') || self.namespace.is_local(ino)) =>
+            {
+                Err(Error::NoAttribute)
+            }
+            told => told,
+        }
+    }
+
+    async fn get_of_object(&self, ino: u64, object: ObjectId<'_>, name: &str) -> Result<Vec<u8>, Error> {
         match name {
             "key" => Ok(object.key.into()),
             "presigned-url" => {
@@ -103,6 +123,14 @@ impl Filesystem {
             return Err(Error::NotSupported("S3's attributes of an account: buckets have them"));
         }
         let key = self.namespace.key(ino)?;
+        if ino != self.namespace.root() && is_of_objects(name) {
+            self.sent(&key).await?;
+            if self.namespace.is_local(ino) {
+                return Err(Error::Busy(
+                    "tags and ACLs are the object's in S3, and this file is being written",
+                ));
+            }
+        }
         let located = self.client.locate(&key).await?;
         let of = (ino != self.namespace.root()).then(|| located.id());
         match (document(name), value) {
