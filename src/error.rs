@@ -145,6 +145,8 @@ pub enum Error {
     ValueTooLarge,
     #[error("interrupted by a signal")]
     Interrupted,
+    #[error("nothing at this offset or after it")]
+    NothingThere,
     #[error("bad file handle")]
     BadHandle,
     #[error("too many open handles")]
@@ -201,6 +203,7 @@ impl Error {
             Error::NoAttribute => libc::ENODATA,
             Error::ValueTooLarge => libc::E2BIG,
             Error::Interrupted => libc::EINTR,
+            Error::NothingThere => libc::ENXIO,
             Error::BadHandle => libc::EBADF,
             Error::TooManyHandles => libc::ENFILE,
             Error::Io(_) => libc::EIO,
@@ -269,5 +272,6 @@ mod tests {
         assert_eq!(Error::NotPermitted("x").errno(), libc::EPERM);
         assert_eq!(Error::InvalidName("x").errno(), libc::EINVAL);
         assert_eq!(Error::NameTooLong.errno(), libc::ENAMETOOLONG);
+        assert_eq!(Error::NothingThere.errno(), libc::ENXIO);
     }
 }

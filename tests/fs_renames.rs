@@ -85,7 +85,9 @@ async fn what_a_directory_may_replace() {
         ("d", "d/sub/new", 0, libc::EINVAL),
         ("d/sub", "d", 0, libc::ENOTEMPTY),
         ("d", "empty", libc::RENAME_NOREPLACE, libc::EEXIST),
-        ("d", "full", libc::RENAME_EXCHANGE, libc::EINVAL),
+        ("d", "d/sub", libc::RENAME_EXCHANGE, libc::EINVAL),
+        ("d/sub/y", "d", libc::RENAME_EXCHANGE, libc::EINVAL),
+        ("d", "missing", libc::RENAME_EXCHANGE, libc::ENOENT),
         ("missing", "new", 0, libc::ENOENT),
     ] {
         assert_eq!(errno(house.rename(from, to, flags).await), refusal, "{from} {to}");
@@ -456,71 +458,4 @@ async fn a_file_with_changes_takes_its_base_along() {
     assert_eq!(errno(house.rename("b", "c", 0).await), libc::ESTALE);
     assert_eq!(errno(house.close(fh).await), libc::ESTALE);
     assert_eq!(house.fake.data("b"), "another host's");
-}
-
-#[tokio::test]
-async fn two_files_change_places() {
-    let house = House::new();
-    house.fake.put("a", "first");
-    house.fake.put("d/b", "the second");
-    let open = house.open("a", libc::O_RDWR).await.unwrap();
-    house.write(open, 0, b"FIRST").await.unwrap();
-    let (a, b) = (house.enter("a").await.unwrap().ino, house.enter("d/b").await.unwrap().ino);
-    house.rename("a", "d/b", libc::RENAME_EXCHANGE).await.unwrap();
-    assert_eq!(house.cat("a").await.unwrap(), b"the second");
-    assert_eq!(house.cat("d/b").await.unwrap(), b"FIRST");
-    assert_eq!((house.enter("a").await.unwrap().ino, house.enter("d/b").await.unwrap().ino), (b, a));
-    assert_eq!(house.read(open, 0, 10).await.unwrap(), b"FIRST", "who has it open goes along");
-    house.write(open, 5, b"!").await.unwrap();
-    house.close(open).await.unwrap();
-    assert_eq!((house.fake.data("a"), house.fake.data("d/b")), ("the second".into(), "FIRST!".into()));
-    assert_eq!(house.fake.keys(), ["a", "d/b"]);
-    assert_eq!(house.journal.stats().open, 0);
-    assert_eq!(errno(house.rename("a", "missing", libc::RENAME_EXCHANGE).await), libc::ENOENT);
-    assert_eq!(errno(house.rename("a", "d", libc::RENAME_EXCHANGE).await), libc::EINVAL);
-}
-
-#[tokio::test]
-async fn an_exchange_that_fails_is_undone_and_one_that_a_crash_interrupts_is_undone_or_finished() {
-    let denied = Fault::Error { status: 403, code: "AccessDenied" };
-    for nth in 1..=3 {
-        let house = House::new();
-        house.fake.put("a", "first");
-        house.fake.put("b", "the second");
-        house.faults.plan(On::op("CopyObject").nth(nth).once(), denied.clone());
-        assert_eq!(errno(house.rename("a", "b", libc::RENAME_EXCHANGE).await), libc::EACCES);
-        assert_eq!(house.fake.keys(), ["a", "b"], "copy {nth}");
-        assert_eq!(house.cat("a").await.unwrap(), b"first", "copy {nth}");
-        assert_eq!(house.cat("b").await.unwrap(), b"the second", "copy {nth}");
-        assert_eq!(house.journal.stats().open, 0);
-    }
-    for (op, nth) in [("CopyObject", 1), ("CopyObject", 2), ("CopyObject", 3), ("DeleteObject", 1)] {
-        for fault in [Fault::Hang, Fault::AnswerHangs] {
-            let staging = tempfile::tempdir().unwrap();
-            let fake = FakeS3::new();
-            fake.put("a", "first");
-            fake.put("b", "the second");
-            let house = House::on(fake.clone(), |config| config.staging.dir = staging.path().into());
-            let line = house.faults.plan(On::op(op).nth(nth), fault);
-            let reached = async {
-                while line.fired() == 0 {
-                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            };
-            tokio::select! {
-                done = house.rename("a", "b", libc::RENAME_EXCHANGE) => panic!("{op} {nth}: {done:?}"),
-                () = reached => {}
-            }
-            drop(house);
-            let next = House::on(fake.clone(), |config| config.staging.dir = staging.path().into());
-            next.fs.take_over().await.unwrap();
-            assert_eq!(fake.keys(), ["a", "b"], "{op} {nth}");
-            let contents = (fake.data("a"), fake.data("b"));
-            let (before, after) =
-                (("first".into(), "the second".into()), ("the second".into(), "first".into()));
-            assert!(contents == before || contents == after, "{op} {nth}: {contents:?}");
-            assert_eq!(next.journal.stats().open, 0, "{op} {nth}");
-        }
-    }
 }

@@ -130,13 +130,29 @@ async fn o_excl_that_lost_the_race_is_told_at_flush() {
 }
 
 #[tokio::test]
-async fn without_o_excl_the_last_closer_wins() {
+async fn who_cuts_a_file_that_another_host_made_replaces_it() {
     let house = House::new();
-    let fh = house.create("file", libc::O_WRONLY).await.unwrap();
+    let fh = house.create("file", libc::O_WRONLY | libc::O_TRUNC).await.unwrap();
     house.write(fh, 0, b"mine").await.unwrap();
     house.fake.put("file", "theirs");
     house.close(fh).await.unwrap();
     assert_eq!(house.fake.data("file"), "mine");
+}
+
+#[tokio::test]
+async fn who_goes_on_from_no_file_does_not_replace_one() {
+    for len in [4, 12 * MIB] {
+        let house = House::new();
+        let fh = house.create("log", libc::O_WRONLY).await.unwrap();
+        house.write(fh, 0, &pattern(1, len)).await.unwrap();
+        house.fake.put("log", "theirs");
+        assert_eq!(errno(house.fs.flush(fh).await), libc::ESTALE, "{len}");
+        house.fs.release(fh).await;
+        assert_eq!(house.fake.data("log"), "theirs", "{len}");
+        assert_eq!(house.cat("log").await.unwrap(), b"theirs", "{len}");
+        let kept = house.journal.kept().unwrap();
+        assert_eq!((kept.len(), kept[0].kept.size), (1, len as u64), "what was written is kept");
+    }
 }
 
 #[tokio::test]

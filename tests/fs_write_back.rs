@@ -10,7 +10,7 @@ use pailfs::config::AttributesConfig;
 use pailfs::error::Error;
 use pailfs::fs::SetAttr;
 use support::bytes::pattern;
-use support::house::errno;
+use support::house::{MAKER, errno};
 use support::{FakeS3, Fault, House, On};
 
 const MIB: usize = 1 << 20;
@@ -462,4 +462,27 @@ async fn a_new_file_that_s3_took_without_an_answer_is_removed_or_renamed_there_a
     root_is_synced(&house).await;
     assert_eq!(fake.keys(), ["new name"]);
     assert_eq!(house.names("").await, ["new name"]);
+}
+
+#[tokio::test]
+async fn nobody_is_asked_what_is_in_a_directory_that_s3_does_not_know_yet() {
+    let staging = tempfile::tempdir().unwrap();
+    let fake = FakeS3::new();
+    let house = House::on(fake.clone(), |config| {
+        config.staging.dir = staging.path().into();
+        (config.write_back, config.metadata_ttl) = (true, Duration::ZERO);
+    });
+    let hangs = house.faults.plan(On::op("PutObject"), Fault::Hang);
+    house.mkdir("dir").await.unwrap();
+    let dir = house.enter("dir").await.unwrap();
+    fake.forget_calls();
+    for n in 0..3 {
+        house.fs.mkdir(dir.ino, format!("d{n}").as_ref(), MAKER).await.unwrap();
+        house.make(&format!("dir/f{n}"), b"").await.unwrap();
+    }
+    assert_eq!(fake.calls().len(), 0);
+    hangs.lift();
+    root_is_synced(&house).await;
+    fake.put("dir/theirs", "from another host");
+    assert_eq!(house.cat("dir/theirs").await.unwrap(), b"from another host", "now they can know it");
 }

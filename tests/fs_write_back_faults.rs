@@ -254,3 +254,59 @@ async fn a_directory_made_while_one_above_it_waits_to_be_renamed_goes_along() {
     house.fsyncdir("").await.unwrap();
     assert_eq!(fake.keys(), ["e/", "e/file", "e/late/"]);
 }
+
+#[tokio::test]
+async fn what_was_acknowledged_does_not_replace_what_came_later() {
+    let staging = tempfile::tempdir().unwrap();
+    let fake = FakeS3::new();
+    let house = house_in(staging.path(), &fake, true);
+    fake.put("known", "old");
+    let gone = house.faults.plan(On::op("PutObject"), Fault::Connect);
+    for name in ["known", "new", "large"] {
+        let flags = libc::O_WRONLY | libc::O_TRUNC;
+        let fh = match house.open(name, flags).await {
+            Ok(fh) => fh,
+            Err(_) => house.create(name, flags).await.unwrap(),
+        };
+        house.write(fh, 0, if name == "large" { &[7; 3 * MIB] } else { b"closed first" }).await.unwrap();
+        house.close(fh).await.unwrap();
+    }
+    assert!(house.fsyncdir("").await.is_err(), "S3 is not to be reached");
+    tokio::time::sleep(Duration::from_millis(1100)).await; // S3 tells whole seconds
+    for name in ["known", "new", "large"] {
+        fake.put(name, "closed later, by another host");
+    }
+    gone.lift();
+    assert_eq!(errno(house.fsyncdir("").await), libc::ESTALE);
+    for name in ["known", "new", "large"] {
+        assert_eq!(fake.data(name), "closed later, by another host", "{name}");
+    }
+    let mut kept = items(&house);
+    kept.sort();
+    assert_eq!(
+        kept,
+        ["known", "large", "new"].map(|name| (name.to_owned(), false)),
+        "each waits for a person"
+    );
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_replaces_what_is_older() {
+    let staging = tempfile::tempdir().unwrap();
+    let fake = FakeS3::new();
+    let house = house_in(staging.path(), &fake, true);
+    assert!(house.enter("file").await.is_err());
+    fake.put("file", "another host's, which this one has not heard of");
+    fake.put("gone", "old");
+    tokio::time::sleep(Duration::from_millis(1100)).await; // S3 tells whole seconds
+    let fh = house.create("file", libc::O_WRONLY | libc::O_TRUNC).await.unwrap();
+    house.write(fh, 0, b"closed later").await.unwrap();
+    house.close(fh).await.unwrap();
+    let fh = house.open("gone", libc::O_WRONLY | libc::O_TRUNC).await.unwrap();
+    house.write(fh, 0, b"new").await.unwrap();
+    house.close(fh).await.unwrap();
+    fake.delete("gone");
+    house.fsyncdir("").await.unwrap();
+    assert_eq!((fake.data("file"), fake.data("gone")), ("closed later".into(), "new".into()));
+    assert_eq!(items(&house), []);
+}

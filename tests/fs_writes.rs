@@ -63,7 +63,8 @@ impl Run {
             45..55 => self.truncate().await,
             55..65 => self.fallocate().await,
             65..72 => self.copy().await,
-            72..90 => self.read().await,
+            72..85 => self.read().await,
+            85..90 => self.seek().await,
             90..95 => {
                 self.house.fs.fsync(self.fh).await.unwrap();
                 self.compare("fsync");
@@ -149,6 +150,29 @@ impl Run {
         let from = offset.min(self.content.len());
         let said = format!("read {len} at {offset}");
         assert_same_bytes(&got, &self.content[from..self.content.len().min(offset + len)], &said);
+        said
+    }
+
+    /// The next hole and the next data from somewhere: holes are zeros, and neither lies behind the other's answer.
+    async fn seek(&mut self) -> String {
+        let (offset, _) = self.range(1);
+        let seek = async |from: usize, whence| match self.house.fs.lseek(self.fh, from as i64, whence).await {
+            Ok(found) => Some(found as usize),
+            Err(e) if e.errno() == libc::ENXIO => None,
+            Err(e) => panic!("{e}"),
+        };
+        let (data, hole) = (seek(offset, libc::SEEK_DATA).await, seek(offset, libc::SEEK_HOLE).await);
+        let said = format!("seek from {offset}: data {data:?}, hole {hole:?}");
+        let end = self.content.len();
+        assert_eq!(hole.is_some(), offset < end, "{said}");
+        if let Some(hole) = hole {
+            let to = data.unwrap_or(end);
+            assert!(offset <= hole && hole <= end && offset <= to && to <= end, "{said}");
+            assert!((hole == offset) != (to == offset), "{said}: it begins with one of them");
+            let zeros =
+                if to > offset { offset..to } else { hole..seek(hole, libc::SEEK_DATA).await.unwrap_or(end) };
+            assert!(self.content[zeros].iter().all(|byte| *byte == 0), "{said}");
+        }
         said
     }
 
@@ -434,4 +458,104 @@ async fn what_could_not_be_published_is_kept_whole_with_its_reason() {
             _ => assert!(written <= 5 * MIB as u64 && item.kept.size == data.len() as u64),
         }
     }
+}
+
+/// The pieces of a file as `lseek(2)` tells them: data, hole, data, ...; each with its end.
+async fn pieces(house: &House, fh: u64) -> Vec<(bool, u64)> {
+    let (mut pieces, mut at) = (Vec::new(), 0);
+    loop {
+        match house.fs.lseek(fh, at, libc::SEEK_HOLE).await {
+            Ok(hole) if hole > at as u64 => {
+                assert_eq!(house.fs.lseek(fh, at, libc::SEEK_DATA).await.unwrap(), at as u64);
+                pieces.push((true, hole));
+                at = hole as i64;
+            }
+            Ok(_) => match house.fs.lseek(fh, at, libc::SEEK_DATA).await {
+                Ok(data) => {
+                    pieces.push((false, data));
+                    at = data as i64;
+                }
+                Err(e) => {
+                    assert_eq!(e.errno(), libc::ENXIO);
+                    let end = house.fs.getattr(file_ino(house).await).await.unwrap().size;
+                    pieces.push((false, end));
+                    return pieces;
+                }
+            },
+            Err(e) => {
+                assert_eq!(e.errno(), libc::ENXIO, "the file's end");
+                return pieces;
+            }
+        }
+    }
+}
+
+async fn file_ino(house: &House) -> u64 {
+    let attr = house.enter("file").await.unwrap();
+    house.leave(attr.ino);
+    attr.ino
+}
+
+#[tokio::test]
+async fn what_is_not_published_tells_its_holes_and_what_s3_has_none() {
+    let (house, _) = stored(100_000).await;
+    let plain = house.open("file", libc::O_RDONLY).await.unwrap();
+    assert_eq!(pieces(&house, plain).await, [(true, 100_000)]);
+    for (offset, whence, refusal) in [
+        (100_000, libc::SEEK_DATA, libc::ENXIO),
+        (100_000, libc::SEEK_HOLE, libc::ENXIO),
+        (-1, libc::SEEK_DATA, libc::ENXIO),
+        (0, libc::SEEK_END, libc::EINVAL),
+        (0, 17, libc::EINVAL),
+    ] {
+        assert_eq!(errno(house.fs.lseek(plain, offset, whence).await), refusal, "{offset} {whence}");
+    }
+    let fh = house.open("file", libc::O_RDWR).await.unwrap();
+    house.write(fh, 50_000, b"in the middle").await.unwrap();
+    assert_eq!(pieces(&house, fh).await, [(true, 100_000)], "written over data");
+    let truncate = async |size| {
+        let set = pailfs::fs::SetAttr { size: Some(size), fh: Some(fh), ..Default::default() };
+        house.fs.setattr(file_ino(&house).await, set).await.unwrap();
+    };
+    truncate(200_000).await;
+    assert_eq!(pieces(&house, fh).await, [(true, 100_000), (false, 200_000)], "made longer");
+    house.write(fh, 150_000, b"x").await.unwrap();
+    let block = 150_000 / 4096 * 4096;
+    let behind = [(true, 100_000), (false, block), (true, block + 4096), (false, 200_000)];
+    assert_eq!(pieces(&house, fh).await, behind, "data in a hole");
+    let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    house.fs.fallocate(fh, 8192, 8192, punch).await.unwrap();
+    house.fs.fallocate(fh, block, 4096, punch).await.unwrap();
+    let punched = [(true, 8192), (false, 16_384), (true, 100_000), (false, 200_000)];
+    assert_eq!(pieces(&house, fh).await, punched, "in what S3 has, and in what was written");
+    assert_eq!(pieces(&house, plain).await, punched, "whoever asks");
+    house.write(fh, 300_000, b"behind").await.unwrap();
+    let all = pieces(&house, fh).await;
+    assert_eq!(all[3..], [(false, 300_000 / 4096 * 4096), (true, 300_006)], "what lies before it is a hole");
+    house.fs.fsync(fh).await.unwrap();
+    assert_eq!(pieces(&house, fh).await, [(true, 300_006)], "S3 keeps no holes");
+    truncate(0).await;
+    assert_eq!(pieces(&house, fh).await, [], "nothing to find");
+    house.close(fh).await.unwrap();
+    assert_eq!(errno(house.fs.lseek(plain, 0, libc::SEEK_HOLE).await), libc::ENXIO);
+    house.close(plain).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_in_memory_or_sent_or_linked_is_data() {
+    let house = House::new();
+    house.fake.put("source", pattern(1, 6 * MIB));
+    let source = house.open("source", libc::O_RDONLY).await.unwrap();
+    let fh = house.create("file", libc::O_WRONLY).await.unwrap();
+    let data = pattern(2, 12 * MIB);
+    house.write(fh, 0, &data).await.unwrap();
+    assert_eq!(pieces(&house, fh).await, [(true, 12 * MIB as u64)]);
+    house.close(fh).await.unwrap();
+    let fh = house.open("file", libc::O_RDWR | libc::O_TRUNC).await.unwrap();
+    let (from, to) = ((ROOT_INO, source, 0), (fh, 7 * MIB as u64));
+    assert_eq!(house.fs.copy_file_range(from, to, 6 * MIB as u64).await.unwrap(), 6 * MIB as u64);
+    let linked = [(false, 7 * MIB as u64), (true, 13 * MIB as u64)];
+    assert_eq!(pieces(&house, fh).await, linked);
+    house.close(fh).await.unwrap();
+    house.close(source).await.unwrap();
 }

@@ -101,6 +101,54 @@ fn seaweedfs_programs_that_write_anywhere() {
     succeed(Command::new(program("python3")).arg("-c").arg(PROGRAMS).arg(&mount.dir));
 }
 
+/// What programs look for and make by `lseek(2)`, before S3 has the file and after.
+const HOLES: &str = r#"
+import errno, os, subprocess, sys
+
+os.chdir(sys.argv[1])
+MIB = 1 << 20
+data = bytearray(4 * MIB)
+data[MIB:MIB + 4096] = os.urandom(4096)
+def seek(f, at, whence):
+    try:
+        return os.lseek(f, at, whence)
+    except OSError as e:
+        assert e.errno == errno.ENXIO, e
+
+f = os.open("sparse", os.O_CREAT | os.O_RDWR)
+os.pwrite(f, data[MIB:MIB + 4096], MIB)
+os.ftruncate(f, len(data))
+found = [seek(f, *what) for what in (
+    (0, os.SEEK_DATA), (0, os.SEEK_HOLE), (MIB, os.SEEK_DATA), (MIB, os.SEEK_HOLE), (2 * MIB, os.SEEK_DATA),
+    (len(data), os.SEEK_HOLE))]
+assert found == [MIB, 0, MIB, MIB + 4096, None, None], found
+assert os.lseek(f, 0, os.SEEK_END) == len(data)
+os.pwrite(f, bytes(MIB), 2 * MIB)  # zeros are data until holes are dug
+assert seek(f, 2 * MIB, os.SEEK_DATA) == 2 * MIB
+subprocess.run(["fallocate", "--dig-holes", "sparse"], check=True)
+with open("sparse", "rb") as read:
+    assert read.read() == data
+os.close(f)
+
+for copy in (["cp", "--sparse=always", "sparse", "always"], ["cp", "--sparse=auto", "sparse", "auto"]):
+    subprocess.run(copy, check=True)
+    with open(copy[-1], "rb") as read:
+        assert read.read() == data
+os.mkdir("unpacked")
+subprocess.run("tar -cSf - sparse | tar -xmSf - -C unpacked", shell=True, check=True)
+f = os.open("unpacked/sparse", os.O_RDONLY)
+assert (seek(f, 0, os.SEEK_DATA), seek(f, 0, os.SEEK_HOLE)) == (0, len(data)), "S3 keeps no holes"
+assert os.pread(f, len(data), 0) == data
+os.close(f)
+"#;
+
+#[test]
+fn seaweedfs_holes_are_told_until_they_are_published() {
+    let server = shared(Kind::SeaweedFs);
+    let mount = Options::new(server, &server.bucket("holes")).mount();
+    succeed(Command::new(program("python3")).arg("-c").arg(HOLES).arg(&mount.dir));
+}
+
 /// Closes at exec, and a child that ends, tell of no end: S3 has the file when who writes it has closed it.
 #[test]
 fn seaweedfs_who_only_inherits_a_descriptor_publishes_nothing() {

@@ -1,11 +1,13 @@
 //! The one cap on object bytes in memory.
 //!
-//! Owns: [`Budget`], a fair semaphore counted in bytes. Permits give their bytes back when dropped.
-//! Invariant: the sum of all permits never exceeds `--memory`.
+//! Owns: [`Budget`], a fair semaphore counted in bytes. Permits give their bytes back when dropped; some of the largest
+//! buffers stay as spare ones, for what a page costs is its first use.
+//! Invariant: the sum of all permits, and of the spare buffers with them, never exceeds `--memory`.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use bytes::BytesMut;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 #[derive(Clone)]
@@ -15,12 +17,57 @@ pub struct Budget {
     bytes_max: u64,
     bytes_peak: Arc<AtomicU64>,
     bytes_given_back: Arc<AtomicU64>,
+    spares: Arc<Spares>,
 }
 
 /// The right to hold some bytes.
 pub struct Permit {
     units: OwnedSemaphorePermit,
     bytes_given_back: Arc<AtomicU64>,
+    spares: Arc<Spares>,
+}
+
+/// Of a spare buffer, in bytes: as much as the kernel writes at once.
+pub const SPARE_BYTES: usize = 1 << 20;
+/// Spare buffers, at most: those of a large part or two.
+const SPARES_MAX: usize = 16;
+
+/// Buffers that nobody holds. Held for an instant only.
+#[derive(Default)]
+struct Spares(Mutex<Vec<BytesMut>>);
+
+impl Spares {
+    fn lock(&self) -> MutexGuard<'_, Vec<BytesMut>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Keeps no more than `bytes` of them.
+    fn trim(&self, bytes: u64) {
+        let mut spares = self.lock();
+        let fit = usize::try_from(bytes).unwrap_or(usize::MAX) / SPARE_BYTES;
+        if spares.len() > fit {
+            spares.truncate(fit);
+        }
+    }
+}
+
+impl Permit {
+    /// An empty buffer for bytes that this permits.
+    pub fn buffer(&self, capacity: usize) -> BytesMut {
+        let spare = if capacity == SPARE_BYTES { self.spares.lock().pop() } else { None };
+        spare.unwrap_or_else(|| BytesMut::with_capacity(capacity))
+    }
+
+    /// Takes back what [`Permit::buffer`] gave, or a piece of it; it is a spare one if nobody has another piece.
+    pub fn recycle(&self, mut buffer: BytesMut) {
+        buffer.clear();
+        if buffer.try_reclaim(SPARE_BYTES) && buffer.capacity() == SPARE_BYTES {
+            let mut spares = self.spares.lock();
+            if spares.len() < SPARES_MAX {
+                spares.push(buffer);
+            }
+        }
+    }
 }
 
 impl Drop for Permit {
@@ -40,6 +87,7 @@ impl Budget {
             bytes_max,
             bytes_peak: Arc::default(),
             bytes_given_back: Arc::default(),
+            spares: Arc::default(),
         }
     }
 
@@ -62,6 +110,11 @@ impl Budget {
         self.bytes_given_back.load(Ordering::Relaxed)
     }
 
+    /// What spare buffers take.
+    pub fn bytes_spare(&self) -> u64 {
+        (self.spares.lock().len() * SPARE_BYTES) as u64
+    }
+
     pub fn bytes_free(&self) -> u64 {
         self.units.available_permits() as u64 * UNIT_BYTES
     }
@@ -80,7 +133,8 @@ impl Budget {
 
     fn permit(&self, units: OwnedSemaphorePermit) -> Permit {
         self.bytes_peak.fetch_max(self.bytes_held(), Ordering::Relaxed);
-        Permit { units, bytes_given_back: self.bytes_given_back.clone() }
+        self.spares.trim(self.bytes_free());
+        Permit { units, bytes_given_back: self.bytes_given_back.clone(), spares: self.spares.clone() }
     }
 }
 

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::Permit;
+use super::budget::SPARE_BYTES;
 
 /// The largest chunk: as much as the kernel writes at once.
-pub const CHUNK_BYTES: usize = 1 << 20;
+pub const CHUNK_BYTES: usize = SPARE_BYTES;
 /// The first chunk of a file: most files are small.
 const CHUNK_BYTES_FIRST: usize = 64 << 10;
 
@@ -27,7 +28,13 @@ pub struct Chunks {
 /// Frozen bytes and the permit that covers them, dropped together.
 struct Owned {
     bytes: BytesMut,
-    _permit: Arc<Permit>,
+    permit: Arc<Permit>,
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.permit.recycle(std::mem::take(&mut self.bytes));
+    }
 }
 
 impl AsRef<[u8]> for Owned {
@@ -64,7 +71,7 @@ impl Chunks {
         if let Some(permit) = permit {
             let capacity = self.bytes_needed(data.len()).max(data.len());
             self.hand_out();
-            self.open = Some((BytesMut::with_capacity(capacity), Arc::new(permit)));
+            self.open = Some((permit.buffer(capacity), Arc::new(permit)));
         }
         let (chunk, _) = self.open.as_mut().expect("a permit came with data that needs one");
         assert!(chunk.capacity() - chunk.len() >= data.len(), "the permit covers the data");
@@ -83,7 +90,7 @@ impl Chunks {
         if let Some((chunk, permit)) = &mut self.open
             && !chunk.is_empty()
         {
-            let owned = Owned { bytes: chunk.split(), _permit: permit.clone() };
+            let owned = Owned { bytes: chunk.split(), permit: permit.clone() };
             self.sealed.push(Bytes::from_owner(owned));
         }
     }
@@ -151,6 +158,34 @@ mod tests {
         assert_eq!(budget.bytes_held(), 64 << 10, "the body still holds it");
         drop(body);
         assert_eq!(budget.bytes_held(), 0);
+    }
+
+    #[test]
+    fn what_was_sent_is_used_again_as_long_as_there_is_room() {
+        let budget = Budget::new(64 << 20);
+        let data = vec![7; CHUNK_BYTES];
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..5 {
+            let mut chunks = Chunks::default();
+            for _ in 0..20 {
+                push(&mut chunks, &budget, &data);
+            }
+            let body = chunks.share();
+            drop(chunks);
+            seen.extend(body.iter().map(|chunk| chunk.as_ptr()));
+            assert_eq!(budget.bytes_spare(), 0);
+            drop(body);
+            assert_eq!((budget.bytes_held(), budget.bytes_spare()), (0, 16 << 20), "at most 16");
+        }
+        assert!(seen.len() <= 20 + 4 * 4, "{} buffers", seen.len());
+        let most = budget.try_take(61 << 20);
+        assert_eq!(budget.bytes_spare(), 3 << 20, "what is spare makes room");
+        drop(most);
+        let mut chunks = Chunks::default();
+        push(&mut chunks, &budget, b"first");
+        push(&mut chunks, &budget, &data);
+        let body = chunks.share();
+        assert_eq!(body.concat(), [b"first".as_slice(), &data].concat());
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! Changing files otherwise than by write: truncate, fallocate, copy_file_range.
+//! Changing files otherwise than by write: truncate, fallocate, copy_file_range; and lseek, which tells what that made.
 //!
-//! Owns: what these publish, and when; how a copy within the mount is made.
+//! Owns: what these publish, and when; how a copy within the mount is made; where a file has holes.
 //! Invariant: no success for what was not done; bytes that the server can copy are not sent.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::Filesystem;
 use crate::config::PART_BYTES_MIN;
 use crate::error::Error;
 use crate::namespace::{FileInfo, Node};
-use crate::write::Object;
+use crate::write::{Object, Seek};
 
 /// What is copied at a time where the server cannot, in bytes.
 const COPIED_BYTES: u64 = 1 << 20;
@@ -73,6 +73,27 @@ impl Filesystem {
         let done = writer.zero(start..end, !keep_size).await;
         self.changed(handle.ino, &writer).await;
         done
+    }
+
+    /// `lseek(2)` with SEEK_DATA or SEEK_HOLE. What S3 has is all data, up to the hole at its end.
+    ///
+    /// Errors: [`Error::NothingThere`]; [`Error::Invalid`] for another `whence`.
+    pub async fn lseek(&self, fh: u64, offset: i64, whence: i32) -> Result<u64, Error> {
+        let to = match whence {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            _ => return Err(Error::Invalid("an lseek that the kernel answers by itself")),
+        };
+        let offset = u64::try_from(offset).map_err(|_| Error::NothingThere)?;
+        let handle = self.handles.file(fh)?;
+        if let Some(writer) = self.handles.writer(handle.ino) {
+            return writer.seek(offset, to).await;
+        }
+        match self.namespace.attributes(handle.ino).await?.node {
+            Node::File(info) if offset < info.size => Ok(if to == Seek::Data { offset } else { info.size }),
+            Node::File(_) => Err(Error::NothingThere),
+            Node::Directory => Err(Error::IsDirectory),
+        }
     }
 
     /// `copy_file_range(2)`, from an inode's handle and offset. Answers how many bytes were copied: none at the source's

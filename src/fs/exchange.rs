@@ -1,110 +1,146 @@
-//! RENAME_EXCHANGE: two files change places.
+//! RENAME_EXCHANGE: files and directories change places.
 //!
-//! Owns: [`Filesystem::exchange`].
-//! Invariants: both have moved or none, in S3 also when this mount dies in between and another one follows; no content is
-//! ever without an object.
-//! Must never know: how an interrupted exchange is settled.
+//! Owns: [`Filesystem::exchange`]; who waits while it is under way.
+//! Invariants: both have moved or none; who has anything open goes along; nothing here sees half of it.
+//! Must never know: in which order S3 is changed, how an interrupted exchange is settled.
 
-use std::time::SystemTime;
+use std::collections::HashSet;
 
 use super::Filesystem;
-use super::rename::{Name, journal_error};
+use super::gate::Pass;
+use super::rename::{MovedTree, Name};
 use crate::error::Error;
-use crate::journal::Intent;
+use crate::journal::Exchange;
 use crate::key;
-use crate::namespace::FileInfo;
-use crate::s3::ObjectHead;
-use crate::write::{Object, leftovers, moves};
+use crate::namespace::{EtagOf, Node};
+use crate::write::{exchange, markers, moves};
 
 impl Filesystem {
-    /// Three copies on the server's side, the first one to a name of its own, then the deletion of that. What is written
-    /// and not published is published before.
+    /// What is written to a file, and what of those below a directory is sent in part or acknowledged, is published before;
+    /// the rest goes along.
     ///
-    /// Errors: [`Error::NotFound`]; [`Error::Invalid`] for directories.
+    /// Errors: [`Error::NotFound`]; [`Error::Invalid`] for a directory and something below it; [`Error::Exists`] where the
+    /// directory hides a file of its name, for a file is to take its place; as [`exchange::exchange`].
     pub(super) async fn exchange(&self, a: Name<'_>, b: Name<'_>) -> Result<(), Error> {
-        let file_key = |dir: &str, name: &str| key::file_key(dir, name.as_bytes());
-        let (_pass, key_a, key_b) = self.pass_rename(a, b, file_key).await?;
-        let first = self.object_at(a, &key_a).await?;
+        let (_pass, key_a, key_b) = self.pass_exchange(a, b).await?;
         if key_a == key_b {
             return Ok(());
         }
-        let second = self.object_at(b, &key_b).await?;
-        let aside = format!("{key_a}.pailfs-exchange-{:016x}", rand::random::<u64>());
-        let intent = Intent::Exchange {
-            a: (key_a.clone(), first.etag.clone()),
-            b: (key_b.clone(), second.etag.clone()),
-            aside: aside.clone(),
-        };
-        let noted = self.journal.begin(intent.clone()).map_err(journal_error)?;
-        self.journal.sync().await.map_err(journal_error)?;
-        let uploads = &self.writes.uploads;
-        let exchanged = async {
-            let etag = moves::copy(uploads, &key_a, &first, &aside).await?;
-            let kept = ObjectHead { etag, ..first.clone() };
-            let at_a = moves::copy(uploads, &key_b, &second, &key_a).await?;
-            let at_b = moves::copy(uploads, &aside, &kept, &key_b).await?;
-            Ok::<_, Error>((at_a, at_b))
-        };
-        match exchanged.await {
-            Ok((at_a, at_b)) => {
-                match self.client.delete_object(&aside).await {
-                    Ok(()) => self.journal.end(noted),
-                    Err(e) => tracing::warn!(aside, "a copy stays until the next mount removes it: {e}"),
-                }
-                let infos = [(&first, at_b), (&second, at_a)].map(|(object, etag)| FileInfo {
-                    size: object.size,
-                    mtime: SystemTime::now(),
-                    etag,
-                    kept: None,
-                });
-                self.exchanged((a, &key_a, &first.etag), (b, &key_b, &second.etag), infos).await
+        let below = |key: &str, dir: &str| dir.ends_with('/') && key.starts_with(dir);
+        if below(&key_a, &key_b) || below(&key_b, &key_a) {
+            return Err(Error::Invalid("RENAME_EXCHANGE of a directory and something below it"));
+        }
+        for (name, key) in [(a, &key_a), (b, &key_b)] {
+            match key.ends_with('/') {
+                true => self.dir_to_exchange(key).await?,
+                false => self.file_to_exchange(name, key).await?,
             }
-            Err(e) => {
-                if leftovers::settle_exchange(uploads, &intent).await.is_ok() {
-                    self.journal.end(noted);
-                }
-                _ = self.namespace.refresh_below(a.0);
-                _ = self.namespace.refresh_below(b.0);
-                Err(e)
+        }
+        // A file is the lesser one to copy twice.
+        let first_is_b = key_a.ends_with('/') && !key_b.ends_with('/');
+        let [(first, from), (second, to)] =
+            if first_is_b { [(b, &key_b), (a, &key_a)] } else { [(a, &key_a), (b, &key_b)] };
+        let what = self.what_to_exchange(first, from, second, to).await?;
+        let moving = self.namespace.moving([from, to]);
+        let exchanged = exchange::exchange(&self.writes.uploads, &what).await;
+        if exchanged.is_err() {
+            drop(moving);
+            _ = self.namespace.refresh_below(a.0);
+            _ = self.namespace.refresh_below(b.0);
+        }
+        let [of_first, of_second] = exchanged?;
+        let (first_dir, second_dir) = (self.namespace.dir_key(first.0)?, self.namespace.dir_key(second.0)?);
+        let (first, second) = ((&*first_dir, first.1), (&*second_dir, second.1));
+        let trees = [
+            MovedTree::new(&what.first.0, &what.first.1, &of_first),
+            MovedTree::new(&what.second.0, &what.second.1, &of_second),
+        ];
+        self.trees_moved(trees, |[one, other]| {
+            let etags: [EtagOf<'_>; 2] = [&|name| one.etag_of(name), &|name| other.etag_of(name)];
+            self.namespace.exchanged(first, second, etags)
+        })
+        .await;
+        Ok(())
+    }
+
+    /// The right to change both, and their keys; what was acknowledged below a directory is in S3.
+    async fn pass_exchange(&self, a: Name<'_>, b: Name<'_>) -> Result<(Pass, String, String), Error> {
+        loop {
+            let (is_dir_a, is_dir_b) = (self.is_dir(a).await?, self.is_dir(b).await?);
+            let keys = || Ok((self.key_as(a, is_dir_a)?, self.key_as(b, is_dir_b)?));
+            let sent: (String, String) = keys()?;
+            self.sent(&sent.0).await?;
+            self.sent(&sent.1).await?;
+            let (pass, key_a, key_b) = self.pass_keys(keys).await?;
+            let same = (self.is_dir(a).await?, self.is_dir(b).await?) == (is_dir_a, is_dir_b);
+            let makes_below = |key: &String| key.ends_with('/') && self.write_back.makes_below(key);
+            if same && !makes_below(&key_a) && !makes_below(&key_b) {
+                return Ok((pass, key_a, key_b));
             }
         }
     }
 
-    /// The object of a file, with all that was written to it.
-    async fn object_at(&self, name: Name<'_>, key: &str) -> Result<ObjectHead, Error> {
-        self.file_at(name.0, name.1).await.map_err(|e| match e {
-            Error::IsDirectory => Error::Invalid("RENAME_EXCHANGE of a directory"),
-            e => e,
-        })?;
+    /// Errors: [`Error::NotFound`].
+    async fn is_dir(&self, (dir, name): Name<'_>) -> Result<bool, Error> {
+        let found = self.namespace.find(dir, name).await?.ok_or(Error::NotFound)?;
+        Ok(found == Node::Directory)
+    }
+
+    fn key_as(&self, (dir, name): Name<'_>, is_dir: bool) -> Result<String, Error> {
+        let dir = self.namespace.dir_key(dir)?;
+        if is_dir { key::dir_key(&dir, name.as_bytes()) } else { key::file_key(&dir, name.as_bytes()) }
+    }
+
+    /// S3 has all that was written to the file.
+    async fn file_to_exchange(&self, name: Name<'_>, key: &str) -> Result<(), Error> {
         let ino = self.namespace.ino_of(name.0, name.1);
         if let Some((ino, writer)) = ino.zip(self.writer_at(name.0, name.1)) {
             self.commit_with_pass(ino, &writer).await?;
         }
         self.clear_name(key).await;
-        Ok(self.client.head_object(key).await?)
+        Ok(())
     }
 
-    /// S3 has both at their new places: from now on so have we.
-    async fn exchanged(
-        &self,
-        (a, key_a, etag_a): (Name<'_>, &str, &str),
-        (b, key_b, etag_b): (Name<'_>, &str, &str),
-        [first, second]: [FileInfo; 2],
-    ) -> Result<(), Error> {
-        self.objects_moved(|linked| {
-            let moves = [(key_a, etag_a, key_b, &first), (key_b, etag_b, key_a, &second)];
-            let (.., to, now) =
-                moves.into_iter().find(|(from, etag, ..)| linked.key == *from && linked.etag == *etag)?;
-            Some(Object { key: to.to_owned(), etag: now.etag.clone(), size: linked.size })
-        })
-        .await;
-        let (ino_a, ino_b) = self.namespace.exchanged(a, b, [first.clone(), second.clone()])?;
-        for (ino, before, now, key) in [(ino_a, etag_a, first, key_b), (ino_b, etag_b, second, key_a)] {
-            self.versions.made(ino, Some(before), &now.etag);
-            if let Some(writer) = self.handles.writer(ino) {
-                writer.renamed(key.to_owned(), Some(&now.etag), None).await?;
+    /// S3 has something of the directory, nothing that was removed from it, and nothing of which it has more in parts.
+    async fn dir_to_exchange(&self, key: &str) -> Result<(), Error> {
+        self.bury_below(key).await;
+        self.deletes.settle_all().await;
+        for (ino, writer) in self.writers_below(key) {
+            if writer.has_sent().await || writer.is_acknowledged().await {
+                self.commit_with_pass(ino, &writer).await?;
             }
         }
+        let contents = markers::Contents::of(&self.client, key, &HashSet::new()).await?;
+        if !contents.marker && !contents.others {
+            // All that is below it is yet to be published, or it is gone.
+            if !self.namespace.has_local_names(key) {
+                return Err(Error::NotFound);
+            }
+            markers::put(&self.client, key, &markers::headers()).await?;
+        }
         Ok(())
+    }
+
+    async fn what_to_exchange(
+        &self,
+        first: Name<'_>,
+        from: &str,
+        second: Name<'_>,
+        to: &str,
+    ) -> Result<Exchange, Error> {
+        let first_to = self.key_as(second, from.ends_with('/'))?;
+        let second_to = self.key_as(first, to.ends_with('/'))?;
+        if first_to != to && moves::object(&self.client, &first_to).await?.is_some() {
+            return Err(Error::Exists);
+        }
+        let root = self.namespace.key(self.namespace.root())?;
+        let slash = if from.ends_with('/') { "/" } else { "" };
+        let aside = format!("{root}.pailfs-exchange-{:016x}{slash}", rand::random::<u64>());
+        Ok(Exchange { first: (from.to_owned(), first_to), second: (to.to_owned(), second_to), aside })
+    }
+
+    /// Waits while an inode, or a directory that it is in, is changing places.
+    pub async fn in_place(&self, ino: u64) {
+        self.gate.until_not(|| self.namespace.is_moving(ino)).await;
     }
 }

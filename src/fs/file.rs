@@ -197,7 +197,7 @@ impl Filesystem {
             Node::File(info) => Some(info.etag).filter(|etag| !etag.is_empty()),
             Node::Directory => None,
         };
-        let writer = self.writer_for(handle, Start::New { exclusive: false, over }, metadata)?;
+        let writer = self.writer_for(handle, Start::Over(over), metadata)?;
         writer.truncate(0).await?;
         // What was empty in S3 already is not ours to publish.
         if writer.is_dirty().await {
@@ -228,8 +228,12 @@ impl Filesystem {
             self.namespace.forget(entry.ino, 1);
         })?;
         self.namespace.pin(entry.ino);
-        let exclusive = flags & libc::O_EXCL != 0;
-        self.writer_for(&handle, Start::New { exclusive, over: None }, metadata)?;
+        // Who cuts what is there may find none; who does not means to go on from what there is.
+        let start = match flags & libc::O_TRUNC != 0 && flags & libc::O_EXCL == 0 {
+            true => Start::Over(None),
+            false => Start::New { exclusive: flags & libc::O_EXCL != 0 },
+        };
+        self.writer_for(&handle, start, metadata)?;
         let backing = handle.enter(&self.backings, None).map(|(backing, _)| backing);
         Ok((self.attr(&entry), Opened { fh, keep_cache: false, direct_io: true, backing }))
     }
@@ -284,6 +288,7 @@ impl Filesystem {
             Err(e) if e.is_other_version() => {}
             read => return read,
         }
+        self.in_place(handle.ino).await;
         // Renamed here meanwhile: the same bytes are under another key.
         if self.namespace.key(handle.ino).is_ok_and(|key| key != reader.version.key) {
             let reader = self.reader(handle, &self.namespace.entry(handle.ino)?)?;
@@ -373,6 +378,7 @@ impl Filesystem {
                     }
                     // A commit may have replaced it since the writer was asked: asked again it names another.
                     Err(e) if e.is_other_version() && lost.as_ref() != Some(&object) => {
+                        self.in_place(handle.ino).await;
                         lost = Some(object);
                         break;
                     }

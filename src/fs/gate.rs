@@ -65,6 +65,17 @@ impl Gate {
         }
     }
 
+    /// Waits while something holds that a rename began, which ends with its pass at the latest.
+    pub async fn until_not(&self, holds: impl Fn() -> bool) {
+        loop {
+            let changed = self.0.changed.notified();
+            if !holds() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     async fn until<T>(&self, mut enter: impl FnMut(&mut State) -> Option<T>) -> Pass {
         loop {
             let changed = self.0.changed.notified();

@@ -14,7 +14,7 @@ use super::{Filesystem, new_name, old_name};
 use crate::error::Error;
 use crate::journal::{Intent, JournalError};
 use crate::key;
-use crate::namespace::{FileInfo, Kind, Node};
+use crate::namespace::{FileInfo, Kind, MovedFile, Node};
 use crate::s3::ObjectHeaders;
 use crate::write::moves::{self, Moved};
 use crate::write::{Object, Writer, markers};
@@ -27,8 +27,8 @@ impl Filesystem {
     /// much of all that is below it.
     ///
     /// Errors: [`Error::Exists`] with RENAME_NOREPLACE; [`Error::NotEmpty`], [`Error::IsDirectory`],
-    /// [`Error::NotDirectory`] for what cannot be replaced; [`Error::Invalid`] for a directory into itself, and for
-    /// RENAME_EXCHANGE of directories; [`Error::CrossDevice`] for a directory too large to be moved as a whole.
+    /// [`Error::NotDirectory`] for what cannot be replaced; [`Error::Invalid`] for a directory into itself;
+    /// [`Error::CrossDevice`] for a directory too large to be moved as a whole, for buckets and to another one.
     pub async fn rename(
         &self,
         parent: u64,
@@ -40,6 +40,9 @@ impl Filesystem {
         self.check_writable(parent)?;
         self.check_writable(new_parent)?;
         let (from, to) = ((parent, old_name(name)?), (new_parent, new_name(new)?));
+        if self.buckets.is_some() || !self.namespace.holds(new_parent) {
+            return Err(Error::CrossDevice("a bucket, or to another one"));
+        }
         match flags {
             libc::RENAME_EXCHANGE => return self.exchange(from, to).await,
             0 | libc::RENAME_NOREPLACE => {}
@@ -48,9 +51,6 @@ impl Filesystem {
                     "RENAME_WHITEOUT, or both of RENAME_NOREPLACE and RENAME_EXCHANGE",
                 ));
             }
-        }
-        if self.buckets.is_some() || !self.namespace.holds(new_parent) {
-            return Err(Error::CrossDevice("a bucket, or to another one"));
         }
         let replace = flags & libc::RENAME_NOREPLACE == 0;
         match self.namespace.find(from.0, from.1).await?.ok_or(Error::NotFound)?.kind() {
@@ -301,33 +301,34 @@ impl Filesystem {
         (source, target): (&str, &str),
         moved: &[Moved],
     ) {
-        let by_name: HashMap<&str, &Moved> =
-            moved.iter().map(|object| (object.name.as_str(), object)).collect();
-        self.objects_moved(|linked| {
-            let object = by_name.get(linked.key.strip_prefix(source)?)?;
-            let key = format!("{target}{}", object.name);
-            (object.was == linked.etag).then(|| Object { key, etag: object.etag.clone(), size: linked.size })
-        })
-        .await;
         let (Ok(from_dir), Ok(to_dir)) = (self.namespace.dir_key(from.0), self.namespace.dir_key(to.0))
         else {
             return; // the kernel holds both while it renames
         };
-        let etag_of = |name: &str| by_name.get(name).map(|object| object.etag.clone());
-        let (files, writers) = self.handles.between_writers(|writers| {
-            let files = self.namespace.renamed_dir((&from_dir, from.1), (&to_dir, to.1), &etag_of);
-            (files, writers)
-        });
+        let tree = MovedTree::new(source, target, moved);
+        let (from, to) = ((&*from_dir, from.1), (&*to_dir, to.1));
+        self.trees_moved([tree], |[tree]| self.namespace.renamed_dir(from, to, &|name| tree.etag_of(name)))
+            .await;
+    }
+
+    /// S3 has all of these under their new keys: from now on so have we. `rekey` keys the namespace anew.
+    pub(super) async fn trees_moved<const N: usize>(
+        &self,
+        trees: [MovedTree<'_>; N],
+        rekey: impl FnOnce(&[MovedTree<'_>; N]) -> Vec<MovedFile>,
+    ) {
+        self.objects_moved(|linked| trees.iter().find_map(|tree| tree.object(linked))).await;
+        let (files, writers) = self.handles.between_writers(|writers| (rekey(&trees), writers));
         for file in files {
             self.versions.made(file.ino, Some(&file.before), &file.now);
         }
         for (ino, writer) in writers {
             let Ok(key) = self.namespace.key(ino) else { continue };
-            if let Some(name) = key.strip_prefix(target) {
-                let etag = by_name.get(name).map(|object| object.etag.as_str());
-                if let Err(e) = writer.renamed(key.clone(), etag, None).await {
-                    tracing::error!(key, "the local disk has it under its old name: {e}");
-                }
+            let tree = trees.iter().find_map(|tree| Some((tree, name_below(&key, tree.target)?)));
+            if let Some((tree, name)) = tree
+                && let Err(e) = writer.renamed(key.clone(), tree.etag_of(name).as_deref(), None).await
+            {
+                tracing::error!(key, "the local disk has it under its old name: {e}");
             }
         }
     }
@@ -339,7 +340,7 @@ impl Filesystem {
         }
     }
 
-    fn writers_below(&self, dir: &str) -> Vec<(u64, Arc<Writer>)> {
+    pub(super) fn writers_below(&self, dir: &str) -> Vec<(u64, Arc<Writer>)> {
         let writers = self.handles.writers().into_iter();
         writers.filter(|(ino, _)| self.namespace.key(*ino).is_ok_and(|key| key.starts_with(dir))).collect()
     }
@@ -381,14 +382,53 @@ impl Filesystem {
         key: impl Fn(&str, &str) -> Result<String, Error>,
     ) -> Result<(Pass, String, String), Error> {
         let key = |(dir, name): Name<'_>| key(&self.namespace.dir_key(dir)?, name);
+        self.pass_keys(|| Ok((key(from)?, key(to)?))).await
+    }
+
+    /// As [`Filesystem::pass_rename`], for what has these keys.
+    pub(super) async fn pass_keys(
+        &self,
+        keys: impl Fn() -> Result<(String, String), Error>,
+    ) -> Result<(Pass, String, String), Error> {
         loop {
-            let (source, target) = (key(from)?, key(to)?);
+            let (source, target) = keys()?;
             let pass = self.gate.rename(&source, &target).await;
-            if (key(from)?, key(to)?) == (source.clone(), target.clone()) {
+            if keys()? == (source.clone(), target.clone()) {
                 return Ok((pass, source, target));
             }
         }
     }
+}
+
+/// All that moved from one key to another; those of directories end in `/`.
+pub(super) struct MovedTree<'a> {
+    source: &'a str,
+    target: &'a str,
+    by_name: HashMap<&'a str, &'a Moved>,
+}
+
+impl<'a> MovedTree<'a> {
+    pub fn new(source: &'a str, target: &'a str, moved: &'a [Moved]) -> MovedTree<'a> {
+        let by_name = moved.iter().map(|object| (object.name.as_str(), object)).collect();
+        MovedTree { source, target, by_name }
+    }
+
+    /// Of what is called so below the new key.
+    pub fn etag_of(&self, name: &str) -> Option<String> {
+        self.by_name.get(name).map(|object| object.etag.clone())
+    }
+
+    /// What an object has become, if it is one of these.
+    fn object(&self, was: &Object) -> Option<Object> {
+        let object = self.by_name.get(name_below(&was.key, self.source)?)?;
+        let key = format!("{}{}", self.target, object.name);
+        (object.was == was.etag).then(|| Object { key, etag: object.etag.clone(), size: was.size })
+    }
+}
+
+/// What follows a directory's key; nothing where the key is that of a file.
+fn name_below<'k>(key: &'k str, at: &str) -> Option<&'k str> {
+    key.strip_prefix(at).filter(|name| name.is_empty() || at.ends_with('/'))
 }
 
 pub(super) fn journal_error(e: JournalError) -> Error {

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 
 use super::Filesystem;
 use crate::error::Error;
@@ -23,9 +24,11 @@ use crate::write::{Writer, markers};
 
 /// Files and markers sent side by side: as many as GETs.
 const IN_FLIGHT_MAX: usize = 64;
-/// How long what was acknowledged waits before it is sent: most of what is to be renamed, removed, written again or changed
-/// right after is so by then, and is sent once, or never.
+/// For how long nothing more is acknowledged before what was is sent: most of what is to be renamed, removed, written again
+/// or changed right after is so by then, and is sent once, or never; and who writes has the processor to itself.
 const SETTLE_TIME: Duration = Duration::from_millis(500);
+/// How long it waits at most.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long to wait before S3, which was not to be reached, is tried again; longer each time.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -45,6 +48,10 @@ pub(super) struct WriteBack {
 struct State {
     /// By inode.
     under_way: HashMap<u64, Progress>,
+    /// Those of them that nobody has begun to send.
+    settling: Vec<(u64, Sending)>,
+    /// When something was acknowledged last.
+    last: Option<Instant>,
     /// What is to be sent of the directories among them.
     markers: HashMap<u64, Marker>,
     /// The mount ends: what S3 is not to be reached for stays to the next one.
@@ -87,7 +94,9 @@ impl WriteBack {
 
     /// Whether somebody must begin to send it.
     fn add(&self, ino: u64) -> bool {
-        match self.lock().under_way.entry(ino) {
+        let mut state = self.lock();
+        state.last = Some(Instant::now());
+        match state.under_way.entry(ino) {
             Entry::Occupied(mut progress) => {
                 progress.get_mut().again = true;
                 false
@@ -139,10 +148,19 @@ impl WriteBack {
         self.lock().gave_up.clone()
     }
 
-    /// For how long what was just acknowledged may wait.
-    fn settle_time(&self) -> Duration {
+    /// Whether somebody must see to it that what settles is sent.
+    fn settle(&self, ino: u64, what: Sending) -> bool {
+        let settling = &mut self.lock().settling;
+        settling.push((ino, what));
+        settling.len() == 1
+    }
+
+    /// Until when what settles since then may wait; none: no longer.
+    fn settles_until(&self, since: Instant) -> Option<Instant> {
         let state = self.lock();
-        if state.awaited > 0 || state.leaving { Duration::ZERO } else { SETTLE_TIME }
+        let quiet = state.last.unwrap_or(since) + SETTLE_TIME;
+        let until = quiet.min(since + SETTLE_TIME_MAX);
+        (state.awaited == 0 && !state.leaving && Instant::now() < until).then_some(until)
     }
 
     /// Somebody waits until S3 has it, until this is dropped.
@@ -230,30 +248,43 @@ impl Filesystem {
     ) {
         let before = self.write_back.lock().markers.insert(ino, Marker { key, headers, over, noted });
         before.into_iter().for_each(|before| self.journal.end(before.noted));
-        self.namespace.set_directory_local(ino);
+        self.namespace.set_directory_local(ino, !over);
         if self.write_back.add(ino) {
             self.send(ino, Sending::Directory);
         }
     }
 
     fn send(&self, ino: u64, what: Sending) {
-        if let Some(fs) = self.me.upgrade() {
-            self.runtime.spawn(fs.send_until_it_is_there(ino, what));
+        if self.write_back.settle(ino, what)
+            && let Some(fs) = self.me.upgrade()
+        {
+            self.runtime.spawn(fs.send_what_settles());
+        }
+    }
+
+    async fn send_what_settles(self: Arc<Self>) {
+        let since = Instant::now();
+        loop {
+            let hurry = self.write_back.hurry.notified();
+            let Some(until) =
+                self.write_back.settles_until(since).filter(|_| !self.writes.staging.is_short())
+            else {
+                break;
+            };
+            _ = tokio::time::timeout_at(until, hurry).await;
+        }
+        for (ino, what) in std::mem::take(&mut self.write_back.lock().settling) {
+            self.runtime.spawn(self.clone().send_until_it_is_there(ino, what));
         }
     }
 
     async fn send_until_it_is_there(self: Arc<Self>, ino: u64, what: Sending) {
-        let (mut pause, mut failed, mut unused) = (PAUSE_MIN, false, false);
+        let (mut pause, mut unused) = (PAUSE_MIN, false);
         loop {
-            if !failed && !self.writes.staging.is_short() {
-                let hurry = self.write_back.hurry.notified();
-                _ = tokio::time::timeout(self.write_back.settle_time(), hurry).await;
-            }
             let sent = self.send_once(ino, &what).await;
             if let Err(e) = &sent
                 && e.is_passing()
             {
-                failed = true;
                 let hurry = self.write_back.hurry.notified();
                 if !self.write_back.failed(ino, e) {
                     return; // the next mount sends it
@@ -269,11 +300,11 @@ impl Filesystem {
             if let Err(e) = sent {
                 self.was_refused(ino, &what, &e).await;
             }
-            failed = false;
             let forget = || unused = matches!(what, Sending::File(_)) && self.handles.remove_writer(ino);
-            if self.write_back.done(ino, forget) {
-                break;
+            if !self.write_back.done(ino, forget) {
+                return self.send(ino, what);
             }
+            break;
         }
         if let Sending::File(writer) = what {
             if unused {

@@ -22,8 +22,8 @@ use std::time::SystemTime;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, INodeNo, InitFlags, IoctlFlags, KernelConfig,
     LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
@@ -63,6 +63,7 @@ impl Door {
         let mut operation = Box::pin(async move {
             // Where it is not, what leads into the bucket or changes it says why.
             _ = fs.ready().await;
+            fs.in_place(ino.0).await;
             operation(fs).await;
         });
         let _runtime = self.runtime.enter();
@@ -87,8 +88,8 @@ fn set_time(time: TimeOrNow) -> SetTime {
     }
 }
 
-/// What is not here fuser answers with ENOSYS, and the kernel then helps itself or stops asking: lseek (all of a file is
-/// data), access (the mount has `default_permissions`).
+/// What is not here fuser answers with ENOSYS, and the kernel then helps itself or stops asking: access (the mount has
+/// `default_permissions`).
 impl fuser::Filesystem for Door {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let wanted = [
@@ -356,6 +357,23 @@ impl fuser::Filesystem for Door {
         self.run(ino, move |fs| async move {
             let done = fs.fallocate(fh.0, offset, length, mode).await;
             reply_empty(reply, done.map_err(|e| refuse(&fs, "fallocate", ino, None, &e)));
+        });
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        self.run(ino, move |fs| async move {
+            match fs.lseek(fh.0, offset, whence).await {
+                Ok(found) => reply.offset(found.cast_signed()),
+                Err(e) => reply.error(refuse(&fs, "lseek", ino, None, &e)),
+            }
         });
     }
 

@@ -33,7 +33,13 @@ pub(super) fn refuse(
         libc::ENODATA | libc::EOPNOTSUPP if op.ends_with("xattr") => {
             tracing::debug!(op, file = file(), errno, "{error}");
         }
-        libc::ENOENT | libc::EEXIST | libc::ENOTEMPTY | libc::EXDEV | libc::EROFS | libc::EPERM => {
+        libc::ENOENT
+        | libc::EEXIST
+        | libc::ENOTEMPTY
+        | libc::EXDEV
+        | libc::EROFS
+        | libc::EPERM
+        | libc::ENXIO => {
             tracing::debug!(op, file = file(), errno, "{error}");
         }
         _ => tracing::warn!(op, file = file(), errno, "{error}"),

@@ -17,7 +17,6 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -109,6 +108,8 @@ pub struct Linked(pub bool);
 pub struct KeptItem {
     pub kept: Kept,
     path: PathBuf,
+    /// Made for it by this process: nobody else has its file.
+    alone: bool,
 }
 
 impl KeptItem {
@@ -173,23 +174,34 @@ impl KeptItem {
     pub fn discard(self) -> io::Result<()> {
         std::fs::remove_file(&self.path)
     }
+
+    pub(super) fn is_alone(&self) -> bool {
+        self.alone
+    }
+
+    /// Discards one that [`KeptItem::is_alone`]: its file is an empty one at `spare`.
+    pub(super) fn recycle(self, spare: &Path) -> io::Result<()> {
+        rename(&self.path, spare)?;
+        OpenOptions::new().write(true).open(spare)?.set_len(0)
+    }
 }
 
-/// `scratch`: a directory in the same file system, where half an item may lie. `sync`: the disk has it when this answers.
+/// `half`: where half an item may lie, in the same file system; an empty file is there, or none. `sync`: the disk has it
+/// when this answers.
 pub(super) fn put(
     to: &Path,
-    scratch: &Path,
+    half: &Path,
     kept: &Kept,
     staged: Staged<'_>,
     sync: bool,
 ) -> io::Result<(KeptItem, Linked)> {
     let since = kept.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let name = |n: u64| format!("{:x}-{n}", since.as_nanos());
-    let put = |path: PathBuf, linked| {
+    let put = |path: PathBuf, linked: bool| {
         if sync {
             sync_above(&path)?;
         }
-        Ok((KeptItem { kept: kept.clone(), path }, Linked(linked)))
+        Ok((KeptItem { kept: kept.clone(), path, alone: !linked }, Linked(linked)))
     };
     if let Staged::File(file) = staged {
         finish(file, kept, sync)?;
@@ -199,16 +211,14 @@ pub(super) fn put(
         }
         file.set_len(kept.size)?;
     }
-    // The scratch directory is this mount's alone.
-    static SERIAL: AtomicU64 = AtomicU64::new(0);
-    let half = scratch.join(format!("half-{}", SERIAL.fetch_add(1, Ordering::Relaxed)));
-    let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&half)?;
+    let mut half_file = OpenOptions::new();
+    let mut file = half_file.read(true).write(true).create(true).truncate(false).mode(0o600).open(half)?;
     put_bytes(&mut file, &kept.ranges, staged)?;
     finish(&file, kept, sync)?;
-    let path = place(to, name, |path| match renameat_with(CWD, &half, CWD, path, RenameFlags::NOREPLACE) {
+    let path = place(to, name, |path| match renameat_with(CWD, half, CWD, path, RenameFlags::NOREPLACE) {
         // Not every file system knows that.
         Err(Errno::INVAL) if path.exists() => Err(Errno::EXIST),
-        Err(Errno::INVAL) => rename(&half, path),
+        Err(Errno::INVAL) => rename(half, path),
         renamed => renamed,
     })?;
     put(path, false)
@@ -327,7 +337,7 @@ pub(super) fn list(place: &Place) -> Result<Vec<KeptItem>, JournalError> {
         for entry in std::fs::read_dir(place.kept())? {
             let path = entry?.path();
             match File::open(&path).and_then(|file| read_record(&file)) {
-                Ok(Some((kept, _))) => items.push(KeptItem { kept, path }),
+                Ok(Some((kept, _))) => items.push(KeptItem { kept, path, alone: false }),
                 Ok(None) => tracing::error!("{}: what these bytes are is spoilt", path.display()),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {} // discarded just now
                 Err(e) => return Err(e),

@@ -17,7 +17,7 @@ mod record;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::SystemTime;
 
@@ -54,8 +54,8 @@ pub enum Intent {
         #[serde(default)]
         drops: Option<String>,
     },
-    /// Two objects, keys and ETags, change places; `aside` is a copy of the first one meanwhile.
-    Exchange { a: (String, String), b: (String, String), aside: String },
+    /// Two files or directories change places. `stage`: how far that is.
+    Exchange { what: Exchange, stage: Stage },
     /// An object, or a directory's marker, whose removal was acknowledged: it goes. `etag`: of the version that was
     /// removed, where it is known; `keep`: the directory it is in may have no marker, and stays; `drops`: what was
     /// acknowledged of the file and not sent, by [`KeptItem::name`], which goes with it.
@@ -74,6 +74,30 @@ pub enum Intent {
         #[serde(default)]
         over: bool,
     },
+}
+
+/// What changes places: objects, or directories, whose keys end in `/`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exchange {
+    /// From where to where each goes.
+    pub first: (String, String),
+    pub second: (String, String),
+    /// Where the first is copied to, meanwhile.
+    pub aside: String,
+}
+
+/// How far an exchange is. What moves in a stage is whole where it comes from, and what was there is whole elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// The first is being copied aside: to be undone, by removing the copies.
+    Saving,
+    /// The second takes its new place: to be undone, the first coming back from aside.
+    MovingSecond,
+    /// The first takes its new place, from aside: to be undone, the second coming back from where it is.
+    MovingFirst,
+    /// Both are where they should be: the copies aside are to be removed.
+    Done,
 }
 
 /// An intention that is begun and not ended.
@@ -106,6 +130,12 @@ pub struct Journal {
     synced: Arc<tokio::sync::Mutex<u64>>,
     /// Items of all mounts: counted when the first one is put here, and from then on as this mount knows.
     items: OnceLock<AtomicUsize>,
+    /// Empty files for items to come, in the scratch directory, at most [`kept::KEPT_MAX`]. A file that is made where many
+    /// were removed takes ext4 long: for minutes it passes over each inode that was given back.
+    /// Held for an instant only; no other lock is taken under it.
+    spares: Mutex<Vec<PathBuf>>,
+    /// Files that were ever named in the scratch directory.
+    serial: AtomicU64,
 }
 
 #[derive(Default)]
@@ -144,6 +174,8 @@ impl Journal {
             state: Mutex::default(),
             synced: Arc::default(),
             items: OnceLock::new(),
+            spares: Mutex::default(),
+            serial: AtomicU64::new(0),
         }
     }
 
@@ -190,6 +222,14 @@ impl Journal {
         if let Some(open) = state.open.get_mut(&id) {
             open.committed = true;
         }
+        Ok(())
+    }
+
+    /// The intention is this one from now on, of which nothing is committed.
+    pub fn replace(&self, id: u64, intent: Intent) -> Result<(), JournalError> {
+        let mut state = self.lock();
+        self.write(&mut state, &Record::Begin { id, intent: intent.clone() })?;
+        state.open.insert(id, Open { id, intent, committed: false });
         Ok(())
     }
 
@@ -281,11 +321,18 @@ impl Journal {
         let one_more = |items: usize| (items < kept::KEPT_MAX).then_some(items + 1);
         let taken = items.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
         taken.map_err(|_| JournalError::KeptFull)?;
-        let put = kept::put(&self.place.kept(), &scratch, kept, staged, sync);
+        let half = self.spares().pop().unwrap_or_else(|| self.scratch_name(&scratch));
+        let put = kept::put(&self.place.kept(), &half, kept, staged, sync);
         put.map_err(|e| {
+            _ = std::fs::remove_file(&half); // what there is of it
             self.one_less();
             self.place.disk_error(e)
         })
+    }
+
+    /// Whether less than half of the items that may be are left.
+    pub fn is_half_full(&self) -> bool {
+        self.items.get().is_some_and(|items| items.load(Ordering::Acquire) > kept::KEPT_MAX / 2)
     }
 
     /// Not below none: what others put is not counted, and may be discarded here.
@@ -299,10 +346,26 @@ impl Journal {
     /// An item goes: one of this mount's, or one that it took over.
     pub fn discard(&self, item: KeptItem) {
         let name = item.name().to_owned();
-        match item.discard() {
+        let spare = item.is_alone() && self.spares().len() < kept::KEPT_MAX;
+        match if spare { self.recycle(item) } else { item.discard() } {
             Ok(()) => self.one_less(),
             Err(e) => tracing::warn!(name, "what was sent stays in the staging directory: {e}"),
         }
+    }
+
+    fn recycle(&self, item: KeptItem) -> io::Result<()> {
+        let spare = self.scratch_name(&self.scratch().map_err(io::Error::other)?);
+        item.recycle(&spare)?;
+        self.spares().push(spare);
+        Ok(())
+    }
+
+    fn scratch_name(&self, scratch: &Path) -> PathBuf {
+        scratch.join(format!("item-{}", self.serial.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    fn spares(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.spares.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Whether the mount that is to send an item lives.

@@ -159,7 +159,10 @@ impl Place {
             let mut dead = Vec::new();
             for entry in std::fs::read_dir(self.live())? {
                 let dir = entry?.path();
-                let lock = open_lock(&dir.join(LOCK))?;
+                let lock = match open_lock(&dir.join(LOCK)) {
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue, // it has just left, with nothing open
+                    lock => lock?,
+                };
                 match lock.try_lock() {
                     Ok(()) => dead.push(Owner { dir, _lock: lock }),
                     Err(std::fs::TryLockError::WouldBlock) => {}

@@ -1,8 +1,9 @@
 //! The journal as its users meet it: what is found after a crash, by whom, and how large it gets.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -63,6 +64,30 @@ async fn what_was_begun_is_found_after_a_crash_by_the_next_mount_once() {
     third.end(open[0].id);
     drop(third);
     assert_eq!(homes(staging.path()), 0, "a mount that ends with nothing open leaves nothing");
+}
+
+#[test]
+fn what_an_intention_has_become_is_found_after_a_crash() {
+    let staging = tempfile::tempdir().unwrap();
+    let first = journal(staging.path());
+    let id = first.begin(upload(0)).unwrap();
+    first.commit(id).unwrap();
+    first.replace(id, rename()).unwrap();
+    assert_eq!(first.stats().open, 1);
+    crash(first);
+    let open = journal(staging.path()).adopt().unwrap();
+    assert_eq!((intents(&open), open[0].committed), (vec![rename()], false));
+}
+
+#[test]
+fn a_mount_that_leaves_while_another_comes_is_in_nobodys_way() {
+    let staging = tempfile::tempdir().unwrap();
+    let first = journal(staging.path());
+    first.begin(rename()).unwrap();
+    crash(first);
+    // Listed, and gone when it is looked at.
+    std::os::unix::fs::symlink("gone", journal(staging.path()).place.live().join("left")).unwrap();
+    assert_eq!(intents(&journal(staging.path()).adopt().unwrap()), [rename()]);
 }
 
 #[test]
@@ -279,6 +304,45 @@ fn what_an_item_tells_changes_as_often_as_one_likes_and_takes_no_more_room() {
     assert!(item.claim().unwrap().is_some());
     let bytes = std::fs::read(item.bytes()).unwrap();
     assert_eq!(&bytes[10..20], b"0123456789");
+}
+
+#[test]
+fn the_file_of_what_was_sent_is_the_next_items() {
+    let staging = tempfile::tempdir().unwrap();
+    let journal = journal(staging.path());
+    let inode_of = |item: &KeptItem| std::fs::metadata(item.bytes()).unwrap().ino();
+    let put = |len: usize| {
+        let (bytes, kept) =
+            (vec![len as u8; len], Kept { size: len as u64, ranges: vec![0..len as u64], ..kept() });
+        journal.acknowledge(kept, Staged::Memory(&[Bytes::from(bytes)])).unwrap().0
+    };
+    let mut inodes = HashSet::new();
+    for len in [5000, 10, 0, 200] {
+        let two = [put(len), put(len + 1)];
+        let listed = journal.kept().unwrap();
+        assert_eq!(
+            listed.iter().map(|item| item.kept.clone()).collect::<Vec<_>>(),
+            two.clone().map(|item| item.kept)
+        );
+        for item in two {
+            inodes.insert(inode_of(&item));
+            let bytes = std::fs::read(item.bytes()).unwrap();
+            assert_eq!(bytes[..item.kept.size as usize], vec![item.kept.size as u8; item.kept.size as usize]);
+            assert!(item.is_sound().unwrap());
+            journal.discard(item);
+        }
+        assert_eq!(journal.kept().unwrap().len(), 0);
+    }
+    assert_eq!((inodes.len(), journal.spares().len()), (2, 2));
+    let scratch = journal.scratch().unwrap();
+    assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 4, "and the journal, and the lock");
+    journal.spares().resize(kept::KEPT_MAX, scratch.join("another"));
+    let (first, second) = (put(1), put(2));
+    assert_eq!(journal.spares().len(), kept::KEPT_MAX - 2);
+    journal.spares().resize(kept::KEPT_MAX - 1, scratch.join("another"));
+    journal.discard(first);
+    journal.discard(second);
+    assert_eq!(journal.spares().len(), kept::KEPT_MAX, "at most");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use super::lookup::absent_as_none;
 use super::{Entry, FileInfo, HEADS_MAX, Kept, Kind, Namespace, Node};
 use crate::attr::Attributes;
 use crate::error::Error;
+use crate::key;
 use crate::s3::{ObjectHead, S3Client};
 
 /// A symbolic link's target is no longer, other special files are empty: what is larger is a file.
@@ -191,6 +192,10 @@ impl Table {
 
     pub(super) fn hear_marker_says(&mut self, dir: &str, attributes: Attributes, asked: Instant) {
         let older = |says: &MarkerSays| !says.local && says.asked <= asked;
+        let (above, name) = key::split_dir(dir);
+        if self.is_moving(above, name) {
+            return;
+        }
         if self.dirs.get(dir).and_then(|dir| dir.says.as_ref()).is_none_or(older) {
             let kept = Arc::new(Kept { attributes, current: true });
             self.edit(dir, |dir| dir.says = Some(MarkerSays { kept, asked, local: false }));

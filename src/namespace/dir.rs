@@ -29,6 +29,8 @@ pub(super) struct Dir {
     pub listed: bool,
     /// The marker object is known to be there.
     pub marker: bool,
+    /// It was made here, and S3 does not know it yet: nobody else makes anything in it.
+    pub ours: bool,
     /// The name asked about last: where a walk in order stands.
     pub cursor: Option<Arc<str>>,
     /// How many names were asked about in order before that one, each near the one before it.

@@ -1,6 +1,7 @@
 //! How long what is known is believed.
 //!
-//! Owns: the rule of freshness: young, or heard by a listing that a directory handle keeps open.
+//! Owns: the rule of freshness: young, of a directory that S3 does not know yet, or heard by a listing that a directory
+//! handle keeps open.
 //! Must never know: how S3 is asked.
 
 use std::time::{Duration, Instant};
@@ -40,7 +41,7 @@ impl Table {
     }
 
     pub(super) fn is_young(&self, dir: &str, asked: Instant) -> bool {
-        asked.elapsed() < self.ttl_in(dir)
+        asked.elapsed() < self.ttl_in(dir) || self.dirs.get(dir).is_some_and(|dir| dir.ours)
     }
 
     pub(super) fn is_fresh(&self, dir: &str, when: When) -> bool {

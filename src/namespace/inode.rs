@@ -37,6 +37,8 @@ pub(super) struct Table {
     /// Inodes of files that S3 does not have yet, or not as they are here.
     pub(super) local: HashSet<u64>,
     leaving: Leaving,
+    /// Keys of what is on its way to other keys; of directories they end in `/`.
+    pub(super) moving: Vec<Box<str>>,
     /// Directories that a handle lists: how many handles, and since when.
     pub(super) listed: HashMap<String, (usize, Instant)>,
     /// Answers to what was asked before this are not believed: something was to be asked anew.
@@ -68,6 +70,7 @@ impl Table {
             dirs: BTreeMap::new(),
             local: HashSet::new(),
             leaving: Leaving::default(),
+            moving: Vec::new(),
             listed: HashMap::new(),
             refreshed: None,
             memory: Memory::new(room),
@@ -238,6 +241,9 @@ impl Table {
         if self.is_leaving(dir, name) {
             return None;
         }
+        if self.is_moving(dir, name) {
+            return self.known(dir, name).unwrap_or_else(|| said.cloned());
+        }
         let mut told = Known::of(said);
         let mut given = false;
         if let Some(slot) = self.dirs.get(dir).and_then(|dir| dir.get(name)) {
@@ -274,6 +280,9 @@ impl Table {
         let oldest = self.memory.oldest_question(dir);
         let gone = self.dirs.get(dir).map(|known| known.not_in(&span, begun, oldest)).unwrap_or_default();
         for name in gone {
+            if self.is_moving(dir, &name) {
+                continue;
+            }
             let is_local = self.child_in(dir, &name).is_some_and(|ino| self.is_local(ino));
             if !is_local && !self.is_stranger(&name) {
                 self.detach(dir, &name);
@@ -314,7 +323,8 @@ impl Table {
     pub(super) fn hear_marker(&mut self, dir: &str, asked: Instant) {
         let (above, name) = key::split_dir(dir);
         let slot = self.dirs.get(above).and_then(|above| above.get(name));
-        if slot.is_none_or(|slot| slot.when.gives_way_to(asked)) {
+        let believed = !self.is_moving(above, name);
+        if believed && slot.is_none_or(|slot| slot.when.gives_way_to(asked)) {
             self.edit(dir, |dir| dir.marker = true);
         }
     }

@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use super::dir::MarkerSays;
+use super::dir::Dir;
 use super::inode::Table;
 use super::known::{Known, Source, When};
 use super::{Kind, Node};
@@ -35,7 +35,7 @@ impl Table {
     /// A local file that never came to be is gone; one that S3 has is asked about anew.
     pub(super) fn give_up(&mut self, ino: u64) {
         self.local.remove(&ino);
-        self.edit_says(ino, |says| *says = None);
+        self.edit_directory(ino, |dir| (dir.says, dir.ours) = (None, false));
         let Some((dir, name)) = self.place(ino) else { return self.drop_if_unused(ino) };
         let Some((known, _)) = self.state(ino) else { return };
         let known = if known.in_s3() {
@@ -52,26 +52,30 @@ impl Table {
         self.drop_if_unused(ino);
     }
 
-    /// Only this mount knows the directory, or what its marker is to say.
-    pub(super) fn set_directory_local(&mut self, ino: u64) {
+    /// Only this mount knows the directory (`new`), or what its marker is to say.
+    pub(super) fn set_directory_local(&mut self, ino: u64, new: bool) {
         self.set_local(ino, true);
-        self.edit_says(ino, |says| says.iter_mut().for_each(|says| says.local = true));
+        self.edit_directory(ino, |dir| {
+            dir.ours |= new;
+            dir.says.iter_mut().for_each(|says| says.local = true);
+        });
     }
 
-    fn edit_says(&mut self, ino: u64, edit: impl FnOnce(&mut Option<MarkerSays>)) {
+    fn edit_directory(&mut self, ino: u64, edit: impl FnOnce(&mut Dir)) {
         if self.kind(ino) == Some(Kind::Directory)
             && let Some(dir) = self.key(ino)
             && self.dirs.contains_key(&*dir)
         {
-            self.edit(&dir, |dir| edit(&mut dir.says));
+            self.edit(&dir, edit);
         }
     }
 
     /// S3 has the marker of a directory that was made or changed here.
     pub(super) fn directory_was_sent(&mut self, ino: u64) {
         self.local.remove(&ino);
-        self.edit_says(ino, |says| {
-            says.iter_mut().for_each(|says| (says.local, says.asked) = (false, Instant::now()));
+        self.edit_directory(ino, |dir| {
+            dir.ours = false;
+            dir.says.iter_mut().for_each(|says| (says.local, says.asked) = (false, Instant::now()));
         });
         if let Some((dir, name)) = self.place(ino) {
             self.edit(&dir, |dir| {

@@ -42,7 +42,7 @@ use crate::s3::{ListedObject, ObjectHead, S3Client};
 use inode::Table;
 pub use listing::{DirStream, Listed};
 pub use memory::Room;
-pub use moving::MovedFile;
+pub use moving::{EtagOf, MovedFile, Moving};
 pub use near::Near;
 use renew::Turn;
 use walk::Walks;
@@ -361,9 +361,9 @@ impl Namespace {
         Ok(table.entry(ino).expect("interned under this lock"))
     }
 
-    /// Only this mount knows the directory, or its attributes, until [`Namespace::directory_was_sent`].
-    pub fn set_directory_local(&self, ino: u64) {
-        self.lock().set_directory_local(ino);
+    /// Only this mount knows the directory (`new`), or its attributes, until [`Namespace::directory_was_sent`].
+    pub fn set_directory_local(&self, ino: u64, new: bool) {
+        self.lock().set_directory_local(ino, new);
     }
 
     pub fn directory_was_sent(&self, ino: u64) {

@@ -16,6 +16,7 @@
 //! parts; nothing is changed that would need a lost byte.
 //! Must never know: what an upload is, when it is published.
 
+mod holes;
 mod pieces;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,7 @@ use crate::config::PART_BYTES_MIN;
 use crate::error::Error;
 use crate::ranges::RangeSet;
 
+pub use holes::Seek;
 pub use pieces::Piece;
 
 /// Ranges a file's staged bytes may be in, so that one file does not take all memory for telling where they are.

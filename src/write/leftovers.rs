@@ -10,13 +10,14 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::{StreamExt, stream};
 
+use super::exchange;
 use super::markers::{self, Contents};
-use super::moves::{self, is_copy};
+use super::moves::{self, is_copy, object};
 use super::recover;
 use super::upload::{Uploads, abort};
-use crate::error::{Error, S3Error, S3ErrorKind};
+use crate::error::{Error, S3Error};
 use crate::journal::{Base, Intent, Journal, Kept, KeptItem, Open};
-use crate::s3::{ListedObject, ObjectHead, ObjectHeaders, ObjectId, S3Client};
+use crate::s3::{ObjectHeaders, ObjectId, S3Client};
 
 /// How far the server's clock may be from ours, with how long a request may take.
 const CLOCK_SLACK: Duration = Duration::from_secs(300);
@@ -53,8 +54,9 @@ pub async fn settle_renames(uploads: &Uploads, left: &[Open], items: &mut Vec<Ke
                 };
                 (from, to, settled.await, "finished, or had not begun")
             }
-            Intent::Exchange { a: (from, _), b: (to, _), .. } => {
-                (from, to, settle_exchange(uploads, &open.intent).await, "finished or undone")
+            Intent::Exchange { what, stage } => {
+                let settled = exchange::settle(uploads, open.id, what, *stage).await;
+                (&what.first.0, &what.second.0, settled, "finished or undone")
             }
             _ => continue,
         };
@@ -110,43 +112,6 @@ async fn finish_file(
         remove(client, from, keep).await?;
     }
     Ok(moved)
-}
-
-/// Undoes an exchange, unless both objects have their new content.
-pub async fn settle_exchange(uploads: &Uploads, intent: &Intent) -> Result<(), Error> {
-    let Intent::Exchange { a, b, aside } = intent else { return Ok(()) };
-    let client = &uploads.client;
-    // It is deleted last, and copied first: without it all is done, or nothing.
-    let Some(head) = head(client, aside).await? else { return Ok(()) };
-    let kept = ListedObject::of(aside, head.clone());
-    let (first, second) = (object(client, &a.0).await?, object(client, &b.0).await?);
-    let is =
-        |found: &Option<ListedObject>, etag: &str| found.as_ref().is_some_and(|found| found.etag == etag);
-    match (is(&first, &a.1), is(&second, &b.1)) {
-        (true, _) => {}
-        (false, true) => _ = moves::copy(uploads, aside, &head, &a.0).await?,
-        (false, false) if second.is_some_and(|second| is_copy(&kept, &second)) => {}
-        (false, false) => {
-            tracing::error!(
-                key = b.0,
-                aside,
-                "another host wrote it during an exchange: what it was to become stays aside"
-            );
-            return Ok(());
-        }
-    }
-    Ok(client.delete_object(aside).await?)
-}
-
-async fn head(client: &S3Client, key: &str) -> Result<Option<ObjectHead>, S3Error> {
-    match client.head_object(key).await {
-        Err(e) if e.kind == S3ErrorKind::NoSuchKey => Ok(None),
-        found => found.map(Some),
-    }
-}
-
-async fn object(client: &S3Client, key: &str) -> Result<Option<ListedObject>, S3Error> {
-    Ok(head(client, key).await?.map(|head| ListedObject::of(key, head)))
 }
 
 /// Aborts the uploads among `left`: their parts are in nobody's way, but cost room. Nobody else's are touched, for an

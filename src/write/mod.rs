@@ -4,25 +4,34 @@
 //! handles). A writer is in one of these states:
 //!
 //! ```text
-//!           any change               the stream's part is full
+//!           any change                the stream's part is full
 //!  Clean ---------------> Changed ------------------------------> Sending
-//!    ^                       |                                       |
-//!    |  PutObject, or all    |        parts that changed, the rest,  |
-//!    |  parts and Complete   |        Complete                       |
-//!    +-----------------------+---------------------------------------+
-//!                          commit
-//!  a request that fails -> Failed: every later change and commit answers that error, and nothing is published,
-//!                          until the file is cut to no length
+//!    ^                    |    ^                                     |
+//!    |       close with   |    | any change                          |
+//!    |       --write-back v    |                                     |
+//!    |                  Acknowledged                                 |
+//!    |  PutObject, or all  |   parts that changed, the rest,         |
+//!    |  parts and Complete |   Complete                              |
+//!    +---------------------+-----------------------------------------+
+//!                        commit
+//!  a request that fails:
+//!  Acknowledged -> Acknowledged, to be sent again; Kept, where S3 refuses it for good (`pailfs recover`)
+//!  else         -> Failed: every later change and commit answers that error, and nothing is published, until the file
+//!                  is cut to no length; what there is of it is Kept when it is closed for the last time
+//!  its name goes: Unlinked, from any of them: handles read and write on, nothing is published
 //! ```
 //!
 //! `content` says which layer has which byte. A sequential stream stays in memory and is sent as it grows; all else
-//! waits in the staging file (docs/decisions/0011-staged-writes.md). `publish` carries out what `plan` decides.
+//! waits in the staging file (docs/decisions/0011-staged-writes.md). `publish` carries out what `plan` decides. Acknowledged
+//! means that the local disk has it all; what was acknowledged before a further change stays there until the next state
+//! is (`publish::Covers`). When an acknowledged file is sent, and how often that is tried, is `fs::write_back`'s.
 //! Invariants: an object appears whole or not at all; every buffered byte has a permit, every staged one is counted;
 //! a change that was refused has changed nothing.
 //! Must never know: inodes, paths, FUSE.
 
 mod content;
 pub mod deletes;
+pub mod exchange;
 pub mod leftovers;
 pub mod markers;
 pub mod moves;
@@ -52,7 +61,7 @@ use quotas::KeptPart;
 use staging::Staging;
 use upload::Uploads;
 
-pub use content::{Object, Piece};
+pub use content::{Object, Piece, Seek};
 pub use quotas::Quotas;
 
 /// What all writers share.
@@ -155,8 +164,10 @@ pub enum Acknowledgement {
 
 /// How a file begins to be written.
 pub enum Start {
-    /// New; exclusive: only where no object is; `over`: the version that it replaces, where that is known.
-    New { exclusive: bool, over: Option<String> },
+    /// New, only where no object is; `exclusive`: O_EXCL, so one that is there is [`Error::Exists`], else [`Error::Stale`].
+    New { exclusive: bool },
+    /// New, or in place of whatever is there: the last closer wins. Of this version, where it is known.
+    Over(Option<String>),
     /// Existing content goes on.
     From(Committed),
 }
@@ -190,18 +201,18 @@ impl Writer {
         stamps: bool,
         start: Start,
     ) -> Writer {
+        let exclusive = matches!(start, Start::New { exclusive: true });
         let (base, guard) = match start {
-            Start::New { exclusive: true, .. } => (None, (Precondition::Absent, None)),
-            Start::New { over, .. } => (None, (Precondition::None, over)),
+            Start::New { .. } => (None, (Precondition::Absent, None)),
+            Start::Over(over) => (None, (Precondition::None, over)),
             Start::From(Committed { etag, size }) => {
                 let guard = Precondition::Etag(etag.clone());
                 (Some(Object { key: key.clone(), etag, size }), (guard, None))
             }
         };
         let len = Arc::new(AtomicU64::new(0));
-        let changed = base.is_none();
         let content = Content::new(len.clone(), base, writes.staging.clone());
-        let state = State::new(key, headers, stamps, content, guard, changed);
+        let state = State::new(key, headers, stamps, content, guard, exclusive);
         Writer {
             writes,
             len,
@@ -402,17 +413,16 @@ impl Writer {
 
     /// A failure leaves what was acknowledged to be tried again; else it is one for good.
     async fn publish(&self, state: &mut State) -> Result<Published, Error> {
-        let published = state.publish(&self.writes).await;
         if !state.is_acknowledged() {
+            let guard = state.guard.clone();
+            let published = state.publish(&self.writes, &guard).await;
             return state.keep_failure(published);
         }
-        match published {
-            Err(e) => {
-                state.take_back().await;
-                state.was_published_unheard(&self.writes, &e).await.ok_or(e)
-            }
-            published => published,
+        let published = state.publish_acknowledged(&self.writes).await;
+        if published.is_err() {
+            state.take_back().await;
         }
+        published
     }
 
     /// Instead of publishing: the local disk takes what was written, for this mount to send, or for the next one if this

@@ -1,6 +1,6 @@
 //! Moving all objects from below one key to below another: copies on the server's side, then deletions.
 //!
-//! Owns: [`copy_below`], [`delete`], and what becomes of a move that was interrupted: [`undo`], [`finish`].
+//! Owns: [`copy_below`], [`list_below`], [`delete`], and what becomes of a move that was interrupted: [`undo`], [`finish`].
 //! Invariants: nothing is deleted before all is copied; of an interrupted move nothing is deleted that is not there a
 //! second time, so that the last copy of anything stays, whoever wrote it meanwhile.
 //! Must never know: inodes, paths, the journal.
@@ -20,6 +20,7 @@ use crate::s3::{
 
 /// Objects that one move takes, at most: a key and two ETags of each are held in memory.
 pub const OBJECTS_MAX: usize = 1_000_000;
+const TOO_MANY: Error = Error::CrossDevice("renaming a directory of more than a million objects");
 /// Copies under way at once: near what S3 takes below one prefix (3,500 a second), at 30 ms each.
 const COPIES_IN_FLIGHT_MAX: usize = 100;
 /// DeleteObjects under way at once.
@@ -36,7 +37,7 @@ pub struct Moved {
     pub etag: String,
 }
 
-/// The pages of what is below a key.
+/// The pages of what is below a directory's key; of another, that object alone.
 struct Listing<'a> {
     client: &'a S3Client,
     query: ListObjectsV2,
@@ -53,6 +54,11 @@ impl<'a> Listing<'a> {
         if self.ended {
             return Ok(None);
         }
+        if !self.query.prefix.ends_with('/') {
+            self.ended = true;
+            let contents = object(self.client, &self.query.prefix).await?.into_iter().collect();
+            return Ok(Some(ListPage { contents, ..ListPage::default() }));
+        }
         let page = self.client.list_objects_v2(&self.query).await?;
         self.query.continuation_token.clone_from(&page.next_continuation_token);
         self.ended = page.next_continuation_token.is_none();
@@ -66,8 +72,36 @@ impl<'a> Listing<'a> {
     }
 }
 
-/// Copies everything below `from` (which ends in `/`, as `to` does; the marker is among it) to below `to`. On failure
-/// some of it may be copied: no copy is under way any more.
+/// The object of this key, if there is one, as a listing would tell it.
+pub async fn object(client: &S3Client, key: &str) -> Result<Option<ListedObject>, S3Error> {
+    match client.head_object(key).await {
+        Err(e) if e.kind == S3ErrorKind::NoSuchKey => Ok(None),
+        found => found.map(|head| Some(ListedObject::of(key, head))),
+    }
+}
+
+/// What is below a directory's key, or the object of another key: by what follows the key.
+///
+/// Errors: [`Error::CrossDevice`] for more than `objects_max`; what S3 failed with.
+pub(super) async fn list_below(
+    client: &S3Client,
+    from: &str,
+    objects_max: usize,
+) -> Result<HashMap<String, ListedObject>, Error> {
+    let mut objects = HashMap::new();
+    let mut listing = Listing::of(client, from);
+    while let Some(page) = listing.next().await? {
+        let names = page.contents.into_iter();
+        objects.extend(names.map(|object| (object.key[from.len()..].to_owned(), object)));
+        if objects.len() > objects_max {
+            return Err(TOO_MANY);
+        }
+    }
+    Ok(objects)
+}
+
+/// Copies everything below `from` (which ends in `/`, as `to` does; the marker is among it) to below `to`, or the one
+/// object `from`. On failure some of it may be copied: no copy is under way any more.
 ///
 /// Errors: [`Error::CrossDevice`] for more than `objects_max`; [`Error::NameTooLong`]; what S3 failed with.
 pub async fn copy_below(
@@ -75,6 +109,17 @@ pub async fn copy_below(
     from: &str,
     to: &str,
     objects_max: usize,
+) -> Result<Vec<Moved>, Error> {
+    copy_where(uploads, from, to, objects_max, |_| true).await
+}
+
+/// As [`copy_below`], of those objects only whose names, what follows `from`, are wanted.
+pub(super) async fn copy_where(
+    uploads: &Uploads,
+    from: &str,
+    to: &str,
+    objects_max: usize,
+    wanted: impl Fn(&str) -> bool,
 ) -> Result<Vec<Moved>, Error> {
     let mut listing = Listing::of(&uploads.client, from);
     let mut moved = Vec::new();
@@ -94,7 +139,7 @@ pub async fn copy_below(
                 break;
             }
         };
-        for object in page.contents {
+        for object in page.contents.into_iter().filter(|object| wanted(&object.key[from.len()..])) {
             while under_way.len() >= COPIES_IN_FLIGHT_MAX
                 && let Some(done) = under_way.next().await
             {
@@ -102,8 +147,7 @@ pub async fn copy_below(
             }
             begun += 1;
             if begun > objects_max {
-                failed
-                    .get_or_insert(Error::CrossDevice("renaming a directory of more than a million objects"));
+                failed.get_or_insert(TOO_MANY);
             }
             if failed.is_some() {
                 break 'pages;
@@ -212,12 +256,7 @@ async fn delete_twins(
     (from, to): (&str, &str),
     doomed: impl Fn(&ListedObject, &ListedObject) -> Option<String>,
 ) -> Result<(), Error> {
-    let mut originals = HashMap::new();
-    let mut listing = Listing::of(client, from);
-    while let Some(page) = listing.next().await? {
-        let names = page.contents.into_iter();
-        originals.extend(names.map(|object| (object.key[from.len()..].to_owned(), object)));
-    }
+    let originals = list_below(client, from, usize::MAX).await?;
     let mut keys = Vec::new();
     let mut listing = Listing::of(client, to);
     while let Some(page) = listing.next().await? {

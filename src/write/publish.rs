@@ -34,6 +34,8 @@ pub(super) struct State {
     /// What the base carries is still to be asked, to go on with what is written.
     inherits: bool,
     pub guard: Precondition,
+    /// O_EXCL.
+    exclusive: bool,
     /// The version that is replaced as a whole, where it is known.
     pub over: Option<String>,
     pub content: Content,
@@ -67,7 +69,7 @@ impl State {
         stamps: bool,
         content: Content,
         (guard, over): (Precondition, Option<String>),
-        changed: bool,
+        exclusive: bool,
     ) -> State {
         let inherits = content.base().is_some();
         State {
@@ -78,10 +80,11 @@ impl State {
             late: false,
             inherits,
             guard,
+            exclusive,
             over,
             content,
             upload: None,
-            changed,
+            changed: !inherits,
             unlinked: false,
             failed: None,
             acknowledged: None,
@@ -300,17 +303,19 @@ impl State {
         Ok(())
     }
 
-    /// Publishes the content, whole.
-    pub async fn publish(&mut self, writes: &Writes) -> Result<Published, Error> {
+    /// Publishes the content, whole, under a guard.
+    pub async fn publish(&mut self, writes: &Writes, guard: &Precondition) -> Result<Published, Error> {
         if self.content.is_small()
             && let Err(e) = self.content.spill().await
         {
             tracing::debug!("the end of a file stays in memory: {e}");
         }
         let leaving = writes.staging.leaving(self.content.file());
-        let exclusive = self.guard == Precondition::Absent;
-        let written = self.put_or_complete(writes).await.map_err(|e| match e.s3_kind() {
-            Some(S3ErrorKind::PreconditionFailed) if exclusive => Error::Exists,
+        let exclusive = self.exclusive;
+        let written = self.put_or_complete(writes, guard).await.map_err(|e| match e.s3_kind() {
+            Some(S3ErrorKind::PreconditionFailed) if exclusive && *guard == Precondition::Absent => {
+                Error::Exists
+            }
             _ => e,
         });
         self.unheard |= written.as_ref().is_err_and(Error::is_passing);
@@ -331,19 +336,19 @@ impl State {
         Published { now: Committed { etag, size }, from, headers: self.headers.clone(), late }
     }
 
-    async fn put_or_complete(&mut self, writes: &Writes) -> Result<Written, Error> {
+    async fn put_or_complete(&mut self, writes: &Writes, guard: &Precondition) -> Result<Written, Error> {
         let whole = 0..self.content.len();
         if self.upload.is_none() {
             if self.content.is_all_tail() {
                 let payload = self.content.tail().share();
-                return self.put(writes, payload).await;
+                return self.put(writes, payload, guard).await;
             }
             let stretches = self.content.stretches(whole.clone());
             let parts =
                 plan::parts(&stretches, &writes.ladder, 0, Follows::Nothing).ok_or(Error::TooLarge)?;
             if let [] | [Stretch { copy: None, .. }] = parts[..] {
                 let payload = self.fill(writes, whole).await?;
-                return self.put(writes, vec![payload]).await;
+                return self.put(writes, vec![payload], guard).await;
             }
         }
         match self.content.changed_parts() {
@@ -363,8 +368,8 @@ impl State {
         }
         self.begin_upload(writes).await?;
         self.send_rest(writes, whole.end).await?;
-        let (parts, guard) = (self.next_number() - 1, self.guard.clone());
-        let written = self.upload().complete(parts, &guard).await?;
+        let parts = self.next_number() - 1;
+        let written = self.upload().complete(parts, guard).await?;
         self.upload = None;
         Ok(written)
     }
@@ -385,10 +390,15 @@ impl State {
         self.send(writes, self.content.stretches(start..end), Follows::Nothing).await
     }
 
-    async fn put(&mut self, writes: &Writes, payload: Vec<Bytes>) -> Result<Written, Error> {
+    async fn put(
+        &mut self,
+        writes: &Writes,
+        payload: Vec<Bytes>,
+        guard: &Precondition,
+    ) -> Result<Written, Error> {
         self.inherit(writes).await?;
         self.stamp();
-        Ok(writes.uploads.client.put_object(&self.key, payload, &self.headers, &self.guard).await?)
+        Ok(writes.uploads.client.put_object(&self.key, payload, &self.headers, guard).await?)
     }
 }
 

@@ -248,7 +248,7 @@ pub async fn there(client: &S3Client, item: &KeptItem) -> Option<ObjectHead> {
 }
 
 /// An edit goes over the version it is of. A file that replaced what was there does so still, unless that came later.
-async fn guard(uploads: &Uploads, kept: &Kept) -> Result<Precondition, Error> {
+pub(super) async fn guard(uploads: &Uploads, kept: &Kept) -> Result<Precondition, Error> {
     match &kept.base {
         Some(base) => Ok(Precondition::Etag(base.etag.clone())),
         None if kept.exclusive => Ok(Precondition::Absent),

@@ -5,6 +5,9 @@ use super::*;
 impl Run {
     pub(super) async fn rename(&mut self) -> String {
         let (from, to) = (self.path(), self.path());
+        if self.random.random_bool(0.3) {
+            return self.exchange(&from, &to).await;
+        }
         let no_replace = self.random.random_bool(0.2);
         let said = format!("rename {from:?} {to:?} no_replace {no_replace}");
         let flags = if no_replace { libc::RENAME_NOREPLACE } else { 0 };
@@ -17,6 +20,57 @@ impl Run {
             }
         }
         said
+    }
+
+    async fn exchange(&mut self, a: &str, b: &str) -> String {
+        let said = format!("exchange {a:?} {b:?}");
+        let expected = self.expect_exchange(a, b);
+        let done = self.house.rename(a, b, libc::RENAME_EXCHANGE).await;
+        assert_eq!(answer(done), expected, "{said}");
+        if expected.is_err() || a == b {
+            return said;
+        }
+        for path in [a, b] {
+            if let Some(node) = self.model.files.get(path) {
+                self.model.commit(*node);
+            }
+            let below = format!("{path}/");
+            self.model.lose(|was| was == path || was.starts_with(&below));
+        }
+        let below = |path: &str, at: &str| {
+            path.strip_prefix(at).filter(|rest| rest.is_empty() || rest.starts_with('/')).map(str::to_owned)
+        };
+        let place = |path: String| match (below(&path, a), below(&path, b)) {
+            (Some(rest), _) => format!("{b}{rest}"),
+            (_, Some(rest)) => format!("{a}{rest}"),
+            _ => path,
+        };
+        self.model.dirs = std::mem::take(&mut self.model.dirs).into_iter().map(place).collect();
+        for (path, node) in std::mem::take(&mut self.model.files) {
+            let path = place(path);
+            self.model.nodes[node].path = Some(path.clone());
+            self.model.files.insert(path, node);
+        }
+        let parts_sent = |(path, node): (&String, &usize)| {
+            let content = &self.model.nodes[*node].content;
+            let published = self.house.fake.object(path).is_some_and(|object| object.data == content);
+            (content.len() >= PART_BYTES && published).then_some(*node)
+        };
+        let published: Vec<_> = self.model.files.iter().filter_map(parts_sent).collect();
+        published.into_iter().for_each(|node| self.model.commit(node));
+        said
+    }
+
+    fn expect_exchange(&self, a: &str, b: &str) -> Result<(), i32> {
+        self.model.dir_of(a)?;
+        self.model.dir_of(b)?;
+        for path in [a, b] {
+            if matches!(self.model.at(path)?, Stands::Nothing) {
+                return Err(libc::ENOENT);
+            }
+        }
+        let nested = a.starts_with(&format!("{b}/")) || b.starts_with(&format!("{a}/"));
+        if nested { Err(libc::EINVAL) } else { Ok(()) }
     }
 
     fn file_moved(&mut self, node: usize, to: &str) {

@@ -214,14 +214,35 @@ impl State {
         Some(kept.await)
     }
 
-    /// It was refused with this, but an earlier try may have succeeded unheard: whether S3 has just what was acknowledged.
-    /// Then it is published.
-    pub async fn was_published_unheard(&mut self, writes: &Writes, e: &Error) -> Option<Published> {
-        if !self.unheard || !e.is_other_version() {
-            return None;
+    /// Publishes what was acknowledged. What is in place of whatever there was is older than what came to be there since:
+    /// that stays, and this is [`Error::Stale`].
+    pub async fn publish_acknowledged(&mut self, writes: &Writes) -> Result<Published, Error> {
+        let replaces = self.guard == Precondition::None;
+        let guard = match &self.over {
+            _ if !replaces => self.guard.clone(),
+            Some(etag) => Precondition::Etag(etag.clone()),
+            None => Precondition::Absent,
+        };
+        let published = self.publish(writes, &guard).await;
+        let Err(e) = published else { return published };
+        let Some(item) = self.acknowledged.as_ref().map(|acknowledged| acknowledged.item.clone()) else {
+            return Err(e);
+        };
+        if !e.is_other_version() {
+            return Err(e);
         }
-        let Acknowledged { item, .. } = self.acknowledged.as_ref()?;
-        let there = recover::there(&writes.uploads.client, item).await?;
-        Some(self.was_published(writes, there.etag).await)
+        // An earlier try may have succeeded unheard.
+        if self.unheard
+            && let Some(there) = recover::there(&writes.uploads.client, &item).await
+        {
+            self.take_back().await;
+            return Ok(self.was_published(writes, there.etag).await);
+        }
+        if !replaces {
+            return Err(e);
+        }
+        self.take_back().await;
+        let guard = recover::guard(&writes.uploads, &item.kept).await?;
+        self.publish(writes, &guard).await
     }
 }
