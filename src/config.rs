@@ -65,6 +65,8 @@ pub struct S3Config {
     pub ca_bundle: Option<PathBuf>,
     /// Keys a listing page holds at most (1 to 1000).
     pub list_page_keys: u32,
+    /// What is larger is copied in parts (5 MiB to 5 GiB).
+    pub copy_bytes_max: u64,
     pub requests: RequestOptions,
 }
 
@@ -218,6 +220,7 @@ pub const PART_BYTES_MIN: u64 = 5 << 20;
 pub const PART_BYTES_MAX: u64 = 5 << 30;
 pub const PARTS_MAX: u64 = 10_000;
 pub const OBJECT_BYTES_MAX: u64 = 5 << 40;
+/// Of a CopyObject, and of each part of what is larger.
 pub const COPY_BYTES_MAX: u64 = 5 << 30;
 pub const KEY_BYTES_MAX: usize = 1024;
 pub const LIST_PAGE_KEYS_MAX: u32 = 1000;
@@ -321,6 +324,7 @@ impl S3Config {
             request_timeout: Duration::from_secs(30),
             ca_bundle: None,
             list_page_keys: LIST_PAGE_KEYS_MAX,
+            copy_bytes_max: COPY_BYTES_MAX,
             requests: RequestOptions::default(),
         }
     }
@@ -354,6 +358,9 @@ impl S3Config {
         }
         if !(1..=LIST_PAGE_KEYS_MAX).contains(&self.list_page_keys) {
             return bad("list page", "must hold between 1 and 1000 keys");
+        }
+        if !(PART_BYTES_MIN..=COPY_BYTES_MAX).contains(&self.copy_bytes_max) {
+            return bad("copies", "must take between 5MiB and 5GiB");
         }
         Ok(())
     }
@@ -527,6 +534,7 @@ mod tests {
         assert_eq!(refused(|c| c.prefix = "a/".repeat(600)), "prefix");
         assert_eq!(refused(|c| c.s3.request_timeout = Duration::ZERO), "--request-timeout");
         assert_eq!(refused(|c| c.s3.list_page_keys = 0), "list page");
+        assert_eq!(refused(|c| c.s3.copy_bytes_max = 1), "copies");
         assert_eq!(refused(|c| c.s3.region = Some("a/b".into())), "--region");
         assert_eq!(refused(|c| c.staging.dir = "s".into()), "--staging");
         assert_eq!(refused(|c| c.staging.bytes_max = 1 << 20), "--staging-size");

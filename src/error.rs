@@ -24,6 +24,8 @@ pub enum S3ErrorKind {
     InvalidRange,
     /// Too large, or too many parts (`EntityTooLarge`).
     TooLarge,
+    /// More than 2 KiB of user metadata (`MetadataTooLarge`).
+    MetadataTooLarge,
     /// 501 `NotImplemented`: the server does not know this operation or header.
     NotImplemented,
     /// The bucket lives in another region and the right one could not be learnt.
@@ -171,6 +173,7 @@ impl Error {
                 }
                 S3ErrorKind::PreconditionFailed => libc::ESTALE,
                 S3ErrorKind::TooLarge => libc::EFBIG,
+                S3ErrorKind::MetadataTooLarge => libc::ENOSPC,
                 S3ErrorKind::NotImplemented => libc::EOPNOTSUPP,
                 S3ErrorKind::BucketNotEmpty => libc::ENOTEMPTY,
                 S3ErrorKind::BucketExists => libc::EEXIST,
@@ -261,6 +264,7 @@ mod tests {
         assert_eq!(s3(S3ErrorKind::PreconditionFailed), libc::ESTALE);
         assert_eq!(s3(S3ErrorKind::Unavailable), libc::EIO);
         assert_eq!(s3(S3ErrorKind::TooLarge), libc::EFBIG);
+        assert_eq!(s3(S3ErrorKind::MetadataTooLarge), libc::ENOSPC);
         assert_eq!(s3(S3ErrorKind::NotSet), libc::ENODATA);
         assert_eq!(s3(S3ErrorKind::BadDocument), libc::EINVAL);
         assert_eq!(Error::TooLarge.errno(), libc::EFBIG);

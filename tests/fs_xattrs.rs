@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 
 use pailfs::config::AttributesConfig;
 use pailfs::error::Error;
+use pailfs::fs::SetAttr;
 use support::House;
 use support::house::errno;
 
@@ -127,6 +128,18 @@ async fn all_metadata_of_an_object_are_at_most_2_kib() {
     assert_eq!(errno(set(&house, "new", "user.b", &"x".repeat(1100)).await), libc::ENOSPC);
     house.close(fh).await.unwrap();
     assert_eq!(list(&house, "new").await, ["user.a"], "what was refused is not sent");
+    // Attributes are metadata, too.
+    house.fake.put_with("full", "bytes", &[("x-amz-meta-by", &"x".repeat(2000))]);
+    let full = house.enter("full").await.unwrap();
+    let mode = SetAttr { mode: Some(0o600), ..SetAttr::default() };
+    assert_eq!(errno(house.fs.setattr(full.ino, mode).await), libc::ENOSPC);
+    assert_eq!((house.fs.getattr(full.ino).await.unwrap().perm, house.fake.count("CopyObject")), (0o644, 2));
+    house.leave(full.ino);
+    // As S3 says it, of what is only known when it is sent.
+    let fh = house.open("full", libc::O_WRONLY | libc::O_APPEND).await.unwrap();
+    house.write(fh, 5, b" more").await.unwrap();
+    assert_eq!(errno(house.close(fh).await), libc::ENOSPC);
+    assert_eq!(house.fake.data("full"), "bytes");
 }
 
 #[tokio::test]
@@ -144,7 +157,8 @@ async fn s3s_own_are_told_and_set() {
         assert_eq!(told("s3.cache-control").await.unwrap(), "no-store");
         assert_eq!(told("s3.storage-class").await.unwrap(), "STANDARD");
         assert!(httpdate::parse_http_date(&told("s3.last-modified").await.unwrap()).is_ok());
-        for none in ["s3.content-language", "s3.restore", "s3.sse", "s3.nonsense"] {
+        assert_eq!(told("s3.sse").await.unwrap(), "AES256");
+        for none in ["s3.content-language", "s3.restore", "s3.x-amz-server-side-encryption", "s3.nonsense"] {
             assert_eq!(errno(told(none).await), libc::ENODATA, "{none}");
         }
         set(&house, "d/file", "s3.content-type", "text/x-odd").await.unwrap();
@@ -170,6 +184,30 @@ async fn s3s_own_are_told_and_set() {
         }
         assert_eq!(errno(set(&house, "", "s3.location", "here").await), libc::EPERM);
         assert_eq!(house.cat("d/file").await.unwrap(), b"bytes");
+    }
+}
+
+#[tokio::test]
+async fn tags_and_acls_are_of_what_s3_has() {
+    for write_back in [false, true] {
+        let house = House::with(|config| config.write_back = write_back);
+        house.fake.put("d/below", "bytes");
+        let fh = house.create("new", libc::O_WRONLY).await.unwrap();
+        for unknown in ["s3.tags", "s3.acl"] {
+            assert_eq!(
+                errno(get(&house, "new", unknown).await),
+                libc::ENODATA,
+                "{unknown} of what is written"
+            );
+            assert_eq!(errno(get(&house, "d", unknown).await), libc::ENODATA, "{unknown} without a marker");
+        }
+        assert_eq!(errno(get(&house, "d", "s3.etag").await), libc::ENODATA);
+        assert_eq!(errno(set(&house, "new", "s3.tags", "by=me").await), libc::EBUSY);
+        house.close(fh).await.unwrap();
+        // What was acknowledged goes first.
+        set(&house, "new", "s3.tags", "by=me").await.unwrap();
+        assert_eq!(house.fake.object("new").unwrap().tags, "by=me");
+        assert_eq!(get(&house, "new", "s3.tags").await.unwrap(), "by=me");
     }
 }
 

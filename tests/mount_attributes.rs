@@ -11,6 +11,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use support::aws::Boto;
 use support::mount::{Mount, Options, run};
 use support::servers::{Kind, Server, shared};
 
@@ -131,6 +132,75 @@ fn seaweedfs_keeps_attributes() {
 #[test]
 fn moto_keeps_attributes() {
     rules(Kind::Moto);
+}
+
+/// What boto3 sees of an object besides its bytes.
+fn carried(boto: &mut Boto, bucket: &str, key: &str) -> Value {
+    let about = json!({ "Bucket": bucket, "Key": key });
+    let (told, tags) = (boto.call("head_object", &about), boto.call("get_object_tagging", &about));
+    json!([KEPT.map(|name| told.get(name)), told["Metadata"]["by"], tags["TagSet"]])
+}
+
+const KEPT: [&str; 9] = [
+    "CacheControl",
+    "ContentDisposition",
+    "ContentEncoding",
+    "ContentLanguage",
+    "ContentType",
+    "StorageClass",
+    "ServerSideEncryption",
+    "SSEKMSKeyId",
+    "WebsiteRedirectLocation",
+];
+
+fn changes_keep_all_else(kind: Kind) {
+    let server = shared(kind);
+    let (bucket, mut boto) = (server.bucket("kept"), server.boto());
+    let is_moto = matches!(kind, Kind::Moto);
+    let mut put = json!({ "Bucket": &bucket, "Body": "bytes", "Metadata": { "by": "hand" },
+        "CacheControl": "no-store", "ContentDisposition": "attachment", "ContentEncoding": "x-none",
+        "ContentLanguage": "de", "ContentType": "text/x-odd", "StorageClass": "STANDARD_IA",
+        "Tagging": "by=me&for=you%20all" });
+    if is_moto {
+        // SeaweedFS has no keys of KMS, and no websites.
+        put["ServerSideEncryption"] = "aws:kms".into();
+        put["SSEKMSKeyId"] = "my-key".into();
+        put["WebsiteRedirectLocation"] = "/elsewhere".into();
+    }
+    for key in ["file", "d/below"] {
+        put["Key"] = key.into();
+        boto.call("put_object", &put);
+    }
+    let before = carried(&mut boto, &bucket, "file");
+    let untold = before[0].as_array().unwrap().iter().filter(|value| value.is_null()).count();
+    assert_eq!(untold, if is_moto { 0 } else { 3 }, "{before}");
+    let mounted = mount(server, &bucket);
+    let file = mounted.path("file");
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+    assert_eq!(carried(&mut boto, &bucket, "file"), before, "chmod");
+    xattr::set(&file, "user.more", b"more").unwrap();
+    assert_eq!(carried(&mut boto, &bucket, "file"), before, "setfattr");
+    std::fs::rename(&file, mounted.path("moved")).unwrap();
+    assert_eq!(carried(&mut boto, &bucket, "moved"), before, "mv of a file");
+    std::fs::rename(mounted.path("d"), mounted.path("e")).unwrap();
+    assert_eq!(carried(&mut boto, &bucket, "e/below"), before, "mv of a directory");
+    // What is appended to is a new object, without tags.
+    let mut appended = std::fs::File::options().append(true).open(mounted.path("moved")).unwrap();
+    std::io::Write::write_all(&mut appended, b" more").unwrap();
+    drop(appended);
+    assert_eq!(boto.get(&bucket, "moved"), b"bytes more");
+    assert_eq!(carried(&mut boto, &bucket, "moved")[0], before[0], ">>");
+    mounted.umount();
+}
+
+#[test]
+fn seaweedfs_changes_keep_all_else() {
+    changes_keep_all_else(Kind::SeaweedFs);
+}
+
+#[test]
+fn moto_changes_keep_all_else() {
+    changes_keep_all_else(Kind::Moto);
 }
 
 /// What `stat` tells of all below a directory that is to be the same after a copy.

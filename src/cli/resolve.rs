@@ -15,8 +15,8 @@ use aws_types::os_shim_internal::{Env, Fs};
 
 use crate::arn;
 use crate::config::{
-    Addressing, AttributesConfig, AwsHosts, Config, DiskCacheConfig, Encryption, LIST_PAGE_KEYS_MAX,
-    PayloadSigning, RequestOptions, S3Config, StagingConfig,
+    Addressing, AttributesConfig, AwsHosts, COPY_BYTES_MAX, Config, DiskCacheConfig, Encryption,
+    LIST_PAGE_KEYS_MAX, PayloadSigning, RequestOptions, S3Config, StagingConfig,
 };
 use crate::failure::Failure;
 
@@ -146,6 +146,7 @@ pub(super) fn s3(
         request_timeout,
         ca_bundle: ca_bundle.as_deref().map(readable).transpose()?,
         list_page_keys: LIST_PAGE_KEYS_MAX,
+        copy_bytes_max: COPY_BYTES_MAX,
         requests: options,
     })
 }

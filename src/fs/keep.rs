@@ -2,7 +2,7 @@
 //!
 //! Owns: [`Maker`] (whose a new file is), and how what an object carries is changed: along with its bytes while these
 //! are still to be sent, else by a copy onto itself.
-//! Invariants: no byte of content is sent for it; a copy is pinned by the ETag whose head was read, and keeps all else
+//! Invariants: no byte of content is sent for it, and no more metadata than S3 takes; a copy is pinned by the ETag whose head was read, and keeps all else
 //! that the object carries; two changes of one file do not lose one another.
 //! Must never know: how attributes are written in metadata.
 
@@ -14,11 +14,11 @@ use futures_util::future;
 
 use super::meta::{SetAttr, SetTime};
 use super::{Attr, Filesystem};
+use crate::attr::xattr::{METADATA_BYTES_MAX, metadata_bytes};
 use crate::attr::{Attributes, Kind, PERMISSIONS};
-use crate::config::COPY_BYTES_MAX;
 use crate::error::{Error, S3ErrorKind};
 use crate::namespace::{FileInfo, Kept, Node};
-use crate::s3::{CopySource, ObjectHead, ObjectHeaders, ObjectId, Precondition, Written};
+use crate::s3::{ObjectHead, ObjectHeaders, ObjectId, Written};
 use crate::write::{Object, Published, Writer, markers, upload};
 
 /// Whose a new file or directory is, and its mode.
@@ -122,6 +122,15 @@ impl Filesystem {
         node: &Node,
         change: impl FnOnce(&mut ObjectHeaders) -> Result<(), Error> + Send,
     ) -> Result<(), Error> {
+        let change = |headers: &mut ObjectHeaders| {
+            let mut changed = headers.clone();
+            change(&mut changed)?;
+            if metadata_bytes(&changed.metadata) > METADATA_BYTES_MAX {
+                return Err(Error::NoSpace("all of an object's metadata are at most 2 KiB"));
+            }
+            *headers = changed;
+            Ok(())
+        };
         if *node == Node::Directory {
             return self.change_marker(ino, change).await;
         }
@@ -216,21 +225,10 @@ impl Filesystem {
         head: &ObjectHead,
         headers: &ObjectHeaders,
     ) -> Result<Written, Error> {
-        let source = CopySource {
-            bucket: self.client.bucket().into(),
-            key: key.into(),
-            version_id: None,
-            if_match: Some(head.etag.clone()),
-            storage_class: None,
-        };
         // Said in so many words, lest it become what the mount gives new objects.
         let class = headers.storage_class.clone().or_else(|| Some("STANDARD".into()));
-        let headers = &ObjectHeaders { storage_class: class, ..headers.clone() };
-        if head.size <= COPY_BYTES_MAX {
-            return Ok(self.client.copy_object(&source, key, Some(headers), &Precondition::None).await?);
-        }
-        let guard = Precondition::Etag(head.etag.clone());
-        upload::copy_large(&self.writes.uploads, &source, head.size, key, headers, &guard).await
+        let headers = ObjectHeaders { storage_class: class, ..headers.clone() };
+        upload::copy(&self.writes.uploads, key, head, key, Some(&headers)).await
     }
 
     /// As [`Filesystem::change_headers`]; the marker is written where it was missing.

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::journal::{Intent, JournalError};
 use crate::key;
 use crate::namespace::{FileInfo, Kind, MovedFile, Node};
-use crate::s3::{ListedObject, ObjectHeaders};
+use crate::s3::ObjectHeaders;
 use crate::write::moves::{self, Moved};
 use crate::write::{Object, Writer, markers};
 
@@ -144,22 +144,21 @@ impl Filesystem {
             return Err(Error::Stale); // what was written goes on from another version
         }
         let info = FileInfo { mtime: SystemTime::now(), ..self.namespace.info_of(&head) };
-        let object = ListedObject::of(source, head);
         let doomed = self.doomed(parent, source.to_owned())?;
         let noted = self.journal.begin(Intent::RenameFile {
             from: source.to_owned(),
             to: target.to_owned(),
-            etag: object.etag.clone(),
+            etag: head.etag.clone(),
             replaced,
             keep: doomed.keep,
             drops,
         });
         let noted = noted.inspect_err(|e| tracing::warn!("a crash would leave half a rename: {e}")).ok();
         let moved = async {
-            let etag = moves::copy(&self.writes.uploads, &object, target).await?;
+            let etag = moves::copy(&self.writes.uploads, source, &head, target).await?;
             noted.map_or(Ok(()), |noted| self.journal.commit(noted)).map_err(journal_error)?;
             self.objects_moved(|linked| {
-                let is_it = (&linked.key, &linked.etag) == (&object.key, &object.etag);
+                let is_it = linked.key == source && linked.etag == head.etag;
                 is_it.then(|| Object { key: target.to_owned(), etag: etag.clone(), size: linked.size })
             })
             .await;

@@ -15,9 +15,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 
 use super::Filesystem;
 use crate::config::RESTORE_TIERS;
-use crate::error::Error;
+use crate::error::{Error, S3ErrorKind};
 use crate::s3::{
-    Acl, Document, ObjectDetails, ObjectHeaders, ObjectId, Permission, Presigned, is_header_value,
+    Acl, Document, ObjectDetails, ObjectHeaders, ObjectId, Permission, Presigned, SSE, SSE_KMS_KEY,
+    is_header_value,
 };
 
 /// How long a presigned URL lasts.
@@ -26,8 +27,6 @@ const PRESIGNED_FOR: Duration = Duration::from_secs(3600);
 const TAG: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'/').remove(b':');
 const SETTABLE_HEADERS: [&str; 4] =
     ["cache-control", "content-encoding", "content-disposition", "content-language"];
-const SSE: &str = "x-amz-server-side-encryption";
-const SSE_KEY: &str = "x-amz-server-side-encryption-aws-kms-key-id";
 const CHECKSUM: &str = "x-amz-checksum-";
 const ONLY_READ: Error = Error::NotPermitted("it can only be read");
 
@@ -56,6 +55,11 @@ fn document(name: &str) -> Option<Document> {
     })
 }
 
+/// What S3 keeps beside an object that is there, and no upload brings along: what was acknowledged is sent first.
+fn is_of_objects(name: &str) -> bool {
+    matches!(name, "acl" | "tags")
+}
+
 impl Filesystem {
     pub(super) async fn get_s3_xattr(&self, ino: u64, name: &str) -> Result<Vec<u8>, Error> {
         if self.buckets.is_some() {
@@ -74,8 +78,23 @@ impl Filesystem {
                 None => Err(Error::NoAttribute),
             };
         }
+        if is_of_objects(name) {
+            self.sent(&key).await?;
+        }
         let located = self.client.locate(&key).await?;
-        let object = located.id();
+        match self.get_of_object(ino, located.id(), name).await {
+            // A directory without a marker, or a file that is being written.
+            Err(e)
+                if e.s3_kind() == Some(S3ErrorKind::NoSuchKey)
+                    && (key.ends_with('/') || self.namespace.is_local(ino)) =>
+            {
+                Err(Error::NoAttribute)
+            }
+            told => told,
+        }
+    }
+
+    async fn get_of_object(&self, ino: u64, object: ObjectId<'_>, name: &str) -> Result<Vec<u8>, Error> {
         match name {
             "key" => Ok(object.key.into()),
             "presigned-url" => {
@@ -106,6 +125,14 @@ impl Filesystem {
             return Err(Error::NotSupported("S3's attributes of an account: buckets have them"));
         }
         let key = self.namespace.key(ino)?;
+        if ino != self.namespace.root() && is_of_objects(name) {
+            self.sent(&key).await?;
+            if self.namespace.is_local(ino) {
+                return Err(Error::Busy(
+                    "tags and ACLs are the object's in S3, and this file is being written",
+                ));
+            }
+        }
         let located = self.client.locate(&key).await?;
         let of = (ino != self.namespace.root()).then(|| located.id());
         match (document(name), value) {
@@ -173,8 +200,13 @@ fn settable(headers: &ObjectHeaders, name: &str) -> Option<String> {
     match name {
         "content-type" => headers.content_type.clone(),
         "storage-class" => Some(headers.storage_class.clone().unwrap_or_else(|| "STANDARD".into())),
-        _ => headers.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone()),
+        _ => kept(headers.headers.as_slice(), name),
     }
+}
+
+fn kept(headers: &[(String, String)], name: &str) -> Option<String> {
+    let kept = headers.iter().find(|(known, _)| known == name && SETTABLE_HEADERS.contains(&name));
+    kept.map(|(_, value)| value.clone())
 }
 
 fn header(object: &ObjectDetails, name: &str) -> Option<String> {
@@ -186,17 +218,13 @@ fn header(object: &ObjectDetails, name: &str) -> Option<String> {
         "version-id" => head.version_id.clone(),
         "restore" => told("x-amz-restore"),
         "sse" => {
-            let (kind, key) = (told(SSE)?, told(SSE_KEY));
+            let (kind, key) = (told(SSE)?, told(SSE_KMS_KEY));
             Some(key.map_or(kind.clone(), |key| format!("{kind} {key}")))
         }
         "checksum" => checksum(headers),
         "content-type" => head.content_type.clone(),
         "storage-class" => Some(head.storage_class.clone().unwrap_or_else(|| "STANDARD".into())),
-        _ => {
-            let kept =
-                head.headers.iter().find(|(known, _)| known == name && SETTABLE_HEADERS.contains(&name));
-            kept.map(|(_, value)| value.clone())
-        }
+        _ => kept(&head.headers, name),
     }
 }
 

@@ -19,7 +19,7 @@ use super::Filesystem;
 use crate::error::Error;
 use crate::journal::Intent;
 use crate::key::ROOT_INO;
-use crate::s3::ObjectHeaders;
+use crate::s3::{ObjectHeaders, SSE};
 use crate::write::{Writer, markers};
 
 /// Files and markers sent side by side: as many as GETs.
@@ -224,7 +224,10 @@ impl Filesystem {
     /// once.
     pub(super) fn note_directory(&self, key: &str, headers: &ObjectHeaders, over: bool) -> Option<u64> {
         let plain = ObjectHeaders { metadata: headers.metadata.clone(), ..markers::headers() };
-        if !self.write_back.on || plain != *headers {
+        let mut carried = headers.clone();
+        // As S3 encrypts where nobody says more.
+        carried.headers.retain(|(name, value)| (name.as_str(), value.as_str()) != (SSE, "AES256"));
+        if !self.write_back.on || plain != carried {
             return None;
         }
         let intent = Intent::Directory { key: key.into(), metadata: plain.metadata, over };

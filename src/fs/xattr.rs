@@ -150,16 +150,7 @@ impl Filesystem {
         ino: u64,
         change: impl FnOnce(&mut Vec<(String, String)>) -> Result<(), Error> + Send,
     ) -> Result<(), Error> {
-        self.change_carried(ino, |headers| {
-            let mut metadata = headers.metadata.clone();
-            change(&mut metadata)?;
-            if xattr::metadata_bytes(&metadata) > METADATA_BYTES_MAX {
-                return Err(Error::NoSpace("all of an object's metadata are at most 2 KiB"));
-            }
-            headers.metadata = metadata;
-            Ok(())
-        })
-        .await
+        self.change_carried(ino, |headers| change(&mut headers.metadata)).await
     }
 
     /// Whether an object may carry extended attributes, as far as its attributes tell.

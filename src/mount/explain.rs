@@ -64,6 +64,7 @@ fn advice(e: &S3Error, config: &S3Config) -> String {
         | S3ErrorKind::Archived
         | S3ErrorKind::InvalidRange
         | S3ErrorKind::TooLarge
+        | S3ErrorKind::MetadataTooLarge
         | S3ErrorKind::BucketNotEmpty
         | S3ErrorKind::BucketExists
         | S3ErrorKind::NotSet

@@ -98,6 +98,7 @@ fn kind_of(status: u16, code: &str) -> S3ErrorKind {
         "InvalidObjectState" => return Kind::Archived,
         "InvalidRange" => return Kind::InvalidRange,
         "EntityTooLarge" => return Kind::TooLarge,
+        "MetadataTooLarge" => return Kind::MetadataTooLarge,
         "NotImplemented" | "MethodNotAllowed" => return Kind::NotImplemented,
         "AccessDenied" => return Kind::AccessDenied,
         "BucketNotEmpty" => return Kind::BucketNotEmpty,

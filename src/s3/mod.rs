@@ -67,6 +67,7 @@ pub use get::{GetObject, ObjectBody};
 pub use past::Located;
 pub use payload::multipart_etag;
 pub use presign::{PRESIGN_EXPIRES_MAX, Presigned};
+pub use requests::{SSE, SSE_KMS_KEY};
 pub use types::*;
 
 type R<T> = Result<T, S3Error>;
@@ -82,6 +83,7 @@ struct Inner {
     sign_requests: bool,
     payload_signing: PayloadSigning,
     list_page_keys: u32,
+    copy_bytes_max: u64,
     standing: Arc<Standing>,
     /// Answers as S3 would have then; none: as it does now.
     as_of: Option<SystemTime>,
@@ -159,6 +161,7 @@ impl S3Client {
                 sign_requests: config.sign_requests,
                 payload_signing: config.payload_signing,
                 list_page_keys: config.list_page_keys,
+                copy_bytes_max: config.copy_bytes_max,
                 standing: Arc::new(standing),
                 as_of: None,
                 checksums_refused: AtomicBool::new(false),
@@ -199,6 +202,7 @@ impl S3Client {
                 sign_requests: inner.sign_requests,
                 payload_signing: inner.payload_signing,
                 list_page_keys: inner.list_page_keys,
+                copy_bytes_max: inner.copy_bytes_max,
                 standing: inner.standing.clone(),
                 checksums_refused: AtomicBool::new(inner.checksums_refused.load(Ordering::Relaxed)),
                 batches_refused: AtomicBool::new(inner.batches_refused.load(Ordering::Relaxed)),
@@ -225,6 +229,11 @@ impl S3Client {
     /// Keys a listing page holds at most.
     pub fn list_page_keys(&self) -> u32 {
         self.inner.list_page_keys
+    }
+
+    /// What is larger is copied in parts.
+    pub fn copy_bytes_max(&self) -> u64 {
+        self.inner.copy_bytes_max
     }
 
     fn wire(&self) -> &Wire {

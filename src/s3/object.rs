@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::multipart::CHECKSUM_ALGORITHM_HEADER;
 use super::past::object_of;
+use super::requests::{SSE, SSE_BUCKET_KEY, SSE_KMS_KEY};
 use super::{
     CopySource, ObjectDetails, ObjectHead, ObjectHeaders, ObjectId, Payload, Precondition, R, S3Client,
     Written, call, call_on, header_value, payload, xml,
@@ -22,9 +23,12 @@ use crate::error::{S3Error, S3ErrorKind};
 use crate::key::past;
 use crate::s3::error::header_text;
 
-/// As S3 spells them.
+/// Headers that S3 keeps with an object, as it spells them, and copies with the metadata.
 const KEPT_HEADERS: [&str; 5] =
     ["content-encoding", "cache-control", "content-disposition", "content-language", "expires"];
+/// Those that it does not copy: a copy has what its request says.
+/// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html>
+const APART_HEADERS: [&str; 4] = ["x-amz-website-redirect-location", SSE, SSE_KMS_KEY, SSE_BUCKET_KEY];
 const METADATA_PREFIX: &str = "x-amz-meta-";
 /// `ENABLED`: the answer tells the object's checksum, if the request is for all of it.
 pub(super) const CHECKSUM_MODE_HEADER: &str = "x-amz-checksum-mode";
@@ -119,6 +123,7 @@ impl S3Client {
             self.set_object_headers(&mut call, headers)?;
             "REPLACE"
         } else {
+            self.set_kept(&mut call, &APART_HEADERS, &source.headers)?;
             "COPY"
         };
         self.set_header(&mut call, "x-amz-metadata-directive", directive)?;
@@ -195,14 +200,21 @@ impl S3Client {
         if let Some(storage_class) = &headers.storage_class {
             self.set_header(call, "x-amz-storage-class", storage_class)?;
         }
-        for name in KEPT_HEADERS {
-            if let Some((_, value)) = headers.headers.iter().find(|(kept, _)| kept == name) {
-                self.set_header(call, name, value)?;
-            }
-        }
+        self.set_kept(call, &KEPT_HEADERS, &headers.headers)?;
+        self.set_kept(call, &APART_HEADERS, &headers.headers)?;
         for (name, value) in &headers.metadata {
             let (name, value) = metadata_header(name, value).map_err(|why| self.refused(call, why))?;
             call.headers.insert(name, value);
+        }
+        Ok(())
+    }
+
+    fn set_kept(&self, call: &mut Call<'_>, names: &[&'static str], kept: &[(String, String)]) -> R<()> {
+        let said = |name: &str| name.starts_with(SSE) && self.inner.standing.encrypts();
+        for name in names {
+            if let Some((_, value)) = kept.iter().find(|(kept, _)| kept == name && !said(name)) {
+                self.set_header(call, name, value)?;
+            }
         }
         Ok(())
     }
@@ -238,6 +250,15 @@ impl S3Client {
     }
 }
 
+impl ObjectHeaders {
+    /// What a copy carries of its source's where nothing is said: not what S3 copies with none of its directives.
+    pub fn copied(head: ObjectHead) -> ObjectHeaders {
+        let mut headers = ObjectHeaders::from(head);
+        headers.headers.retain(|(name, _)| !APART_HEADERS.contains(&name.as_str()));
+        headers
+    }
+}
+
 fn metadata_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
     let full = format!("{METADATA_PREFIX}{name}");
     let header = HeaderName::from_bytes(full.as_bytes())
@@ -265,7 +286,8 @@ pub(super) fn read_head(headers: &HeaderMap, size: u64) -> Result<ObjectHead, &'
         let name = name.as_str().strip_prefix(METADATA_PREFIX)?;
         Some((name.to_string(), text(value)))
     });
-    let kept = KEPT_HEADERS.iter().filter_map(|name| Some(((*name).to_string(), text(headers.get(*name)?))));
+    let kept = KEPT_HEADERS.iter().chain(&APART_HEADERS);
+    let kept = kept.filter_map(|name| Some(((*name).to_string(), text(headers.get(*name)?))));
     Ok(ObjectHead {
         size,
         etag,

@@ -15,6 +15,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::{header_value, payload};
 use crate::config::{ChecksumAlgorithm, Encryption, RequestOptions};
 
+pub const SSE: &str = "x-amz-server-side-encryption";
+pub const SSE_KMS_KEY: &str = "x-amz-server-side-encryption-aws-kms-key-id";
+pub(super) const SSE_BUCKET_KEY: &str = "x-amz-server-side-encryption-bucket-key-enabled";
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/ServerSideEncryptionCustomerKeys.html>.
 const CUSTOMER_KEY_BYTES: usize = 32;
 const CUSTOMER_KEY_HEADERS: [&str; 3] = [
@@ -62,12 +65,12 @@ impl Standing {
         }
         match &options.encryption {
             None => {}
-            Some(Encryption::S3) => set(&mut standing.new_object, "x-amz-server-side-encryption", "AES256")?,
+            Some(Encryption::S3) => set(&mut standing.new_object, SSE, "AES256")?,
             Some(Encryption::Kms { key_id, context }) => {
                 let headers = &mut standing.new_object;
-                set(headers, "x-amz-server-side-encryption", "aws:kms")?;
+                set(headers, SSE, "aws:kms")?;
                 if let Some(key_id) = key_id {
-                    set(headers, "x-amz-server-side-encryption-aws-kms-key-id", key_id)?;
+                    set(headers, SSE_KMS_KEY, key_id)?;
                 }
                 if let Some(context) = context {
                     set(headers, "x-amz-server-side-encryption-context", &BASE64.encode(context))?;
@@ -88,6 +91,12 @@ impl Standing {
     /// What every request carries, for one whose sender knows nothing but a URL: S3 reads it there, too.
     pub fn in_query(&self) -> impl Iterator<Item = (&'static str, &str)> {
         [PAYER, OWNER].into_iter().filter_map(|name| Some((name, self.all.get(name)?.to_str().ok()?)))
+    }
+
+    /// Whether it says how new objects are encrypted.
+    pub fn encrypts(&self) -> bool {
+        let names = [SSE, CUSTOMER_KEY_HEADERS[0]];
+        names.iter().any(|name| self.new_object.contains_key(*name))
     }
 }
 

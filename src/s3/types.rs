@@ -67,7 +67,8 @@ pub struct ObjectHead {
     pub version_id: Option<String>,
     /// `x-amz-meta-*`, names in lower case without the prefix.
     pub metadata: Vec<(String, String)>,
-    /// `Content-Encoding`, `Cache-Control`, `Content-Disposition`, `Content-Language`, `Expires` where set.
+    /// Where set: `Content-Encoding`, `Cache-Control`, `Content-Disposition`, `Content-Language`, `Expires`, and what S3
+    /// copies with none of its directives: the website's redirect, and how the object is encrypted.
     pub headers: Vec<(String, String)>,
 }
 
@@ -111,7 +112,7 @@ pub struct ObjectHeaders {
     /// None: STANDARD.
     pub storage_class: Option<String>,
     pub metadata: Vec<(String, String)>,
-    /// As [`ObjectHead::headers`].
+    /// As [`ObjectHead::headers`]. Where the mount says how objects are encrypted, that counts.
     pub headers: Vec<(String, String)>,
 }
 
@@ -153,6 +154,22 @@ pub struct CopySource {
     pub if_match: Option<String>,
     /// What CopyObject stores the copy as, which does not follow from the source; none: STANDARD.
     pub storage_class: Option<String>,
+    /// As [`ObjectHead::headers`]: of these CopyObject is told what S3 copies with none of its directives.
+    pub headers: Vec<(String, String)>,
+}
+
+impl CopySource {
+    /// An object of which this is known, for a copy that is as it is.
+    pub fn of(bucket: &str, key: &str, head: &ObjectHead) -> CopySource {
+        CopySource {
+            bucket: bucket.into(),
+            key: key.into(),
+            version_id: None,
+            if_match: Some(head.etag.clone()),
+            storage_class: head.storage_class.clone(),
+            headers: head.headers.clone(),
+        }
+    }
 }
 
 /// What a write answered.

@@ -3,7 +3,6 @@
 //! Owns: what the new object carries. Must never know: which objects there are.
 
 use super::Shared;
-use crate::config::COPY_BYTES_MAX;
 use crate::error::Error;
 use crate::s3::{CopySource, ObjectHeaders, Precondition, S3Client};
 use crate::write::upload::{Upload, copy_all};
@@ -25,14 +24,14 @@ pub async fn copy(shared: &Shared, source: &S3Client, from: &str, key: &str) -> 
     let said = &shared.headers;
     let replaces = said.content_type.is_some() || !said.metadata.is_empty();
     let mut headers =
-        ObjectHeaders { storage_class: said.storage_class.clone(), ..ObjectHeaders::from(head) };
+        ObjectHeaders { storage_class: said.storage_class.clone(), ..ObjectHeaders::copied(head) };
     if said.content_type.is_some() {
         headers.content_type.clone_from(&said.content_type);
     }
     if !said.metadata.is_empty() {
         headers.metadata.clone_from(&said.metadata);
     }
-    if size > COPY_BYTES_MAX {
+    if size > client.copy_bytes_max() {
         // As in `upload`: an upload that S3 has begun must be known to be aborted.
         let mut upload = Upload::create(&shared.uploads, key, &headers).await?;
         let sent = shared.unless_stopped(copy_all(&mut upload, &copied, size, &guard)).await;

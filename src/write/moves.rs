@@ -11,10 +11,10 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, future, stream};
 
 use super::upload::{self, Uploads};
-use crate::config::{COPY_BYTES_MAX, KEY_BYTES_MAX};
+use crate::config::KEY_BYTES_MAX;
 use crate::error::{Error, S3Error, S3ErrorKind};
 use crate::s3::{
-    CopySource, DELETE_KEYS_MAX, ListObjectsV2, ListPage, ListedObject, ObjectHeaders, ObjectId,
+    DELETE_KEYS_MAX, ListObjectsV2, ListPage, ListedObject, ObjectHead, ObjectHeaders, ObjectId,
     Precondition, S3Client,
 };
 
@@ -152,7 +152,7 @@ pub(super) async fn copy_where(
             if failed.is_some() {
                 break 'pages;
             }
-            under_way.push(copy_one(uploads, from, to, object));
+            under_way.push(copy_one(uploads, from, to, object.key));
         }
     }
     // What is under way lands, whatever has failed: who undoes it must find it.
@@ -162,91 +162,50 @@ pub(super) async fn copy_where(
     failed.map_or(Ok(moved), Err)
 }
 
-/// None where the object is gone.
-async fn copy_one(
-    uploads: &Uploads,
-    from: &str,
-    to: &str,
-    mut object: ListedObject,
-) -> Result<Option<Moved>, Error> {
-    let name = object.key.strip_prefix(from).unwrap_or_default().to_owned();
+/// What is there now is what moves, also where it was replaced since it was listed. None where the object is gone.
+async fn copy_one(uploads: &Uploads, from: &str, to: &str, object: String) -> Result<Option<Moved>, Error> {
+    let client = &uploads.client;
+    let name = object.strip_prefix(from).unwrap_or_default().to_owned();
     let key = format!("{to}{name}");
     if key.len() > KEY_BYTES_MAX {
         return Err(Error::NameTooLong);
     }
     let mut last = None;
     loop {
-        match copy(uploads, &object, &key).await {
-            Ok(etag) => return Ok(Some(Moved { name, was: object.etag, etag })),
+        let head = match client.head_object(&object).await {
+            Err(e) if e.kind == S3ErrorKind::NoSuchKey => return Ok(None),
+            head => head?,
+        };
+        let was = head.etag.clone();
+        match copy(uploads, &object, &head, &key).await {
+            Ok(etag) => return Ok(Some(Moved { name, was, etag })),
+            // SeaweedFS shows markers and copies none of them: they are put again.
             Err(e) if e.s3_kind() == Some(S3ErrorKind::NoSuchKey) => {
-                let made = put_marker_again(&uploads.client, &object, &key).await?;
-                return Ok(made.map(|etag| Moved { name, was: object.etag, etag }));
+                if !object.ends_with('/') || head.size > 0 {
+                    return Ok(None);
+                }
+                let headers = ObjectHeaders::from(head);
+                let put = client.put_object(&key, Vec::new(), &headers, &Precondition::None).await?;
+                return Ok(Some(Moved { name, was, etag: put.etag }));
             }
-            // Replaced since it was listed: what is there now is what moves.
-            Err(e)
-                if e.s3_kind() == Some(S3ErrorKind::PreconditionFailed)
-                    && last.as_ref() != Some(&object.etag) =>
-            {
-                last = Some(object.etag);
-                let head = match uploads.client.head_object(&object.key).await {
-                    Err(e) if e.kind == S3ErrorKind::NoSuchKey => return Ok(None),
-                    head => head?,
-                };
-                object.size = head.size;
-                object.etag = head.etag;
-                object.storage_class = head.storage_class;
+            Err(e) if e.s3_kind() == Some(S3ErrorKind::PreconditionFailed) && last.as_ref() != Some(&was) => {
+                last = Some(was);
             }
             Err(e) => return Err(e),
         }
     }
 }
 
-/// SeaweedFS shows markers and copies none of them (404): they are put again. None where there is nothing to put.
-async fn put_marker_again(
-    client: &S3Client,
-    object: &ListedObject,
-    key: &str,
-) -> Result<Option<String>, S3Error> {
-    if !object.key.ends_with('/') || object.size > 0 {
-        return Ok(None);
-    }
-    match client.head_object(&object.key).await {
-        Ok(head) => {
-            let headers = ObjectHeaders::from(head);
-            Ok(Some(client.put_object(key, Vec::new(), &headers, &Precondition::None).await?.etag))
-        }
-        Err(e) if e.kind == S3ErrorKind::NoSuchKey => Ok(None),
-        Err(e) => Err(e),
-    }
-}
-
-/// Copies one object as it is, pinned by its ETag, with its metadata, headers, storage class and ACL. Answers the copy's
-/// ETag.
-pub async fn copy(uploads: &Uploads, object: &ListedObject, key: &str) -> Result<String, Error> {
+/// Copies one object as it is, pinned by its ETag, with its metadata, headers, encryption, storage class and ACL. Answers
+/// the copy's ETag.
+pub async fn copy(uploads: &Uploads, from: &str, head: &ObjectHead, key: &str) -> Result<String, Error> {
     let client = &uploads.client;
-    let acl = client.acl_to_keep(ObjectId::current(&object.key));
+    let acl = client.acl_to_keep(ObjectId::current(from));
     // Side by side, for hardly any has an ACL that the copy would lack.
-    let (copied, acl) = future::join(copy_without_acl(uploads, object, key), acl).await;
-    let etag = copied?;
+    let (copied, acl) = future::join(upload::copy(uploads, from, head, key, None), acl).await;
+    let etag = copied?.etag;
     client.put_acl_again(ObjectId::current(key), acl?).await?;
     Ok(etag)
-}
-
-async fn copy_without_acl(uploads: &Uploads, object: &ListedObject, key: &str) -> Result<String, Error> {
-    let client = &uploads.client;
-    let from = CopySource {
-        bucket: client.bucket().into(),
-        key: object.key.clone(),
-        if_match: Some(object.etag.clone()),
-        storage_class: object.storage_class.clone(),
-        ..CopySource::default()
-    };
-    let guard = Precondition::None;
-    if object.size <= COPY_BYTES_MAX {
-        return Ok(client.copy_object(&from, key, None, &guard).await?.etag);
-    }
-    let headers = ObjectHeaders::from(client.head_object(&object.key).await?);
-    Ok(upload::copy_large(uploads, &from, object.size, key, &headers, &guard).await?.etag)
 }
 
 /// Deletes objects, many at a time; markers when all that is below them is gone, the deepest first, for SeaweedFS keeps

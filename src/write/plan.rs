@@ -42,10 +42,10 @@ impl Ladder {
     }
 }
 
-/// `bytes` of an object in ranges that UploadPartCopy takes: none over 5 GiB, and none below 5 MiB
+/// `bytes` of an object in ranges that UploadPartCopy takes: none over `copy_bytes_max`, 5 GiB, and none below 5 MiB
 /// unless the whole is.
-pub fn copy_ranges(bytes: u64) -> Vec<Range<u64>> {
-    even(bytes, bytes.div_ceil(COPY_BYTES_MAX)).filter(|range| !range.is_empty()).collect()
+pub fn copy_ranges(bytes: u64, copy_bytes_max: u64) -> Vec<Range<u64>> {
+    even(bytes, bytes.div_ceil(copy_bytes_max)).filter(|range| !range.is_empty()).collect()
 }
 
 /// A stretch of a file's content, and where the server has it already, if it has.
@@ -325,7 +325,7 @@ mod tests {
 
         #[test]
         fn copies_tile_within_the_limits(bytes in 1u64..OBJECT_BYTES_MAX) {
-            let ranges = copy_ranges(bytes);
+            let ranges = copy_ranges(bytes, COPY_BYTES_MAX);
             let mut at = 0;
             for range in &ranges {
                 prop_assert_eq!(range.start, at);

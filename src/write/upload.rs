@@ -16,7 +16,9 @@ use tokio::task::JoinSet;
 use super::plan;
 use crate::error::{Error, S3Error, S3ErrorKind};
 use crate::journal::{Intent, Journal};
-use crate::s3::{CopySource, ObjectHeaders, Payload, Precondition, S3Client, UploadedPart, Written};
+use crate::s3::{
+    CopySource, ObjectHead, ObjectHeaders, ObjectId, Payload, Precondition, S3Client, UploadedPart, Written,
+};
 
 /// Parts of one file under way at once: enough to fill the line, few enough for the memory.
 const PARTS_IN_FLIGHT_MAX: usize = 16;
@@ -220,19 +222,34 @@ pub(super) async fn abort(client: &S3Client, key: &str, upload_id: &str) -> Resu
     }
 }
 
-/// Copies an object over 5 GiB in parts, on the server's side.
-pub async fn copy_large(
+/// Copies an object with its tags on the server's side, pinned by its ETag: one over 5 GiB in parts. `replace`: what else
+/// the copy carries, where it is not what the object does.
+pub async fn copy(
     with: &Uploads,
-    source: &CopySource,
-    bytes: u64,
+    from: &str,
+    head: &ObjectHead,
     key: &str,
-    headers: &ObjectHeaders,
-    guard: &Precondition,
+    replace: Option<&ObjectHeaders>,
 ) -> Result<Written, Error> {
-    let mut upload = Upload::create(with, key, headers).await?;
-    let copied = copy_all(&mut upload, source, bytes, guard).await;
+    let client = &with.client;
+    let source = CopySource::of(client.bucket(), from, head);
+    if head.size <= client.copy_bytes_max() {
+        return Ok(client.copy_object(&source, key, replace, &Precondition::None).await?);
+    }
+    // Onto itself it takes long enough for somebody else's object to be there at the end.
+    let guard = if from == key { Precondition::Etag(head.etag.clone()) } else { Precondition::None };
+    let headers = replace.cloned().unwrap_or_else(|| ObjectHeaders::from(head.clone()));
+    // Unlike a copy as one, it has no tags of its source's.
+    let tags = match client.get_tags(Some(ObjectId::current(from))).await {
+        Err(e) if e.kind == S3ErrorKind::NotImplemented => Vec::new(),
+        tags => tags?,
+    };
+    let mut upload = Upload::create(with, key, &headers).await?;
+    let copied = copy_all(&mut upload, &source, head.size, &guard).await;
     if copied.is_err() {
         upload.abort().await;
+    } else if !tags.is_empty() {
+        client.put_tags(&tags, Some(ObjectId::current(key))).await?;
     }
     copied
 }
@@ -246,7 +263,7 @@ pub async fn copy_all(
     guard: &Precondition,
 ) -> Result<Written, Error> {
     let mut count = 0;
-    for range in plan::copy_ranges(bytes) {
+    for range in plan::copy_ranges(bytes, upload.client.copy_bytes_max()) {
         count += 1;
         upload.copy(count, source.clone(), range).await?;
     }

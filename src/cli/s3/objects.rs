@@ -15,15 +15,15 @@ use serde_json::{Map, Value, json};
 use super::place::Place;
 use super::{Common, Ending, Shown, print, runtime};
 use crate::cli::resolve;
-use crate::config::{COPY_BYTES_MAX, RESTORE_TIERS};
+use crate::config::RESTORE_TIERS;
 use crate::error::{Error, S3Error};
 use crate::failure::Failure;
 use crate::s3::{
-    CopySource, ListObjectVersions, ListObjectsV2, ListedUpload, ListedVersion, ObjectDetails, ObjectHeaders,
-    ObjectId, Owner, Precondition, Presigned, S3Client,
+    ListObjectVersions, ListObjectsV2, ListedUpload, ListedVersion, ObjectDetails, ObjectHeaders, ObjectId,
+    Owner, Presigned, S3Client,
 };
 use crate::transfer;
-use crate::write::upload::{Uploads as UploadsWith, copy_large};
+use crate::write::upload::{self, Uploads as UploadsWith};
 
 /// List objects: those directly below a prefix, and the prefixes below it
 #[derive(Debug, Args)]
@@ -412,27 +412,12 @@ impl StorageClass {
 async fn set_storage_class(uploads: &UploadsWith, key: &str, class: &str) -> Result<(), Error> {
     let client = &uploads.client;
     let head = client.head_object(key).await?;
-    let source = CopySource {
-        bucket: client.bucket().to_string(),
-        key: key.to_string(),
-        if_match: Some(head.etag.clone()),
-        ..CopySource::default()
-    };
     let object = ObjectId::current(key);
     let acl = client.acl_to_keep(object).await?;
-    let size = head.size;
-    let headers = ObjectHeaders { storage_class: Some(class.to_string()), ..ObjectHeaders::from(head) };
-    if size <= COPY_BYTES_MAX {
-        // Headers and all: SeaweedFS takes no copy of an object onto itself that leaves them as they are.
-        client.copy_object(&source, key, Some(&headers), &Precondition::None).await?;
-        return Ok(client.put_acl_again(object, acl).await?);
-    }
-    // A copy in parts is a new object, which has no tags of its source's.
-    let tags = client.get_tags(Some(object)).await?;
-    copy_large(uploads, &source, size, key, &headers, &Precondition::None).await?;
-    if !tags.is_empty() {
-        client.put_tags(&tags, Some(object)).await?;
-    }
+    // Headers and all: SeaweedFS takes no copy of an object onto itself that leaves them as they are.
+    let headers =
+        ObjectHeaders { storage_class: Some(class.to_string()), ..ObjectHeaders::from(head.clone()) };
+    upload::copy(uploads, key, &head, key, Some(&headers)).await?;
     Ok(client.put_acl_again(object, acl).await?)
 }
 

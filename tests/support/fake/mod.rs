@@ -194,6 +194,7 @@ impl FakeS3 {
             request_timeout: Duration::from_secs(30),
             ca_bundle: None,
             list_page_keys: 1000,
+            copy_bytes_max: 5 << 30,
             requests: Default::default(),
         }
     }
@@ -269,6 +270,11 @@ impl FakeS3 {
     /// Sets the ACL of an object.
     pub fn grant(&self, key: &str, grants: &str) {
         self.own(|b| b.get_mut(key.as_bytes()).expect("the object").grants = Some(grants.to_string()));
+    }
+
+    /// Sets the tags of an object, as in `x-amz-tagging`.
+    pub fn tag(&self, key: &str, tags: &str) {
+        self.own(|b| b.get_mut(key.as_bytes()).expect("the object").tags = tags.to_string());
     }
 
     pub fn delete(&self, key: impl AsRef<[u8]>) -> bool {
@@ -435,6 +441,8 @@ impl State {
             "CopyObject" => objects::copy_object(self, call, incoming),
             "GetObjectAcl" => objects::get_object_acl(self, call),
             "PutObjectAcl" => objects::put_object_acl(self, call, incoming),
+            "GetObjectTagging" => objects::get_object_tagging(self, call),
+            "PutObjectTagging" => objects::put_object_tagging(self, call, incoming),
             "RestoreObject" => objects::restore_object(self, call),
             "DeleteObject" => objects::delete_object(self, call, incoming),
             "DeleteObjects" => objects::delete_objects(self, call, incoming),

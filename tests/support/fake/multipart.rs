@@ -10,7 +10,7 @@ use super::super::call::Call;
 use super::super::xml::{self, Element, leaf};
 use super::answer::{Answer, Refusal};
 use super::listing::iso;
-use super::objects::{check_guards, copy_source, kept_headers, same_etag};
+use super::objects::{check_guards, copy_source, kept_headers, same_etag, tags_asked};
 use super::store::Object;
 use super::{Bucket, Incoming, Part, State, Upload, auth};
 
@@ -22,7 +22,14 @@ pub fn create(state: &mut State, call: &Call, incoming: &Incoming) -> Result<Ans
     let bucket = state.bucket(call)?;
     bucket.uploads.insert(
         (call.key_bytes.clone(), id.clone()),
-        Upload { initiated, headers, metadata, checksum_algorithm, parts: BTreeMap::new() },
+        Upload {
+            initiated,
+            headers,
+            metadata,
+            tags: tags_asked(incoming),
+            checksum_algorithm,
+            parts: BTreeMap::new(),
+        },
     );
     let inner = leaf("Bucket", &call.bucket) + &leaf("Key", &call.key()) + &leaf("UploadId", &id);
     Ok(Answer::xml("InitiateMultipartUploadResult", &inner))
@@ -123,6 +130,7 @@ pub fn complete(state: &mut State, call: &Call, incoming: &Incoming) -> Result<A
         headers: upload.headers,
         metadata: upload.metadata,
         grants: None,
+        tags: upload.tags,
     };
     let inner = leaf("Location", &format!("http://fake.test/{}/{}", call.bucket, call.key()))
         + &leaf("Bucket", &call.bucket)

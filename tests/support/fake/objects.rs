@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str};
 
 use super::super::bytes as sums;
 use super::super::call::Call;
@@ -14,7 +14,7 @@ use super::store::Object;
 use super::{Bucket, Guards, Incoming, State, auth};
 
 /// Headers that S3 keeps with an object, besides `x-amz-meta-*`.
-const KEPT: [&str; 7] = [
+const KEPT: [&str; 11] = [
     "content-type",
     "content-encoding",
     "content-language",
@@ -22,7 +22,14 @@ const KEPT: [&str; 7] = [
     "cache-control",
     "expires",
     "x-amz-storage-class",
+    "x-amz-website-redirect-location",
+    "x-amz-server-side-encryption",
+    "x-amz-server-side-encryption-aws-kms-key-id",
+    "x-amz-server-side-encryption-bucket-key-enabled",
 ];
+/// Those of them that a copy never has from its source: it is as its own request says.
+/// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html>
+const APART: std::ops::RangeFrom<usize> = 6..;
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html>
 const METADATA_BYTES_MAX: usize = 2048;
 
@@ -178,6 +185,35 @@ pub fn put_object_acl(state: &mut State, call: &Call, incoming: &Incoming) -> Re
     Ok(Answer::empty(200))
 }
 
+pub fn tags_asked(incoming: &Incoming) -> String {
+    incoming.header("x-amz-tagging").unwrap_or_default().to_string()
+}
+
+pub fn get_object_tagging(state: &mut State, call: &Call) -> Result<Answer, Refusal> {
+    let object = state.bucket(call)?.get(&call.key_bytes);
+    let object = object.ok_or_else(|| Refusal::no_such_key(&call.key()))?;
+    let text = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let pairs = object.tags.split('&').filter_map(|pair| pair.split_once('='));
+    let tags = pairs
+        .map(|(key, value)| format!("<Tag>{}{}</Tag>", leaf("Key", &text(key)), leaf("Value", &text(value))));
+    Ok(Answer::xml("Tagging", &format!("<TagSet>{}</TagSet>", tags.collect::<String>())))
+}
+
+pub fn put_object_tagging(state: &mut State, call: &Call, incoming: &Incoming) -> Result<Answer, Refusal> {
+    let root = std::str::from_utf8(&incoming.body).ok().and_then(xml::parse);
+    let root = root.filter(|root| root.name == "Tagging").ok_or_else(Refusal::malformed_xml)?;
+    let set = root.child("TagSet").ok_or_else(Refusal::malformed_xml)?;
+    let escaped = |text: &str| percent_encoding::utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let pairs = set.all("Tag").map(|tag| {
+        let text = |name| escaped(tag.text_of(name).unwrap_or_default());
+        format!("{}={}", text("Key"), text("Value"))
+    });
+    let tags = pairs.collect::<Vec<_>>().join("&");
+    let object = state.bucket(call)?.get_mut(&call.key_bytes);
+    object.ok_or_else(|| Refusal::no_such_key(&call.key()))?.tags = tags;
+    Ok(Answer::empty(200))
+}
+
 /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_RestoreObject.html>
 pub fn restore_object(state: &mut State, call: &Call) -> Result<Answer, Refusal> {
     let bucket = state.bucket(call)?;
@@ -197,6 +233,8 @@ fn describe(answer: &mut Answer, object: &Object) {
     answer.set("etag", &object.etag);
     answer.set("last-modified", &httpdate::fmt_http_date(object.last_modified));
     answer.set("content-type", object.content_type());
+    // S3 encrypts all that it keeps.
+    answer.set("x-amz-server-side-encryption", "AES256");
     for (name, value) in &object.headers {
         // As S3 does: the class is not named where it is the default.
         if name != "x-amz-storage-class" || value != "STANDARD" {
@@ -254,6 +292,7 @@ pub fn put_object(state: &mut State, call: &Call, incoming: &Incoming) -> Result
     let mut object = Object::new(incoming.body.clone(), now);
     object.headers = headers;
     object.metadata = metadata;
+    object.tags = tags_asked(incoming);
     let mut answer = Answer::empty(200).with("etag", &object.etag);
     auth::repeat_checksum(&mut answer, incoming);
     bucket.put(&call.key_bytes, Arc::new(object));
@@ -310,11 +349,11 @@ pub fn copy_object(state: &mut State, call: &Call, incoming: &Incoming) -> Resul
     let (headers, metadata) = if replace {
         (asked, asked_metadata)
     } else {
-        // The storage class is not the source's to hand on: it is what was asked for, or STANDARD.
-        let class = "x-amz-storage-class";
         let mut headers = source.headers.clone();
-        headers.remove(class);
-        headers.extend(asked.get(class).map(|value| (class.to_string(), value.clone())));
+        for name in &KEPT[APART] {
+            headers.remove(*name);
+            headers.extend(asked.get(*name).map(|value| (name.to_string(), value.clone())));
+        }
         (headers, source.metadata.clone())
     };
     let guards = state.options.guards;
@@ -325,6 +364,7 @@ pub fn copy_object(state: &mut State, call: &Call, incoming: &Incoming) -> Resul
     let mut object = Object::new(source.data.clone(), now);
     object.headers = headers;
     object.metadata = metadata;
+    object.tags = source.tags.clone();
     let inner = leaf("LastModified", &iso(now)) + &leaf("ETag", &object.etag);
     bucket.put(&call.key_bytes, Arc::new(object));
     Ok(Answer::xml("CopyObjectResult", &inner))

@@ -59,13 +59,15 @@ pub struct Object {
     pub metadata: BTreeMap<String, String>,
     /// The grants of its ACL; none: everything, to the owner.
     pub grants: Option<String>,
+    /// As in `x-amz-tagging`: `KEY=VALUE&KEY=VALUE`.
+    pub tags: String,
 }
 
 impl Object {
     pub fn new(data: Bytes, now: SystemTime) -> Object {
         let etag = sums::etag_of(&data);
         let (headers, metadata) = (BTreeMap::new(), BTreeMap::new());
-        Object { data, etag, last_modified: now, headers, metadata, grants: None }
+        Object { data, etag, last_modified: now, headers, metadata, grants: None, tags: String::new() }
     }
 
     pub fn size(&self) -> u64 {
@@ -90,6 +92,8 @@ pub struct Upload {
     pub initiated: SystemTime,
     pub headers: BTreeMap<String, String>,
     pub metadata: BTreeMap<String, String>,
+    /// As [`Object::tags`].
+    pub tags: String,
     /// `x-amz-checksum-algorithm` in upper case.
     pub checksum_algorithm: Option<String>,
     pub parts: BTreeMap<u32, Part>,
