@@ -74,6 +74,7 @@ async fn user_metadata_are_extended_attributes() {
         assert_eq!(errno(set(&house, "file", name, "1").await), libc::EOPNOTSUPP, "{name}");
         assert_eq!(errno(get(&house, "file", name).await), libc::EOPNOTSUPP, "{name}");
     }
+    assert_eq!(errno(set(&house, "file", "user.", "1").await), libc::EINVAL);
     house.mkdir("dir").await.unwrap();
     set(&house, "dir", "user.of", "a directory").await.unwrap();
     assert_eq!(house.fake.object("dir/").unwrap().metadata["of"], "a directory");

@@ -251,7 +251,7 @@ fn killed_at_random_moments(name: &str, args: &[&str]) {
                     let op = some_op(rng, &tree);
                     match carry_out(&root, &op) {
                         Ok(()) => tree = tree.after(&op),
-                        Err(e) if is_killed(&e) => return (tree, op, history),
+                        Err(e) if is_killed(&e, &root) => return (tree, op, history),
                         Err(e) => panic!("{op:?}: {e}; before: {history:#?}"),
                     }
                     history.push(op);
@@ -292,9 +292,14 @@ fn killed_at_random_moments(name: &str, args: &[&str]) {
     println!("{rounds} rounds, {done} operations acknowledged");
 }
 
-/// What a program sees of a mount whose daemon is gone.
-fn is_killed(e: &io::Error) -> bool {
-    matches!(e.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
+/// What a program sees of a mount whose daemon is gone; EIO where it died while it answered.
+fn is_killed(e: &io::Error, root: &Path) -> bool {
+    let is_gone = || fs::metadata(root).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN));
+    match e.raw_os_error() {
+        Some(libc::ENOTCONN | libc::ECONNABORTED) => true,
+        Some(libc::EIO) => is_gone(),
+        _ => false,
+    }
 }
 
 fn file_keys(server: &Server, bucket: &str) -> Vec<String> {

@@ -243,8 +243,7 @@ impl Filesystem {
             }
         };
         self.dir_renamed(from, to, (&source, &target), &moved).await;
-        let keys: Vec<String> = moved.iter().map(|object| format!("{source}{}", object.name)).collect();
-        let deleted = moves::delete(&self.client, keys).await;
+        let deleted = moves::delete(&self.client, moves::whole(&source, &moved)).await;
         drop(pass);
         match deleted {
             Ok(()) => self.journal.end(intent),

@@ -137,7 +137,11 @@ impl Filesystem {
     /// The metadata's name of `user.NAME`.
     fn user_xattr(&self, name: &OsStr) -> Result<String, Error> {
         let user = name.as_bytes().strip_prefix(USER).filter(|_| self.namespace.keeps_attributes());
-        let name = xattr::metadata_name(user.ok_or(Error::NotSupported("extended attributes"))?);
+        let user = user.ok_or(Error::NotSupported("extended attributes"))?;
+        if user.is_empty() {
+            return Err(Error::Invalid("an extended attribute without a name"));
+        }
+        let name = xattr::metadata_name(user);
         if xattr::is_shown(&name) {
             Ok(name)
         } else {

@@ -5,7 +5,7 @@
 //! second time, so that the last copy of anything stays, whoever wrote it meanwhile.
 //! Must never know: inodes, paths, the journal.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, future, stream};
@@ -21,8 +21,9 @@ use crate::s3::{
 /// Objects that one move takes, at most: a key and two ETags of each are held in memory.
 pub const OBJECTS_MAX: usize = 1_000_000;
 const TOO_MANY: Error = Error::CrossDevice("renaming a directory of more than a million objects");
-/// Copies under way at once: near what S3 takes below one prefix (3,500 a second), at 30 ms each.
-const COPIES_IN_FLIGHT_MAX: usize = 100;
+/// Copies under way at once: near what S3 takes below one prefix (3,500 a second), at 30 ms each, of which a HEAD and the
+/// question for the ACL come before.
+const COPIES_IN_FLIGHT_MAX: usize = 200;
 /// DeleteObjects under way at once.
 const DELETES_IN_FLIGHT_MAX: usize = 8;
 
@@ -208,6 +209,17 @@ pub async fn copy(uploads: &Uploads, from: &str, head: &ObjectHead, key: &str) -
     Ok(etag)
 }
 
+/// The keys of what moved from `dir`, and the markers of all directories that it was in, whether they are there or not:
+/// SeaweedFS shows a directory that nobody made until it is told to remove it.
+pub fn whole(dir: &str, moved: &[Moved]) -> Vec<String> {
+    let mut keys = BTreeSet::from([dir.to_owned()]);
+    for object in moved {
+        let ends = object.name.match_indices('/').map(|(at, _)| at + 1).chain([object.name.len()]);
+        keys.extend(ends.filter_map(|end| Some(format!("{dir}{}", object.name.get(..end)?))));
+    }
+    keys.into_iter().collect()
+}
+
 /// Deletes objects, many at a time; markers when all that is below them is gone, the deepest first, for SeaweedFS keeps
 /// the directory of one that goes earlier.
 ///
@@ -274,6 +286,13 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use super::*;
+
+    #[test]
+    fn what_moved_goes_with_its_directories() {
+        let moved = |name: &str| Moved { name: name.into(), was: String::new(), etag: String::new() };
+        let keys = whole("d/", &[moved("a"), moved("x/y/b"), moved("x/y/c"), moved("z/")]);
+        assert_eq!(keys, ["d/", "d/a", "d/x/", "d/x/y/", "d/x/y/b", "d/x/y/c", "d/z/"]);
+    }
 
     #[test]
     fn a_copy_is_known_by_its_etag_or_by_size_and_time() {
