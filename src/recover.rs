@@ -116,12 +116,26 @@ fn each_spoilt(spoilt: Vec<Spoilt>, recover: &Recover) -> Result<(), Failure> {
     result
 }
 
-/// What a mount says of what waits for its bucket, if anything does.
-pub fn notice(journal: &Journal, bucket: &str) -> Option<String> {
-    let (items, spoilt) = match journal.kept().and_then(|items| Ok((items, journal.spoilt()?))) {
+/// What a mount says of what waits for its bucket: for a person, and for a mount that may send it.
+pub fn notice(journal: &Journal, bucket: &str) -> Vec<String> {
+    let found = journal.kept().and_then(|items| {
+        let mut left = 0;
+        for item in items.iter().filter(|item| item.kept.owner.is_some()) {
+            left += usize::from(!journal.is_owned(&item.kept)?);
+        }
+        Ok((items, journal.spoilt()?, left))
+    });
+    let (items, spoilt, left) = match found {
         Ok(found) => found,
-        Err(e) => return Some(format!("cannot see whether anything is kept for `pailfs recover`: {e}")),
+        Err(e) => return vec![format!("cannot see whether anything is kept for `pailfs recover`: {e}")],
     };
+    let unsent = (left > 0).then(|| {
+        format!("acknowledged by an earlier mount and not sent: {left} of {bucket}; a mount that is not --read-only sends them")
+    });
+    kept_notice(&items, &spoilt, bucket).into_iter().chain(unsent).collect()
+}
+
+fn kept_notice(items: &[KeptItem], spoilt: &[Spoilt], bucket: &str) -> Option<String> {
     let keys = items.iter().filter(|item| item.kept.owner.is_none()).map(|item| item.kept.key.as_str());
     let names: Vec<&str> = keys.chain(spoilt.iter().map(Spoilt::name)).collect();
     let key = names.first()?.escape_debug();

@@ -236,7 +236,7 @@ fn the_command_shows_exports_and_discards_what_tells_no_more_what_it_is() {
     let item = journal.keep(&kept("a", None, 5, vec![range(0, 5)]), Staged::Memory(&[Bytes::from("12345")]));
     let item = item.unwrap();
     File::options().write(true).open(item.bytes()).unwrap().set_len(9).unwrap();
-    let said = notice(&journal, "data").expect("a mount says so");
+    let said = notice(&journal, "data").concat();
     assert!(said.starts_with(item.name()), "{said}");
     let said = text(&pailfs(staging.path(), &[]).stdout);
     assert!(said.contains(item.name()) && said.contains("spoilt"), "{said}");
@@ -249,6 +249,21 @@ fn the_command_shows_exports_and_discards_what_tells_no_more_what_it_is() {
     assert!(item.bytes().exists(), "it stays kept");
     assert!(pailfs(staging.path(), &["--discard", "--yes", item.name()]).status.success());
     assert!(!item.bytes().exists());
+}
+
+#[test]
+fn a_mount_that_may_not_send_says_what_was_acknowledged_and_waits() {
+    let staging = tempfile::tempdir().unwrap();
+    let died = Journal::new(staging.path(), Some(ENDPOINT), "data");
+    let file = tempfile::tempfile().unwrap();
+    died.acknowledge(kept("a", None, 0, vec![]), Staged::Ranges(&file)).unwrap();
+    let next = Journal::new(staging.path(), Some(ENDPOINT), "data");
+    assert_eq!(notice(&next, "data"), [""; 0], "its mount lives, and sends it");
+    drop(died);
+    let said = notice(&next, "data");
+    assert!(said.len() == 1 && said[0].contains("not sent: 1 of data"), "{said:?}");
+    assert_eq!(next.adopt_acknowledged().unwrap().len(), 1);
+    assert_eq!(notice(&next, "data"), [""; 0], "it is on its way");
 }
 
 #[test]

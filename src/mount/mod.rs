@@ -192,7 +192,7 @@ fn kept(config: &Config) -> Vec<String> {
         bucket => Ok(vec![bucket.to_owned()]),
     };
     let notice = |bucket: String| recover::notice(&Journal::new(staging, endpoint, &bucket), &bucket);
-    buckets.map_or_else(|e| vec![e.to_string()], |buckets| buckets.into_iter().filter_map(notice).collect())
+    buckets.map_or_else(|e| vec![e.to_string()], |buckets| buckets.into_iter().flat_map(notice).collect())
 }
 
 fn open_disk_cache(config: &Config) -> Result<Option<Arc<DiskCache>>, Failure> {
