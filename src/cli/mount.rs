@@ -208,7 +208,8 @@ pub(super) struct StagingArgs {
     pub staging: Option<PathBuf>,
     /// The most that waits there may take of the disk, at least 64MiB [default: 10GiB]
     ///
-    /// When it is full a write waits for files that are being closed, then fails with ENOSPC.
+    /// When it is full a write waits for files that are being closed, then fails with ENOSPC. So does one that would leave
+    /// less than 256 MiB of its file system to others.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub staging_size: Option<u64>,
 }
