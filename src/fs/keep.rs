@@ -206,7 +206,7 @@ impl Filesystem {
         .await;
         let writer = self.handles.writer(ino);
         if let Some(writer) = writer.as_ref().filter(|_| etag != head.etag) {
-            writer.renamed(key.into(), Some(&etag), None).await?;
+            writer.renamed(key.into(), Some((&head.etag, &etag)), None).await?;
         }
         self.versions.made(ino, Some(&head.etag), &etag);
         let kept = self.kept(self.attributes_in(headers));

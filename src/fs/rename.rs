@@ -88,7 +88,8 @@ impl Filesystem {
         // Open, or acknowledged and on its way.
         let goes = open.map(|(_, writer)| writer).or_else(|| self.writer_at(to.0, to.1));
         let source_etag = info.etag.clone();
-        let (mut moved_etag, mut noted) = (None, None);
+        // The ETags of what moved and of its copy.
+        let (mut moved, mut noted) = (None, None);
         if source_etag.is_empty() {
             // Nothing could be copied: it is published under its new name, where S3 has what it replaces until then.
             info.etag = replaced.map_or_else(String::new, |replaced| replaced.etag);
@@ -103,13 +104,17 @@ impl Filesystem {
                 Some(goes) => goes.item().await,
                 None => None,
             };
-            (info, noted) = self.move_object(from.0, (&source, pinned), (&target, replaced), drops).await?;
-            moved_etag = Some(info.etag.clone());
+            let was;
+            (was, info, noted) =
+                self.move_object(from.0, (&source, pinned), (&target, replaced), drops).await?;
+            moved = Some((was, info.etag.clone()));
         }
         if let Some(writer) = &writer {
-            match writer.renamed(target.clone(), moved_etag.as_deref(), Some(info.etag.as_str())).await {
+            let etags = moved.as_ref().map(|(was, now)| (was.as_str(), now.as_str()));
+            let over = Some(info.etag.as_str()).filter(|etag| !etag.is_empty());
+            match writer.renamed(target.clone(), etags, over).await {
                 // The object has moved: so must all else.
-                Err(e) if moved_etag.is_some() => {
+                Err(e) if moved.is_some() => {
                     tracing::error!(key = target, "the local disk has it under its old name: {e}");
                 }
                 renamed => renamed?,
@@ -119,7 +124,7 @@ impl Filesystem {
             goes.unlinked().await;
         }
         noted.into_iter().for_each(|noted| self.journal.end(noted));
-        if let (Some(ino), Some(now)) = (ino, &moved_etag) {
+        if let (Some(ino), Some((_, now))) = (ino, &moved) {
             self.versions.made(ino, Some(&source_etag), now);
         }
         self.file_renamed(from, to, info);
@@ -131,14 +136,15 @@ impl Filesystem {
 
     /// Copies an object, tells those who link ranges of it, and removes the original, an entry of the directory `parent`.
     /// `pinned`: this version and no other; `replaced`: the ETag of what is at the new key; `drops`: as of
-    /// [`Intent::RenameFile`]. Answers the copy, and what is to be ended in the journal when all else has moved.
+    /// [`Intent::RenameFile`]. Answers the ETag of what was copied, the copy, and what is to be ended in the journal when all
+    /// else has moved.
     async fn move_object(
         &self,
         parent: u64,
         (source, pinned): (&str, Option<&String>),
         (target, replaced): (&str, Option<String>),
         drops: Option<String>,
-    ) -> Result<(FileInfo, Option<u64>), Error> {
+    ) -> Result<(String, FileInfo, Option<u64>), Error> {
         let head = self.client.head_object(source).await?;
         if pinned.is_some_and(|etag| *etag != head.etag) {
             return Err(Error::Stale); // what was written goes on from another version
@@ -152,6 +158,7 @@ impl Filesystem {
             replaced,
             keep: doomed.keep,
             drops,
+            at: SystemTime::now(),
         });
         let noted = noted.inspect_err(|e| tracing::warn!("a crash would leave half a rename: {e}")).ok();
         let moved = async {
@@ -163,7 +170,7 @@ impl Filesystem {
             })
             .await;
             self.deletes.remove(doomed).await?;
-            Ok((FileInfo { etag, ..info }, noted))
+            Ok((head.etag.clone(), FileInfo { etag, ..info }, noted))
         };
         let moved = moved.await;
         if moved.is_err() {
@@ -233,7 +240,12 @@ impl Filesystem {
                 self.commit_with_pass(ino, &writer).await?;
             }
         }
-        let begun = self.journal.begin(Intent::Rename { from: source.clone(), to: target.clone(), over });
+        let begun = self.journal.begin(Intent::Rename {
+            from: source.clone(),
+            to: target.clone(),
+            over,
+            at: SystemTime::now(),
+        });
         let intent = begun.map_err(journal_error)?;
         let moved = match self.copy_dir(intent, from.0, &source, &target).await {
             Ok(moved) => moved,
@@ -325,7 +337,7 @@ impl Filesystem {
             let Ok(key) = self.namespace.key(ino) else { continue };
             let tree = trees.iter().find_map(|tree| Some((tree, name_below(&key, tree.target)?)));
             if let Some((tree, name)) = tree
-                && let Err(e) = writer.renamed(key.clone(), tree.etag_of(name).as_deref(), None).await
+                && let Err(e) = writer.renamed(key.clone(), tree.etags_of(name), None).await
             {
                 tracing::error!(key, "the local disk has it under its old name: {e}");
             }
@@ -415,6 +427,11 @@ impl<'a> MovedTree<'a> {
     /// Of what is called so below the new key.
     pub fn etag_of(&self, name: &str) -> Option<String> {
         self.by_name.get(name).map(|object| object.etag.clone())
+    }
+
+    /// As [`MovedTree::etag_of`], after that of what was copied.
+    fn etags_of(&self, name: &str) -> Option<(&str, &str)> {
+        self.by_name.get(name).map(|object| (object.was.as_str(), object.etag.as_str()))
     }
 
     /// What an object has become, if it is one of these.

@@ -41,7 +41,14 @@ pub enum Intent {
     Upload { key: String, upload_id: String },
     /// The objects below `from` are copied below `to` (both end in `/`); once that is committed, those below `from` go.
     /// `over`: the marker `to` was there before.
-    Rename { from: String, to: String, over: bool },
+    Rename {
+        from: String,
+        to: String,
+        over: bool,
+        /// When it began: what was acknowledged below `from` since then is not of what moved.
+        #[serde(default = "epoch")]
+        at: SystemTime,
+    },
     /// An object is copied from `from` to `to`, then the original goes. `etag`: the original's; `replaced`: of what was at
     /// `to`, if anything was; `drops`: as of [`Intent::Remove`].
     /// Committed when it is known to be copied; else that can be seen as long as both are there.
@@ -53,6 +60,9 @@ pub enum Intent {
         keep: bool,
         #[serde(default)]
         drops: Option<String>,
+        /// As of [`Intent::Rename`].
+        #[serde(default = "epoch")]
+        at: SystemTime,
     },
     /// Two files or directories change places. `stage`: how far that is.
     Exchange { what: Exchange, stage: Stage },
@@ -98,6 +108,11 @@ pub enum Stage {
     MovingFirst,
     /// Both are where they should be: the copies aside are to be removed.
     Done,
+}
+
+/// Of intentions that an earlier version noted.
+fn epoch() -> SystemTime {
+    SystemTime::UNIX_EPOCH
 }
 
 /// An intention that is begun and not ended.

@@ -86,12 +86,15 @@ pub(super) fn told(bytes: &[u8]) -> Told {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
     use super::*;
     use proptest::prelude::*;
 
     fn records() -> Vec<Record> {
         let upload = |key: &str| Intent::Upload { key: key.into(), upload_id: "id".into() };
-        let rename = Intent::Rename { from: "a\n/".into(), to: "ü \"/".into(), over: true };
+        let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(1_700_000_000_123_456_789);
+        let rename = Intent::Rename { from: "a\n/".into(), to: "ü \"/".into(), over: true, at };
         vec![
             Record::Format(FORMAT),
             Record::Begin { id: 0, intent: upload("a") },

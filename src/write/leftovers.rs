@@ -32,27 +32,38 @@ pub async fn settle_renames(uploads: &Uploads, left: &[Open], items: &mut Vec<Ke
     let Uploads { client, journal, .. } = uploads;
     for open in left {
         let (from, to, settled, what) = match &open.intent {
-            Intent::Rename { from, to, .. } if open.committed => {
+            Intent::Rename { from, to, at, .. } if open.committed => {
                 let finished = async {
                     moves::finish(client, from, to).await?;
-                    move_items(client, items, from, to).await
+                    move_items(client, items, (from, *at), to).await
                 };
-                (from, to, finished.await, "finished")
+                let finished = finished.await;
+                if finished.is_err() {
+                    items.retain(|item| below(item, (from, *at)).is_none()); // they wait with it
+                }
+                (from, to, finished, "finished")
             }
-            Intent::Rename { from, to, over } => {
+            Intent::Rename { from, to, over, .. } => {
                 (from, to, moves::undo(client, from, to, *over).await, "undone")
             }
-            Intent::RenameFile { from, to, etag, replaced, keep, drops } => {
+            Intent::RenameFile { from, to, etag, replaced, keep, drops, at } => {
                 let settled = async {
                     if finish_file(client, (from, etag), (to, replaced.as_deref()), *keep, open.committed)
                         .await?
                     {
                         drop_item(journal, items, drops.as_deref());
-                        move_items(client, items, from, to).await?;
+                        move_items(client, items, (from, *at), to).await?;
                     }
                     Ok(())
                 };
-                (from, to, settled.await, "finished, or had not begun")
+                let settled = settled.await;
+                if settled.is_err() {
+                    let waits = |item: &KeptItem| {
+                        below(item, (from, *at)).is_some() || Some(item.name()) == drops.as_deref()
+                    };
+                    items.retain(|item| !waits(item));
+                }
+                (from, to, settled, "finished, or had not begun")
             }
             Intent::Exchange { what, stage } => {
                 let settled = exchange::settle(uploads, open.id, what, *stage).await;
@@ -76,11 +87,22 @@ fn drop_item(journal: &Journal, items: &mut Vec<KeptItem>, name: Option<&str>) {
     items.extract_if(.., |item| Some(item.name()) == name).for_each(|item| journal.discard(item));
 }
 
-/// What was acknowledged of the file `from`, or of those below it (it ends in `/`), goes on where they are now.
-async fn move_items(client: &S3Client, items: &mut [KeptItem], from: &str, to: &str) -> Result<(), Error> {
+/// What follows `from` in the key of an item that was there when the rename began.
+fn below<'a>(item: &'a KeptItem, (from, at): (&str, SystemTime)) -> Option<&'a str> {
+    let rest = item.kept.key.strip_prefix(from).filter(|_| item.kept.at <= at)?;
+    (rest.is_empty() || from.ends_with('/')).then_some(rest)
+}
+
+/// What was acknowledged of the file `from`, or of those below it (it ends in `/`), when a rename began at this time, goes
+/// on where they are now.
+async fn move_items(
+    client: &S3Client,
+    items: &mut [KeptItem],
+    from: (&str, SystemTime),
+    to: &str,
+) -> Result<(), Error> {
     for item in items {
-        let rest = item.kept.key.strip_prefix(from);
-        let Some(rest) = rest.filter(|rest| rest.is_empty() || from.ends_with('/')) else { continue };
+        let Some(rest) = below(item, from) else { continue };
         let key = format!("{to}{rest}");
         let etag = object(client, &key).await?.map(|moved| moved.etag);
         let etag = |before: String| etag.clone().unwrap_or(before);

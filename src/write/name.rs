@@ -56,16 +56,26 @@ impl Writer {
         self.state.lock().await.upload.is_some()
     }
 
-    /// The file is at `key` from now on, and nothing of it was sent that is not published ([`Writer::has_sent`]). `etag`:
-    /// of the object that moved along; none: there is none, and what is published replaces what is there, which is `over`
-    /// if anything is.
+    /// The file is at `key` from now on, and nothing of it was sent that is not published ([`Writer::has_sent`]). `moved`:
+    /// the ETags of the object that moved along, before and after; none: there is none, and what is published replaces
+    /// what is there, which is `over` if anything is.
     ///
     /// Errors: the local disk, which has what was acknowledged under the old key.
-    pub async fn renamed(&self, key: String, etag: Option<&str>, over: Option<&str>) -> Result<(), Error> {
+    pub async fn renamed(
+        &self,
+        key: String,
+        moved: Option<(&str, &str)>,
+        over: Option<&str>,
+    ) -> Result<(), Error> {
         let mut state = self.state.lock().await;
-        let over = if etag.is_none() { over.map(str::to_owned) } else { state.over.clone() };
-        state.move_to(key, over, etag).await?;
-        if etag.is_none() {
+        let over = match (moved, state.over.as_deref()) {
+            (None, _) => over,
+            (Some((was, now)), Some(over)) if over == was => Some(now),
+            (Some(_), over) => over,
+        };
+        let over = over.map(str::to_owned);
+        state.move_to(key, over, moved).await?;
+        if moved.is_none() {
             state.guard = Precondition::None;
         }
         Ok(())

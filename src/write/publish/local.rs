@@ -82,34 +82,41 @@ impl State {
         }
     }
 
-    /// The file is at `key` from now on, its base with it, which is `etag` there, or it replaces `over`: what was
-    /// acknowledged is found there. On an error nothing else has changed.
+    /// The file is at `key` from now on, where it replaces `over`; what was acknowledged is found there. `moved`: the ETags
+    /// of the object that moved along, before and after. One that is not the base was another host's: what is published
+    /// is refused then. On an error nothing has changed, unless an object moved.
     pub async fn move_to(
         &mut self,
         key: String,
         over: Option<String>,
-        etag: Option<&str>,
+        moved: Option<(&str, &str)>,
     ) -> Result<(), Error> {
-        if let Some(etag) = etag.filter(|_| self.content.base().is_some()) {
-            self.content.base_moved(&key, etag);
-            self.guard = Precondition::Etag(etag.into());
+        if let Some((was, now)) = moved
+            && self.content.base().is_some_and(|base| base.etag == was)
+        {
+            self.content.base_moved(&key, now);
+            self.guard = Precondition::Etag(now.into());
         }
         let before = (std::mem::replace(&mut self.key, key), std::mem::replace(&mut self.over, over));
-        let moved = self.move_acknowledged(etag).await;
-        if moved.is_err() {
+        let rewritten = self.move_acknowledged(moved).await;
+        if rewritten.is_err() && moved.is_none() {
             (self.key, self.over) = before;
         }
-        moved
+        rewritten
     }
 
-    async fn move_acknowledged(&mut self, etag: Option<&str>) -> Result<(), Error> {
+    async fn move_acknowledged(&mut self, moved: Option<(&str, &str)>) -> Result<(), Error> {
         let Some(mut acknowledged) = self.acknowledged.take() else { return Ok(()) };
         let before = acknowledged.item.kept.clone();
         let at = SystemTime::now();
         let kept = match self.covers {
             Covers::Not => {
-                let moved = |base: Base| Base { etag: etag.map_or(base.etag, str::to_owned), ..base };
-                let base = before.base.clone().map(moved);
+                let mut base = before.base.clone();
+                if let (Some(base), Some((was, now))) = (&mut base, moved)
+                    && base.etag == was
+                {
+                    base.etag = now.to_owned();
+                }
                 let (key, over) = (self.key.clone(), self.over.clone());
                 Kept { key, at, exclusive: false, base, over, ..before }
             }
