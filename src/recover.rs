@@ -53,8 +53,7 @@ const NOT_DISCARDED: &str = "could not be discarded";
 pub fn run(recover: &Recover) -> Result<(), Failure> {
     let (url, bucket) = (recover.s3.endpoint_url.as_deref(), &recover.s3.bucket);
     let journal = Arc::new(Journal::new(&recover.staging_dir, url, bucket));
-    let spoilt = journal.spoilt().map_err(Failure::new)?;
-    let (items, spoilt) = chosen((journal.kept().map_err(Failure::new)?, spoilt), &recover.names)?;
+    let (items, spoilt) = chosen(journal.kept_and_spoilt().map_err(Failure::new)?, &recover.names)?;
     if matches!(recover.action, Action::List) || items.is_empty() && spoilt.is_empty() {
         return show_all(&journal, &items, &spoilt, bucket);
     }
@@ -118,12 +117,12 @@ fn each_spoilt(spoilt: Vec<Spoilt>, recover: &Recover) -> Result<(), Failure> {
 
 /// What a mount says of what waits for its bucket: for a person, and for a mount that may send it.
 pub fn notice(journal: &Journal, bucket: &str) -> Vec<String> {
-    let found = journal.kept().and_then(|items| {
+    let found = journal.kept_and_spoilt().and_then(|(items, spoilt)| {
         let mut left = 0;
         for item in items.iter().filter(|item| item.kept.owner.is_some()) {
             left += usize::from(!journal.is_owned(&item.kept)?);
         }
-        Ok((items, journal.spoilt()?, left))
+        Ok((items, spoilt, left))
     });
     let (items, spoilt, left) = match found {
         Ok(found) => found,

@@ -43,10 +43,9 @@ impl Spares {
 
     /// Keeps no more than `bytes` of them.
     fn trim(&self, bytes: u64) {
-        let mut spares = self.lock();
         let fit = usize::try_from(bytes).unwrap_or(usize::MAX) / SPARE_BYTES;
-        if spares.len() > fit {
-            spares.truncate(fit);
+        if fit < SPARES_MAX {
+            self.lock().truncate(fit);
         }
     }
 }

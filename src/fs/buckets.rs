@@ -311,7 +311,7 @@ impl Filesystem {
         self.sent("").await?;
         let journal = self.journal.clone();
         let kept = self.runtime.spawn_blocking(move || journal.kept()).await.expect("looking does not panic");
-        let kept = kept.map_err(|e| Error::Io(e.to_string()))?;
+        let kept = kept?;
         if kept.iter().any(|item| item.kept.owner.is_some()) {
             return Err(Error::NotEmpty);
         }

@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use super::gate::Pass;
 use super::{Filesystem, new_name, old_name};
 use crate::error::Error;
-use crate::journal::{Intent, JournalError};
+use crate::journal::Intent;
 use crate::key;
 use crate::namespace::{FileInfo, Kind, MovedFile, Node};
 use crate::s3::ObjectHeaders;
@@ -163,7 +163,7 @@ impl Filesystem {
         let noted = noted.inspect_err(|e| tracing::warn!("a crash would leave half a rename: {e}")).ok();
         let moved = async {
             let etag = moves::copy(&self.writes.uploads, source, &head, target).await?;
-            noted.map_or(Ok(()), |noted| self.journal.commit(noted)).map_err(journal_error)?;
+            noted.map_or(Ok(()), |noted| self.journal.commit(noted))?;
             self.objects_moved(|linked| {
                 let is_it = linked.key == source && linked.etag == head.etag;
                 is_it.then(|| Object { key: target.to_owned(), etag: etag.clone(), size: linked.size })
@@ -246,7 +246,7 @@ impl Filesystem {
             over,
             at: SystemTime::now(),
         });
-        let intent = begun.map_err(journal_error)?;
+        let intent = begun?;
         let moved = match self.copy_dir(intent, from.0, &source, &target).await {
             Ok(moved) => moved,
             Err(e) => {
@@ -273,7 +273,7 @@ impl Filesystem {
         source: &str,
         target: &str,
     ) -> Result<Vec<Moved>, Error> {
-        self.journal.sync().await.map_err(journal_error)?;
+        self.journal.sync().await?;
         let moved = moves::copy_below(&self.writes.uploads, source, target, moves::OBJECTS_MAX).await?;
         if moved.is_empty() {
             // All that is below it is yet to be published, or it is gone.
@@ -285,7 +285,7 @@ impl Filesystem {
         if parent != self.namespace.root() && !self.namespace.has_marker(parent) {
             markers::keep_beside(&self.client, &self.namespace.dir_key(parent)?, source).await?;
         }
-        self.journal.commit(intent).map_err(journal_error)?;
+        self.journal.commit(intent)?;
         // From here on it can only be finished; a machine lost just now would undo it, which is as good.
         if let Err(e) = self.journal.sync().await {
             tracing::warn!("{e}");
@@ -445,8 +445,4 @@ impl<'a> MovedTree<'a> {
 /// What follows a directory's key; nothing where the key is that of a file.
 fn name_below<'k>(key: &'k str, at: &str) -> Option<&'k str> {
     key.strip_prefix(at).filter(|name| name.is_empty() || at.ends_with('/'))
-}
-
-pub(super) fn journal_error(e: JournalError) -> Error {
-    Error::Io(e.to_string())
 }

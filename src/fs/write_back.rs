@@ -281,30 +281,25 @@ impl Filesystem {
     async fn send_until_it_is_there(self: Arc<Self>, ino: u64, what: Sending) {
         let (mut pause, mut unused) = (PAUSE_MIN, false);
         loop {
-            let sent = self.send_once(ino, &what).await;
-            if let Err(e) = &sent
-                && e.is_passing()
-            {
-                let hurry = self.write_back.hurry.notified();
-                if !self.write_back.failed(ino, e) {
-                    return; // the next mount sends it
-                }
-                tracing::warn!(
-                    path = self.describe(ino, None),
-                    "acknowledged, and tried again in {pause:?}: {e}"
-                );
-                _ = tokio::time::timeout(pause, hurry).await;
-                pause = (2 * pause).min(PAUSE_MAX);
-                continue;
+            let e = match self.send_once(ino, &what).await {
+                Err(e) if e.is_passing() => e,
+                Err(e) => break self.was_refused(ino, &what, &e).await,
+                Ok(()) => break,
+            };
+            let hurry = self.write_back.hurry.notified();
+            if !self.write_back.failed(ino, &e) {
+                return; // the next mount sends it
             }
-            if let Err(e) = sent {
-                self.was_refused(ino, &what, &e).await;
-            }
-            let forget = || unused = matches!(what, Sending::File(_)) && self.handles.remove_writer(ino);
-            if !self.write_back.done(ino, forget) {
-                return self.send(ino, what);
-            }
-            break;
+            tracing::warn!(
+                path = self.describe(ino, None),
+                "acknowledged, and tried again in {pause:?}: {e}"
+            );
+            _ = tokio::time::timeout(pause, hurry).await;
+            pause = (2 * pause).min(PAUSE_MAX);
+        }
+        let forget = || unused = matches!(what, Sending::File(_)) && self.handles.remove_writer(ino);
+        if !self.write_back.done(ino, forget) {
+            return self.send(ino, what);
         }
         if let Sending::File(writer) = what {
             if unused {
@@ -411,7 +406,7 @@ impl Filesystem {
                 self.acknowledge(ino, &writer, true, || false).await?;
             }
         }
-        self.journal.sync().await.map_err(|e| Error::Io(e.to_string()))
+        Ok(self.journal.sync().await?)
     }
 
     /// What is acknowledged and not in S3.

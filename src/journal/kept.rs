@@ -247,7 +247,7 @@ impl Spoilt {
 /// when this answers.
 pub(super) fn put(
     to: &Path,
-    half: &Path,
+    half: impl FnOnce() -> PathBuf,
     kept: &Kept,
     staged: Staged<'_>,
     sync: bool,
@@ -268,16 +268,20 @@ pub(super) fn put(
         }
         file.set_len(kept.size)?;
     }
-    let mut half_file = OpenOptions::new();
-    let mut file = half_file.read(true).write(true).create(true).truncate(false).mode(0o600).open(half)?;
-    put_bytes(&mut file, &kept.ranges, staged)?;
-    finish(&file, kept, sync)?;
-    let path = place(to, name, |path| match renameat_with(CWD, half, CWD, path, RenameFlags::NOREPLACE) {
-        // Not every file system knows that.
-        Err(Errno::INVAL) if path.exists() => Err(Errno::EXIST),
-        Err(Errno::INVAL) => rename(half, path),
-        renamed => renamed,
-    })?;
+    let half = half();
+    let copied = || {
+        let mut options = OpenOptions::new();
+        let mut file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&half)?;
+        put_bytes(&mut file, &kept.ranges, staged)?;
+        finish(&file, kept, sync)?;
+        place(to, name, |path| match renameat_with(CWD, &half, CWD, path, RenameFlags::NOREPLACE) {
+            // Not every file system knows that.
+            Err(Errno::INVAL) if path.exists() => Err(Errno::EXIST),
+            Err(Errno::INVAL) => rename(&half, path),
+            renamed => renamed,
+        })
+    };
+    let path = copied().inspect_err(|_| _ = std::fs::remove_file(&half))?; // what there is of it
     put(path, false)
 }
 

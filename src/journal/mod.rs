@@ -23,6 +23,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Error;
 pub use kept::{Base, Kept, KeptHeaders, KeptItem, KeptPart, KeptUpload, Linked, SentPart, Spoilt, Staged};
 use log::Log;
 use place::{Owner, Place};
@@ -134,6 +135,12 @@ pub enum JournalError {
     Full,
     #[error("{} files wait in the staging directory already, and no more can", kept::KEPT_MAX)]
     KeptFull,
+}
+
+impl From<JournalError> for Error {
+    fn from(e: JournalError) -> Self {
+        Error::Io(e.to_string())
+    }
 }
 
 /// One mount's journal. Nothing is written before the first intention.
@@ -336,10 +343,9 @@ impl Journal {
         let one_more = |items: usize| (items < kept::KEPT_MAX).then_some(items + 1);
         let taken = items.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
         taken.map_err(|_| JournalError::KeptFull)?;
-        let half = self.spares().pop().unwrap_or_else(|| self.scratch_name(&scratch));
-        let put = kept::put(&self.place.kept(), &half, kept, staged, sync);
+        let half = || self.spares().pop().unwrap_or_else(|| self.scratch_name(&scratch));
+        let put = kept::put(&self.place.kept(), half, kept, staged, sync);
         put.map_err(|e| {
-            _ = std::fs::remove_file(&half); // what there is of it
             self.one_less();
             self.place.disk_error(e)
         })
@@ -416,13 +422,13 @@ impl Journal {
     }
 
     /// What is kept for `pailfs recover`, the oldest first. Each item is what it was when it was kept; those that
-    /// do not read as such are [`Journal::spoilt`].
+    /// do not read as such are [`Spoilt`].
     pub fn kept(&self) -> Result<Vec<KeptItem>, JournalError> {
-        kept::list(&self.place).map(|(items, _)| items)
+        self.kept_and_spoilt().map(|(items, _)| items)
     }
 
-    pub fn spoilt(&self) -> Result<Vec<Spoilt>, JournalError> {
-        kept::list(&self.place).map(|(_, spoilt)| spoilt)
+    pub fn kept_and_spoilt(&self) -> Result<(Vec<KeptItem>, Vec<Spoilt>), JournalError> {
+        kept::list(&self.place)
     }
 
     pub fn stats(&self) -> JournalStats {

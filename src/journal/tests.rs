@@ -363,7 +363,7 @@ fn a_record_that_was_torn_leaves_the_one_before_it() {
     for cut in [before - 1, 5001, 5000, 0] {
         File::options().write(true).open(item.bytes()).unwrap().set_len(cut).unwrap();
         assert_eq!(journal.kept().unwrap().len(), 0, "what is spoilt is left alone");
-        assert_eq!(journal.spoilt().unwrap()[0].bytes(), item.bytes());
+        assert_eq!(journal.kept_and_spoilt().unwrap().1[0].bytes(), item.bytes());
         assert!(item.bytes().exists());
     }
 }

@@ -17,7 +17,7 @@ use super::moves::{self, Moved, OBJECTS_MAX, is_copy};
 use super::upload::Uploads;
 use crate::config::KEY_BYTES_MAX;
 use crate::error::Error;
-use crate::journal::{Exchange, Intent, JournalError, Stage};
+use crate::journal::{Exchange, Intent, Stage};
 use crate::s3::ListedObject;
 
 /// Lets the first and the second change places; answers what moved of each. What goes is pinned by the ETags that are
@@ -29,7 +29,7 @@ use crate::s3::ListedObject;
 pub async fn exchange(uploads: &Uploads, what: &Exchange) -> Result<[Vec<Moved>; 2], Error> {
     let journal = &uploads.journal;
     let mut stage = Stage::Saving;
-    let id = journal.begin(intent(what, stage)).map_err(journal_error)?;
+    let id = journal.begin(intent(what, stage))?;
     match carry_out(uploads, id, what, &mut stage).await {
         Ok(moved) => {
             match settle(uploads, id, what, Stage::Done).await {
@@ -60,7 +60,7 @@ async fn carry_out(
     stage: &mut Stage,
 ) -> Result<[Vec<Moved>; 2], Error> {
     let Exchange { first, second, aside } = what;
-    uploads.journal.sync().await.map_err(journal_error)?;
+    uploads.journal.sync().await?;
     let saved = moves::copy_below(uploads, &first.0, aside, OBJECTS_MAX).await?;
     advance(uploads, id, what, Stage::MovingSecond, stage).await?;
     let objects_max = OBJECTS_MAX - saved.len();
@@ -114,9 +114,9 @@ async fn advance(
     to: Stage,
     stage: &mut Stage,
 ) -> Result<(), Error> {
-    uploads.journal.replace(id, intent(what, to)).map_err(journal_error)?;
+    uploads.journal.replace(id, intent(what, to))?;
     *stage = to;
-    uploads.journal.sync().await.map_err(journal_error)
+    Ok(uploads.journal.sync().await?)
 }
 
 fn intent(what: &Exchange, stage: Stage) -> Intent {
@@ -219,10 +219,6 @@ async fn replace(
     }
     moves::delete(client, deletes).await?;
     moves::copy_where(uploads, from, to, objects_max, |name| !foreign.contains(name)).await
-}
-
-fn journal_error(e: JournalError) -> Error {
-    Error::Io(e.to_string())
 }
 
 #[cfg(test)]
