@@ -18,7 +18,7 @@ use crate::attr::xattr::{METADATA_BYTES_MAX, metadata_bytes};
 use crate::attr::{Attributes, Kind, PERMISSIONS};
 use crate::error::{Error, S3ErrorKind};
 use crate::namespace::{FileInfo, Kept, Node};
-use crate::s3::{ObjectHead, ObjectHeaders, ObjectId, Written};
+use crate::s3::{ObjectHead, ObjectHeaders, ObjectId, S3Client, Written};
 use crate::write::{Object, Published, Writer, markers, upload};
 
 /// Whose a new file or directory is, and its mode.
@@ -262,7 +262,7 @@ impl Filesystem {
                 None
             }
             None => match self.note_directory(&dir, &headers, true) {
-                None => self.put_marker(&dir, &headers).await.map(|()| None)?,
+                None => Self::put_marker(&self.client, &dir, &headers).await.map(|()| None)?,
                 noted => noted,
             },
         };
@@ -276,9 +276,13 @@ impl Filesystem {
     }
 
     /// Puts a marker for what it carries.
-    pub(super) async fn put_marker(&self, dir: &str, headers: &ObjectHeaders) -> Result<(), Error> {
-        markers::put_anew(&self.client, dir, headers).await?;
-        let kept = self.client.head_object(dir).await?.metadata;
+    pub(super) async fn put_marker(
+        client: &S3Client,
+        dir: &str,
+        headers: &ObjectHeaders,
+    ) -> Result<(), Error> {
+        markers::put_anew(client, dir, headers).await?;
+        let kept = client.head_object(dir).await?.metadata;
         match headers.metadata.iter().all(|said| kept.contains(said)) {
             true => Ok(()),
             false => Err(Error::NotSupported("the server keeps no metadata of directories")),

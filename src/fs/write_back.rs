@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::journal::Intent;
 use crate::key::ROOT_INO;
 use crate::s3::{ObjectHeaders, SSE};
-use crate::write::{Writer, markers};
+use crate::write::{Writer, Writes, markers};
 
 /// Files and markers sent side by side: as many as GETs.
 const IN_FLIGHT_MAX: usize = 64;
@@ -35,6 +35,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 pub(super) struct WriteBack {
     pub on: bool,
+    /// While S3 is gone, who waits for it must not find all retries spent on what waits here.
+    writes: Writes,
     turns: Semaphore,
     /// Held for an instant only; the namespace's table is locked under it.
     state: Mutex<State>,
@@ -82,9 +84,9 @@ struct Marker {
 }
 
 impl WriteBack {
-    pub fn new(on: bool) -> WriteBack {
+    pub fn new(on: bool, writes: Writes) -> WriteBack {
         let turns = Semaphore::new(IN_FLIGHT_MAX);
-        WriteBack { on, turns, state: Mutex::default(), changed: Notify::new(), hurry: Notify::new() }
+        WriteBack { on, writes, turns, state: Mutex::default(), changed: Notify::new(), hurry: Notify::new() }
     }
 
     /// What is acknowledged and not in S3.
@@ -316,7 +318,7 @@ impl Filesystem {
                 let _pass = self.pass_file(ino).await;
                 let _turn = self.turn().await?;
                 self.make_way(ino, writer).await;
-                match writer.publish_acknowledged().await? {
+                match writer.publish_acknowledged(&self.write_back.writes).await? {
                     Some(published) => self.published(ino, writer, published).await,
                     None => Ok(()),
                 }
@@ -325,9 +327,10 @@ impl Filesystem {
                 let _turn = self.turn().await?;
                 let marker = self.write_back.lock().markers.get(&ino).cloned();
                 let Some(Marker { key, headers, over, noted }) = marker else { return Ok(()) };
+                let client = &self.write_back.writes.uploads.client;
                 match over {
-                    true => self.put_marker(&key, &headers).await?,
-                    false => markers::put(&self.client, &key, &headers).await?,
+                    true => Self::put_marker(client, &key, &headers).await?,
+                    false => markers::put(client, &key, &headers).await?,
                 }
                 if self.write_back.marker_was_sent(ino, noted) {
                     self.namespace.directory_was_sent(ino);
