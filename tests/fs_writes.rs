@@ -1,14 +1,17 @@
-//! Writing anywhere in a file: random operations against a model in memory, and what they cost in requests.
+//! Writing anywhere in a file: random operations against a model in memory, with `--write-back` and without, and what they
+//! cost in requests.
 //!
 //! The seed is printed; `PAILFS_SEED=… cargo test --test fs_writes` runs that one alone.
 
 mod support;
 
+use pailfs::error::Error;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use support::bytes::{assert_same_bytes, pattern};
 use support::house::errno;
 use support::{Fault, House, On};
+use tokio::task::JoinHandle;
 
 const MIB: usize = 1 << 20;
 const STEPS: usize = 120;
@@ -25,12 +28,16 @@ struct Run {
     append: bool,
     /// What the file may grow to: the larger ones take time.
     len_max: usize,
+    /// With `--write-back`: whether S3 is waited for after a close or fsync.
+    waits: Option<StdRng>,
+    sending: Vec<JoinHandle<Result<(), Error>>>,
 }
 
 impl Run {
-    async fn new(seed: u64) -> Run {
+    async fn new(seed: u64, write_back: bool) -> Run {
         let mut random = StdRng::seed_from_u64(seed);
-        let house = House::new();
+        let house = House::with(|config| config.write_back = write_back);
+        let waits = write_back.then(|| StdRng::seed_from_u64(seed));
         let len_max = [100_000, 3 * MIB, 24 * MIB][random.random_range(0..3)];
         let content = pattern(seed, random.random_range(0..len_max));
         let source = pattern(seed + 1, SOURCE_BYTES);
@@ -38,7 +45,18 @@ impl Run {
         house.fake.put("source", source.clone());
         let fh = house.open("file", libc::O_RDWR).await.unwrap();
         let source_fh = house.open("source", libc::O_RDONLY).await.unwrap();
-        Run { house, random, content, source, fh, source_fh, append: false, len_max }
+        Run {
+            house,
+            random,
+            content,
+            source,
+            fh,
+            source_fh,
+            append: false,
+            len_max,
+            waits,
+            sending: Vec::new(),
+        }
     }
 
     /// An offset within the file or somewhat beyond, and a length.
@@ -66,7 +84,7 @@ impl Run {
             85..90 => self.seek().await,
             90..95 => {
                 self.house.fs.fsync(self.fh).await.unwrap();
-                self.compare("fsync");
+                self.compare("fsync").await;
                 "fsync".to_string()
             }
             _ => self.reopen().await,
@@ -178,20 +196,32 @@ impl Run {
 
     async fn reopen(&mut self) -> String {
         self.house.close(self.fh).await.unwrap();
-        self.compare("close");
+        self.compare("close").await;
         self.append = self.random.random_bool(0.3);
         self.fh = self.house.open("file", libc::O_RDWR).await.unwrap();
         format!("reopen, append {}", self.append)
     }
 
-    fn compare(&self, after: &str) {
+    async fn compare(&mut self, after: &str) {
+        if let Some(waits) = &mut self.waits {
+            match waits.random_range(0..3) {
+                // What follows may come before it is sent...
+                0 => return,
+                // ... or meanwhile.
+                1 => {
+                    let (fs, root) = (self.house.fs.clone(), self.house.root);
+                    return self.sending.push(tokio::spawn(async move { fs.fsyncdir(root).await }));
+                }
+                _ => self.house.fsyncdir("").await.unwrap(),
+            }
+        }
         assert_same_bytes(&self.house.fake.data("file"), &self.content, after);
     }
 }
 
-async fn run(seed: u64) {
-    eprintln!("PAILFS_SEED={seed}");
-    let mut run = Run::new(seed).await;
+async fn run(seed: u64, write_back: bool) {
+    eprintln!("PAILFS_SEED={seed} write_back: {write_back}");
+    let mut run = Run::new(seed, write_back).await;
     for step in 0..STEPS {
         let did = run.step().await;
         eprintln!("{step}: {did} -> {}", run.content.len());
@@ -203,19 +233,33 @@ async fn run(seed: u64) {
     assert_same_bytes(&run.house.cat("file").await.unwrap(), &run.content, "at the end");
     run.house.close(run.fh).await.unwrap();
     run.house.close(run.source_fh).await.unwrap();
+    for sending in std::mem::take(&mut run.sending) {
+        sending.await.unwrap().unwrap();
+    }
+    run.house.fsyncdir("").await.unwrap();
+    assert_same_bytes(&run.house.fake.data("file"), &run.content, "in S3");
     assert_eq!(run.house.fake.uploads(), [], "an upload was left behind");
     let held = run.house.fs.held();
     assert_eq!((held.handles, held.staged_bytes), (0, 0), "all was closed and given back: {held:?}");
 }
 
-#[tokio::test]
-async fn random_writes_agree_with_a_model() {
+async fn random_writes(write_back: bool) {
     let given = std::env::var("PAILFS_SEED").ok().map(|seed| seed.parse().expect("PAILFS_SEED: a number"));
     let seeds =
         given.map_or_else(|| vec![1, 2, 1026, 1053, rand::random::<u32>().into()], |seed: u64| vec![seed]);
     for seed in seeds {
-        run(seed).await;
+        run(seed, write_back).await;
     }
+}
+
+#[tokio::test]
+async fn random_writes_agree_with_a_model() {
+    random_writes(false).await;
+}
+
+#[tokio::test]
+async fn random_writes_with_write_back_agree_with_a_model() {
+    random_writes(true).await;
 }
 
 /// A file of this length, all of it in S3.
