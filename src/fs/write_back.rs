@@ -373,10 +373,9 @@ impl Filesystem {
     /// Errors: the first of those failures.
     pub(super) async fn sent(&self, key: &str) -> Result<(), Error> {
         let write_back = &self.write_back;
-        let within = |at: &str| at == key || (key.is_empty() || key.ends_with('/')) && at.starts_with(key);
         let before: HashMap<u64, u64> = {
             let state = write_back.lock();
-            let concerned = |ino: &u64| self.namespace.key(*ino).is_ok_and(|at| within(&at));
+            let concerned = |ino: &u64| self.namespace.key(*ino).is_ok_and(|at| is_within(&at, key));
             let concerned = state.under_way.iter().filter(|(ino, _)| concerned(ino));
             concerned.map(|(ino, progress)| (*ino, progress.failures)).collect()
         };
@@ -397,6 +396,31 @@ impl Filesystem {
             }
             changed.await;
         }
+    }
+
+    /// What was acknowledged at `key` or below, and is being written again, goes to S3 as it is now.
+    ///
+    /// Errors: the first failure; it is tried again, as all that is acknowledged.
+    pub(super) async fn send_what_goes_on(&self, key: &str) -> Result<(), Error> {
+        let mut sent = Ok(());
+        for (ino, writer) in self.handles.writers() {
+            if !self.namespace.key(ino).is_ok_and(|at| is_within(&at, key)) {
+                continue;
+            }
+            let _pass = self.pass_file(ino).await;
+            self.make_way(ino, &writer).await;
+            self.stamp(ino, &writer).await?;
+            let published = match writer.publish_what_goes_on().await {
+                Ok(Some(published)) => self.published(ino, &writer, published).await,
+                Ok(None) => Ok(()),
+                Err(e) => {
+                    self.send_file(ino, &writer);
+                    Err(e)
+                }
+            };
+            sent = sent.and(published);
+        }
+        sent
     }
 
     /// A lost machine loses nothing that was acknowledged in this directory.
@@ -423,6 +447,11 @@ impl Filesystem {
         self.write_back.lock().leaving = true;
         self.write_back.hurry.notify_waiters();
     }
+}
+
+/// Whether the key `at` is that of a file or directory, or below that.
+fn is_within(at: &str, key: &str) -> bool {
+    at == key || (key.is_empty() || key.ends_with('/')) && at.starts_with(key)
 }
 
 /// What is needed to send it.

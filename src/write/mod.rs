@@ -474,6 +474,19 @@ impl Writer {
         self.publish(&mut state, writes).await.map(Some)
     }
 
+    /// Publishes as it is now what was acknowledged and written again since; a failure leaves it to be tried again. None
+    /// where there is nothing of that, or it was cut to no length since.
+    pub async fn publish_what_goes_on(&self) -> Result<Option<Published>, Error> {
+        let mut state = self.state.lock().await;
+        if state.unlinked || state.failed.is_some() || !state.goes_on() {
+            return Ok(None);
+        }
+        if let Err(e) = state.acknowledge(&self.writes).await {
+            tracing::warn!(key = state.key, "sent, though the local disk does not take it: {e}");
+        }
+        self.publish(&mut state, &self.writes).await.map(Some)
+    }
+
     /// What it failed with, where nothing that was written since was published or acknowledged.
     pub async fn unsaved(&self) -> Result<(), Error> {
         let state = self.state.lock().await;

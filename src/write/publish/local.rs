@@ -32,6 +32,11 @@ impl State {
         self.acknowledged.is_some() && self.covers != Covers::Not
     }
 
+    /// Whether it goes on from an earlier state that was acknowledged and is not in S3.
+    pub fn goes_on(&self) -> bool {
+        self.acknowledged.is_some() && self.covers == Covers::Not && !self.anew
+    }
+
     /// Puts all that S3 does not have on the local disk, from where the next mount sends it if this one dies. False where
     /// it must be published instead: parts were sent already, or it is made of other objects' bytes.
     pub async fn acknowledge(&mut self, writes: &Writes) -> Result<bool, Error> {
@@ -70,7 +75,7 @@ impl State {
             }
         };
         self.drop_acknowledged(writes);
-        (self.acknowledged, self.covers) = (Some(now), Covers::All);
+        (self.acknowledged, self.covers, self.anew) = (Some(now), Covers::All, false);
         Ok(true)
     }
 
