@@ -404,23 +404,25 @@ impl Filesystem {
     pub(super) async fn send_what_goes_on(&self, key: &str) -> Result<(), Error> {
         let mut sent = Ok(());
         for (ino, writer) in self.handles.writers() {
-            if !self.namespace.key(ino).is_ok_and(|at| is_within(&at, key)) {
-                continue;
+            if self.namespace.key(ino).is_ok_and(|at| is_within(&at, key)) && writer.goes_on().await {
+                sent = sent.and(self.send_as_it_is(ino, &writer).await);
             }
-            let _pass = self.pass_file(ino).await;
-            self.make_way(ino, &writer).await;
-            self.stamp(ino, &writer).await?;
-            let published = match writer.publish_what_goes_on().await {
-                Ok(Some(published)) => self.published(ino, &writer, published).await,
-                Ok(None) => Ok(()),
-                Err(e) => {
-                    self.send_file(ino, &writer);
-                    Err(e)
-                }
-            };
-            sent = sent.and(published);
         }
         sent
+    }
+
+    async fn send_as_it_is(&self, ino: u64, writer: &Arc<Writer>) -> Result<(), Error> {
+        let _pass = self.pass_file(ino).await;
+        self.make_way(ino, writer).await;
+        self.stamp(ino, writer).await?;
+        match writer.publish_what_goes_on().await {
+            Ok(Some(published)) => self.published(ino, writer, published).await,
+            Ok(None) => Ok(()),
+            Err(e) => {
+                self.send_file(ino, writer);
+                Err(e)
+            }
+        }
     }
 
     /// A lost machine loses nothing that was acknowledged in this directory.

@@ -474,11 +474,16 @@ impl Writer {
         self.publish(&mut state, writes).await.map(Some)
     }
 
-    /// Publishes as it is now what was acknowledged and written again since; a failure leaves it to be tried again. None
-    /// where there is nothing of that, or it was cut to no length since.
+    /// Whether an earlier state was acknowledged and is not in S3, and it was written again since, but not cut to no
+    /// length: then it is no whole file before it is closed.
+    pub async fn goes_on(&self) -> bool {
+        self.state.lock().await.goes_on()
+    }
+
+    /// Publishes as it is now what [`Writer::goes_on`]; a failure leaves it to be tried again. None where it does not.
     pub async fn publish_what_goes_on(&self) -> Result<Option<Published>, Error> {
         let mut state = self.state.lock().await;
-        if state.unlinked || state.failed.is_some() || !state.goes_on() {
+        if !state.goes_on() {
             return Ok(None);
         }
         if let Err(e) = state.acknowledge(&self.writes).await {

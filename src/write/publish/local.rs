@@ -32,9 +32,12 @@ impl State {
         self.acknowledged.is_some() && self.covers != Covers::Not
     }
 
-    /// Whether it goes on from an earlier state that was acknowledged and is not in S3.
+    /// As [`Writer::goes_on`].
+    ///
+    /// [`Writer::goes_on`]: crate::write::Writer::goes_on
     pub fn goes_on(&self) -> bool {
-        self.acknowledged.is_some() && self.covers == Covers::Not && !self.anew
+        let before = self.acknowledged.is_some() && self.covers == Covers::Not;
+        before && !self.anew && !self.unlinked && self.failed.is_none()
     }
 
     /// Puts all that S3 does not have on the local disk, from where the next mount sends it if this one dies. False where
