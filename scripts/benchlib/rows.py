@@ -95,11 +95,12 @@ WITHOUT_LATENCY = [
              cpu_budget=0.8, memory_budget=160),
     ]),
     Scenario(quick=True, sources=[("whole", "written", "1GiB")], checks=[("written", "written")], steps=[
-        Step("write-fast", "sequential write, one stream", dd("{w}/whole", "of={m}/written"), 1.0, gib=1, cpu_budget=0.7),
+        Step("write-fast", "sequential write, one stream", dd("{w}/whole", "of={m}/written"), 0.8, gib=1,
+             cpu_budget=1.8),
     ]),
     Scenario(sources=[("whole", "written", "1GiB")], pailfs_options=("unsigned-payload",), steps=[
         Step("write-unsigned", "… with `--unsigned-payload`, as over TLS", dd("{w}/whole", "of={m}/written"), 1.0, gib=1,
-             cpu_budget=0.7),
+             cpu_budget=1.1),
     ]),
     Scenario(checks=[("readers/f07", "readers/f07")], steps=[
         Step("readers", "32 readers at once of 64 MiB each",
