@@ -168,12 +168,17 @@ impl Filesystem {
         }
     }
 
+    /// What a file will carry that is yet to be published.
+    pub(super) async fn pending(&self, ino: u64) -> Result<Option<ObjectHeaders>, Error> {
+        match self.handles.writer(ino) {
+            Some(writer) => writer.pending().await,
+            None => Ok(None),
+        }
+    }
+
     /// What the object of a file or directory carries, or will once it is published.
     pub(super) async fn headers_of(&self, ino: u64, node: &Node) -> Result<ObjectHeaders, Error> {
-        if *node != Node::Directory
-            && let Some(writer) = self.handles.writer(ino)
-            && let Some(pending) = writer.pending().await?
-        {
+        if let Some(pending) = self.pending(ino).await? {
             return Ok(pending);
         }
         match self.client.head_object(&self.namespace.key(ino)?).await {
