@@ -32,6 +32,9 @@ pub struct MountTold {
     pub s3: S3Config,
     /// Nothing there is to be changed, by the command neither.
     pub read_only: bool,
+    /// What was written there may not be in S3 yet.
+    #[serde(default)]
+    pub write_back: bool,
 }
 
 const USER: &[u8] = b"user.";
@@ -61,7 +64,7 @@ impl Filesystem {
             }
             let region = Some(self.client.region().to_string());
             let s3 = S3Config { region, ..self.config.s3.clone() };
-            let told = MountTold { s3, read_only: self.config.read_only };
+            let told = MountTold { s3, read_only: self.config.read_only, write_back: self.config.write_back };
             return serde_json::to_vec(&told).map_err(|e| Error::Io(format!("{S3}: {e}")));
         }
         if let Some(name) = s3_xattr::name(name) {
