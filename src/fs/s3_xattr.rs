@@ -17,8 +17,8 @@ use super::Filesystem;
 use crate::config::RESTORE_TIERS;
 use crate::error::{Error, S3ErrorKind};
 use crate::s3::{
-    Acl, Document, ObjectDetails, ObjectHeaders, ObjectId, Permission, Presigned, SSE, SSE_KMS_KEY,
-    is_header_value, tags_in,
+    Acl, Document, ObjectDetails, ObjectHeaders, ObjectId, Permission, Presigned, SSE, SSE_CUSTOMER,
+    SSE_KMS_KEY, is_header_value, tags_in,
 };
 
 /// How long a presigned URL lasts.
@@ -251,10 +251,11 @@ fn header(object: &ObjectDetails, name: &str) -> Option<String> {
         "last-modified" => Some(httpdate::fmt_http_date(head.last_modified)),
         "version-id" => head.version_id.clone(),
         "restore" => told("x-amz-restore"),
-        "sse" => {
-            let (kind, key) = (told(SSE)?, told(SSE_KMS_KEY));
-            Some(key.map_or(kind.clone(), |key| format!("{kind} {key}")))
-        }
+        "sse" => match (told(SSE), told(SSE_KMS_KEY), told(SSE_CUSTOMER)) {
+            (Some(kind), Some(key), _) => Some(format!("{kind} {key}")),
+            (None, _, Some(algorithm)) => Some(format!("SSE-C {algorithm}")),
+            (kind, ..) => kind,
+        },
         "checksum" => checksum(headers),
         "content-type" => head.content_type.clone(),
         "storage-class" => Some(head.storage_class.clone().unwrap_or_else(|| "STANDARD".into())),
@@ -336,6 +337,7 @@ fn read_restore(text: &str) -> Result<(u32, Option<&str>), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::s3::ObjectHead;
 
     #[test]
     fn tags_are_written_as_s3_takes_them_in_a_header() {
@@ -348,6 +350,30 @@ mod tests {
             [("a b", "c"), ("d", "")].map(|(k, v)| (k.into(), v.into()))
         );
         assert!(read_tags("%ff=1").is_err());
+    }
+
+    #[test]
+    fn how_an_object_is_encrypted_is_told_of_each_kind() {
+        let head = ObjectHead {
+            size: 0,
+            etag: String::new(),
+            last_modified: std::time::SystemTime::UNIX_EPOCH,
+            content_type: None,
+            storage_class: None,
+            version_id: None,
+            metadata: Vec::new(),
+            headers: Vec::new(),
+        };
+        for (told, expected) in [
+            (&[][..], None),
+            (&[(SSE, "AES256")], Some("AES256")),
+            (&[(SSE, "aws:kms"), (SSE_KMS_KEY, "arn:key")], Some("aws:kms arn:key")),
+            (&[(SSE_CUSTOMER, "AES256")], Some("SSE-C AES256")),
+        ] {
+            let headers = told.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            let details = ObjectDetails { head: head.clone(), headers: headers.collect() };
+            assert_eq!(header(&details, "sse").as_deref(), expected);
+        }
     }
 
     #[test]

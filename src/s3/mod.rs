@@ -68,7 +68,7 @@ pub use object::TAGGING;
 pub use past::Located;
 pub use payload::multipart_etag;
 pub use presign::{PRESIGN_EXPIRES_MAX, Presigned};
-pub use requests::{SSE, SSE_KMS_KEY};
+pub use requests::{SSE, SSE_CUSTOMER, SSE_KMS_KEY};
 pub use types::*;
 
 type R<T> = Result<T, S3Error>;
