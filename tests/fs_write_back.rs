@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -330,12 +331,14 @@ fn attributes_set_after_the_close_travel_with_the_file() {
         let attr = house.enter("file").await.unwrap();
         let set = SetAttr { mode: Some(0o600), ..SetAttr::default() };
         house.fs.setattr(attr.ino, set).await.unwrap();
+        house.fs.setxattr(attr.ino, OsStr::new("s3.tags"), b"by=me", 0).await.unwrap();
         house
     });
     runtime.shutdown_timeout(Duration::from_secs(5));
     drop(house);
     next(staging.path(), &fake, async |_| {
         let object = fake.object("file").expect("it was sent");
+        assert_eq!(object.tags, "by=me");
         let mode = object.metadata.get("mode").expect("a mode");
         assert_eq!(*mode, (libc::S_IFREG | 0o600).to_string());
         assert_eq!(object.data, "data");

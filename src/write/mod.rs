@@ -148,8 +148,8 @@ pub struct Published {
     pub from: Option<String>,
     /// What the object is to carry.
     pub headers: ObjectHeaders,
-    /// It carries less: some of it was set when the upload had begun.
-    pub late: bool,
+    /// What it does carry, where some of that was set when the upload had begun.
+    pub outdated: Option<ObjectHeaders>,
 }
 
 /// How a file was acknowledged.
@@ -388,6 +388,11 @@ impl Writer {
         }
         state.amend(&self.writes, change).await?;
         Ok(true)
+    }
+
+    /// The object in S3 carries something else now: so does what is published next. What goes on from it asks that anyway.
+    pub async fn carries(&self, change: impl FnOnce(&mut ObjectHeaders)) {
+        self.state.lock().await.carries(change);
     }
 
     /// As its times the metadata tell these, unless they were set, or are on their way already.

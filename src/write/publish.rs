@@ -30,8 +30,8 @@ pub(super) struct State {
     stamps: bool,
     /// It was written since its times were set.
     stale_times: bool,
-    /// The headers were changed when the upload had begun.
-    late: bool,
+    /// What the object was published with, where the headers were changed since its upload had begun.
+    outdated: Option<ObjectHeaders>,
     /// What the base carries is still to be asked, to go on with what is written.
     inherits: bool,
     pub guard: Precondition,
@@ -105,7 +105,7 @@ impl State {
             headers,
             stamps,
             stale_times: true,
-            late: false,
+            outdated: None,
             inherits,
             guard,
             exclusive,
@@ -142,7 +142,6 @@ impl State {
         }
         self.inherits = false;
         self.content = content;
-        self.late = false;
         self.failed = None;
         self.wrote();
     }
@@ -207,11 +206,17 @@ impl State {
         self.inherit(writes).await?;
         self.stamp();
         change(&mut self.headers);
-        self.late |= self.upload.is_some();
         if self.covers == Covers::All {
             self.covers = Covers::Bytes;
         }
         Ok(())
+    }
+
+    /// As [`State::amend`], where that was changed in S3 meanwhile.
+    pub fn carries(&mut self, change: impl FnOnce(&mut ObjectHeaders)) {
+        if !self.inherits {
+            change(&mut self.headers);
+        }
     }
 
     /// What the object will carry, but for its times.
@@ -392,8 +397,8 @@ impl State {
         let object = Object { key: self.key.clone(), etag: etag.clone(), size };
         self.content.was_published(object, &writes.staging);
         self.forget_acknowledged().await;
-        let late = std::mem::take(&mut self.late);
-        Published { now: Committed { etag, size }, from, headers: self.headers.clone(), late }
+        let outdated = self.outdated.take();
+        Published { now: Committed { etag, size }, from, headers: self.headers.clone(), outdated }
     }
 
     async fn put_or_complete(&mut self, writes: &Writes, guard: &Precondition) -> Result<Written, Error> {
@@ -430,7 +435,8 @@ impl State {
         self.send_rest(writes, whole.end).await?;
         let parts = self.next_number() - 1;
         let written = self.upload().complete(parts, guard).await?;
-        self.upload = None;
+        let sent = self.upload.take().map(|upload| upload.headers().clone());
+        self.outdated = sent.filter(|sent| *sent != self.headers);
         Ok(written)
     }
 
