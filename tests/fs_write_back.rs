@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -76,6 +77,34 @@ async fn a_close_does_not_wait_for_s3_and_fsync_of_the_root_does() {
     root_is_synced(&house).await;
     assert_eq!(fake.keys(), ["dir/", "dir/file"]);
     assert_eq!(fake.data("dir/file"), "content");
+}
+
+#[tokio::test]
+async fn a_file_is_read_while_it_is_on_its_way() {
+    let staging = tempfile::tempdir().unwrap();
+    let fake = FakeS3::new();
+    let house = house_in(staging.path(), &fake);
+    let hangs = house.faults.plan(On::op("PutObject"), Fault::Hang);
+    let content = pattern(1, MIB);
+    house.make("file", &content).await.unwrap();
+    let fh = house.open("file", libc::O_RDONLY).await.unwrap();
+    let mut synced = std::pin::pin!(house.fsyncdir(""));
+    let read = async {
+        while hangs.fired() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(house.cat("file").await.unwrap(), content);
+        assert_eq!(house.read(fh, 1000, 500).await.unwrap(), content[1000..1500]);
+        assert_eq!(house.read(fh, MIB as u64, 500).await.unwrap(), b"");
+    };
+    tokio::select! {
+        synced = &mut synced => panic!("S3 gave no answer, and yet: {synced:?}"),
+        () = read => {}
+    }
+    synced.await.unwrap_err();
+    hangs.lift();
+    root_is_synced(&house).await;
+    assert_eq!(fake.data("file"), content);
 }
 
 #[test]
@@ -302,12 +331,14 @@ fn attributes_set_after_the_close_travel_with_the_file() {
         let attr = house.enter("file").await.unwrap();
         let set = SetAttr { mode: Some(0o600), ..SetAttr::default() };
         house.fs.setattr(attr.ino, set).await.unwrap();
+        house.fs.setxattr(attr.ino, OsStr::new("s3.tags"), b"by=me", 0).await.unwrap();
         house
     });
     runtime.shutdown_timeout(Duration::from_secs(5));
     drop(house);
     next(staging.path(), &fake, async |_| {
         let object = fake.object("file").expect("it was sent");
+        assert_eq!(object.tags, "by=me");
         let mode = object.metadata.get("mode").expect("a mode");
         assert_eq!(*mode, (libc::S_IFREG | 0o600).to_string());
         assert_eq!(object.data, "data");

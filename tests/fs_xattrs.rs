@@ -7,8 +7,14 @@ use std::ffi::OsStr;
 use pailfs::config::AttributesConfig;
 use pailfs::error::Error;
 use pailfs::fs::SetAttr;
-use support::House;
+use pailfs::write::recover::send;
+use pailfs::write::upload::Uploads;
+use support::bytes::pattern;
+use support::fake::client_over;
 use support::house::errno;
+use support::{Fault, House, On};
+
+const MIB: usize = 1 << 20;
 
 fn keeping() -> House {
     House::with(|config| config.attributes = AttributesConfig::Metadata)
@@ -189,27 +195,131 @@ async fn s3s_own_are_told_and_set() {
 }
 
 #[tokio::test]
-async fn tags_and_acls_are_of_what_s3_has() {
+async fn an_acl_is_of_what_s3_has() {
     for write_back in [false, true] {
         let house = House::with(|config| config.write_back = write_back);
         house.fake.put("d/below", "bytes");
         let fh = house.create("new", libc::O_WRONLY).await.unwrap();
-        for unknown in ["s3.tags", "s3.acl"] {
-            assert_eq!(
-                errno(get(&house, "new", unknown).await),
-                libc::ENODATA,
-                "{unknown} of what is written"
-            );
+        assert_eq!(errno(get(&house, "new", "s3.acl").await), libc::ENODATA, "of what is written");
+        for unknown in ["s3.tags", "s3.acl", "s3.etag"] {
             assert_eq!(errno(get(&house, "d", unknown).await), libc::ENODATA, "{unknown} without a marker");
         }
-        assert_eq!(errno(get(&house, "d", "s3.etag").await), libc::ENODATA);
-        assert_eq!(errno(set(&house, "new", "s3.tags", "by=me").await), libc::EBUSY);
+        assert_eq!(errno(set(&house, "new", "s3.acl", "public-read").await), libc::EBUSY);
         house.close(fh).await.unwrap();
         // What was acknowledged goes first.
-        set(&house, "new", "s3.tags", "by=me").await.unwrap();
-        assert_eq!(house.fake.object("new").unwrap().tags, "by=me");
-        assert_eq!(get(&house, "new", "s3.tags").await.unwrap(), "by=me");
+        assert!(get(&house, "new", "s3.acl").await.unwrap().contains("FULL_CONTROL"));
+        assert!(house.fake.object("new").is_some());
     }
+}
+
+#[tokio::test]
+async fn tags_set_before_the_close_travel_with_the_upload() {
+    for write_back in [false, true] {
+        let house = House::with(|config| config.write_back = write_back);
+        let fh = house.create("new", libc::O_WRONLY).await.unwrap();
+        house.write(fh, 0, b"bytes").await.unwrap();
+        assert_eq!(errno(get(&house, "new", "s3.tags").await), libc::ENODATA);
+        set(&house, "new", "s3.tags", "by=me").await.unwrap();
+        assert_eq!(get(&house, "new", "s3.tags").await.unwrap(), "by=me");
+        remove(&house, "new", "s3.tags").await.unwrap();
+        assert_eq!(errno(get(&house, "new", "s3.tags").await), libc::ENODATA);
+        let document = "<Tagging><TagSet><Tag><Key>a b</Key><Value>c=d</Value></Tag></TagSet></Tagging>";
+        set(&house, "new", "s3.tags", document).await.unwrap();
+        assert_eq!(get(&house, "new", "s3.tags").await.unwrap(), "a%20b=c%3Dd");
+        let eleven: Vec<String> = (0..11).map(|n| format!("k{n}=v")).collect();
+        let (long_key, long_value) = (format!("{}=v", "k".repeat(129)), format!("k={}", "v".repeat(257)));
+        let wrong =
+            [&*eleven.join("&"), &long_key, &long_value, "k=1&k=2", "=v", "aws:k=v", "k=1%262", "<Tagging>"];
+        for wrong in wrong {
+            assert_eq!(errno(set(&house, "new", "s3.tags", wrong).await), libc::EINVAL, "{wrong}");
+        }
+        house.fake.forget_calls();
+        house.close(fh).await.unwrap();
+        house.fsyncdir("").await.unwrap();
+        assert_eq!(house.fake.counts().into_iter().collect::<Vec<_>>(), [("PutObject", 1)]);
+        assert_eq!(house.fake.object("new").unwrap().tags, "a%20b=c%3Dd");
+        set(&house, "new", "s3.tags", "by=you").await.unwrap();
+        assert_eq!(house.fake.object("new").unwrap().tags, "by=you");
+        assert_eq!(get(&house, "new", "s3.tags").await.unwrap(), "by=you");
+    }
+}
+
+#[tokio::test]
+async fn what_is_set_between_two_commits_stays() {
+    let house = House::new();
+    house.fake.put("file", "there before");
+    let fh = house.open("file", libc::O_WRONLY | libc::O_TRUNC).await.unwrap();
+    house.write(fh, 0, b"1").await.unwrap();
+    set(&house, "file", "s3.tags", "by=me").await.unwrap();
+    set(&house, "file", "s3.content-language", "de").await.unwrap();
+    assert_eq!(get(&house, "file", "s3.tags").await.unwrap(), "by=me");
+    assert_eq!(get(&house, "file", "s3.content-language").await.unwrap(), "de");
+    assert_eq!(house.fake.data("file"), "there before");
+    house.fs.fsync(fh).await.unwrap();
+    assert_eq!(house.fake.object("file").unwrap().tags, "by=me");
+    set(&house, "file", "s3.content-type", "text/x-odd").await.unwrap();
+    house.write(fh, 1, b"2").await.unwrap();
+    house.fs.fsync(fh).await.unwrap();
+    assert_eq!(house.fake.object("file").unwrap().tags, "by=me");
+    set(&house, "file", "s3.tags", "by=you").await.unwrap();
+    house.write(fh, 2, b"3").await.unwrap();
+    house.close(fh).await.unwrap();
+    let object = house.fake.object("file").unwrap();
+    assert_eq!((&*object.data, object.tags.as_str()), (&b"123"[..], "by=you"));
+    assert_eq!(object.headers["content-type"], "text/x-odd");
+    assert_eq!(object.headers["content-language"], "de");
+}
+
+#[tokio::test]
+async fn what_is_set_when_the_upload_has_begun_is_set_after_it() {
+    let data = pattern(3, 12 * MIB);
+    for (early, late, header) in [
+        (Some("by=me"), None, false),
+        (None, Some("by=me"), false),
+        (Some("by=me"), Some(""), false),
+        (Some("by=you"), Some("by=me"), true),
+        (Some("by=you"), None, true),
+    ] {
+        let house = House::new();
+        let fh = house.create("large", libc::O_WRONLY).await.unwrap();
+        if let Some(tags) = early {
+            set(&house, "large", "s3.tags", tags).await.unwrap();
+        }
+        for (n, chunk) in data.chunks(MIB).enumerate() {
+            house.write(fh, (n * MIB) as u64, chunk).await.unwrap();
+        }
+        if let Some(tags) = late {
+            set(&house, "large", "s3.tags", tags).await.unwrap();
+        }
+        if header {
+            set(&house, "large", "s3.content-type", "text/x-odd").await.unwrap();
+        }
+        house.close(fh).await.unwrap();
+        let object = house.fake.object("large").unwrap();
+        assert_eq!(object.tags, late.or(early).unwrap_or_default());
+        let content_type = object.headers.get("content-type");
+        assert_eq!(content_type.is_some_and(|told| told == "text/x-odd"), header);
+        let copies = house.fake.count("CopyObject");
+        assert_eq!(copies, usize::from(header), "tags alone are no reason for one");
+        assert_eq!(object.data, data);
+    }
+}
+
+#[tokio::test]
+async fn what_could_not_be_sent_is_kept_with_its_tags() {
+    let house = House::new();
+    house.faults.plan(On::op("PutObject"), Fault::Error { status: 403, code: "AccessDenied" });
+    let fh = house.create("file", libc::O_WRONLY).await.unwrap();
+    house.write(fh, 0, b"bytes").await.unwrap();
+    set(&house, "file", "s3.tags", "by=me").await.unwrap();
+    assert_eq!(errno(house.close(fh).await), libc::EACCES);
+    let kept = house.journal.kept().unwrap();
+    let client = client_over(house.fake.transport(), &house.fake.config());
+    let runtime = tokio::runtime::Handle::current();
+    let uploads = Uploads { client, runtime, journal: house.journal.clone() };
+    send(&uploads, &kept[0], &|_| ()).await.unwrap();
+    let object = house.fake.object("file").unwrap();
+    assert_eq!((&*object.data, object.tags.as_str()), (&b"bytes"[..], "by=me"));
 }
 
 #[tokio::test]

@@ -25,6 +25,33 @@ fn recover(server: &Server, bucket: &str, mount: &Mount) -> String {
     said.stdout
 }
 
+fn s3(mount: &Mount, args: &[&str], path: &str) -> String {
+    let mut command = Command::new(pailfs());
+    command.arg("s3").args(args).arg(mount.path(path));
+    clean_environment(&mut command);
+    with_credentials(&mut command);
+    let said = run(&mut command);
+    assert!(said.status.success(), "{args:?}: {said:?}\nits log:\n{}", mount.log_text());
+    said.stdout
+}
+
+/// Commands on its paths let the mount send what they ask S3 about.
+fn commands_see_what_was_acknowledged(mount: &Mount) {
+    for (name, args) in
+        [("head", &["head"][..]), ("tags", &["tags", "get"]), ("class", &["storage-class", "get"])]
+    {
+        fs::create_dir_all(mount.path("asked")).expect("a directory");
+        fs::write(mount.path(format!("asked/{name}")), "just now").expect("a write");
+        s3(mount, args, &format!("asked/{name}"));
+    }
+    fs::write(mount.path("asked/below"), "just now").expect("a write");
+    assert!(s3(mount, &["ls"], "asked").contains("below"));
+    fs::write(mount.path("beside"), "just now").expect("a write");
+    assert!(s3(mount, &["ls"], "").contains("beside"));
+    fs::remove_dir_all(mount.path("asked")).expect("a removal");
+    fs::remove_file(mount.path("beside")).expect("a removal");
+}
+
 fn write_back(kind: Kind) {
     let server = shared(kind);
     let bucket = server.bucket("back");
@@ -55,6 +82,7 @@ fn write_back(kind: Kind) {
         assert_eq!(boto.get(&bucket, &format!("tree/{}/{n}", n % 10)), content(n), "{n}");
     }
     assert!(recover(server, &bucket, &mount).starts_with("nothing is kept"));
+    commands_see_what_was_acknowledged(&mount);
     fs::write(mount.path("last"), "just before the end").expect("a write");
     mount.umount();
     assert_eq!(boto.get(&bucket, "last"), b"just before the end");

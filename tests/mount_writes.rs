@@ -221,6 +221,37 @@ with open(sys.argv[1], "wb") as f:
     assert_eq!(std::fs::read(&file).expect("a file"), b"half, and the rest, and the child's, and the rest");
 }
 
+#[test]
+fn seaweedfs_writes_that_are_to_be_synced_are_in_s3_when_they_return() {
+    const WRITES: &str = r#"
+import os, sys
+os.chdir(sys.argv[1])
+for name, flag in (("sync", os.O_SYNC), ("dsync", os.O_DSYNC)):
+    f = os.open(name, os.O_CREAT | os.O_WRONLY | flag)
+    os.write(f, b"one, ")
+    os.write(f, b"two")
+f = os.open("once", os.O_CREAT | os.O_WRONLY)
+os.pwritev(f, [b"one, two"], 0, os.RWF_DSYNC)
+os.pwrite(f, b"and not this", 8)
+print("written", flush=True)
+sys.stdin.readline()
+"#;
+    let server = shared(Kind::SeaweedFs);
+    let bucket = server.bucket("synced");
+    let mount = Options::new(server, &bucket).mount();
+    let mut writes = Command::new(program("python3"));
+    let writes = writes.arg("-c").arg(WRITES).arg(&mount.dir);
+    let mut writes = writes.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3");
+    let mut said = BufReader::new(writes.stdout.take().expect("piped")).lines();
+    let mut go_on = writes.stdin.take().expect("piped");
+    assert_eq!(said.next().expect("a line").expect("text"), "written");
+    for name in ["sync", "dsync", "once"] {
+        assert_eq!(server.boto().get(&bucket, name), b"one, two", "{name}");
+    }
+    writeln!(go_on).expect("it reads");
+    assert!(writes.wait().expect("it ends").success());
+}
+
 /// All of fsx's operations.
 const FSX: &str = "
 flen = 262144

@@ -415,10 +415,15 @@ fn ones_own_key_encrypts_and_is_needed_again() {
     std::fs::rename(mount.path("secret"), mount.path("moved")).unwrap();
     std::fs::write(mount.path("small"), b"small").unwrap();
     wait_until("it can be read", || std::fs::read(mount.path("small")).is_ok());
+    let sse = xattr::get(mount.path("small"), "s3.sse").unwrap();
+    assert_eq!(sse.as_deref(), Some(&b"SSE-C AES256"[..]));
     mount.umount();
     place.ok(&[&["cp", "s3://moved", "y"][..], &key].concat());
     assert_same_bytes(&std::fs::read(place.home.path().join("y")).unwrap(), &data, "after a rename");
     place.fails(&["head", "s3://small"], 1, "HeadObject");
+    place.file("short", &[7; 31]);
+    let expected = "expected a key of 32 bytes, as they are or in base64";
+    place.fails(&["head", "s3://small", "--sse-c-key-file", "short"], 1, expected);
 }
 
 /// boto3 stores the same bytes with the same checksum, and is asked what S3 keeps of both.

@@ -52,7 +52,11 @@ pub(super) fn refresh(args: &RefreshArgs) -> Result<(), Failure> {
 }
 
 pub(super) fn flush(args: &FlushArgs) -> Result<(), Failure> {
-    args.paths.iter().try_for_each(|path| tell::<FLUSH>("flush", path))
+    args.paths.iter().try_for_each(|path| flush_path(path))
+}
+
+pub(super) fn flush_path(path: &Path) -> Result<(), Failure> {
+    tell::<FLUSH>("flush", path)
 }
 
 fn tell<const WHAT: u32>(name: &str, path: &Path) -> Result<(), Failure> {

@@ -13,12 +13,13 @@ use std::time::SystemTime;
 use futures_util::future;
 
 use super::meta::{SetAttr, SetTime};
+use super::s3_xattr::{read_tags, tags_text};
 use super::{Attr, Filesystem};
 use crate::attr::xattr::{METADATA_BYTES_MAX, metadata_bytes};
 use crate::attr::{Attributes, Kind, PERMISSIONS};
 use crate::error::{Error, S3ErrorKind};
 use crate::namespace::{FileInfo, Kept, Node};
-use crate::s3::{ObjectHead, ObjectHeaders, ObjectId, S3Client, Written};
+use crate::s3::{Document, ObjectHead, ObjectHeaders, ObjectId, S3Client, Written};
 use crate::write::{Object, Published, Writer, markers, upload};
 
 /// Whose a new file or directory is, and its mode.
@@ -135,21 +136,8 @@ impl Filesystem {
             return self.change_marker(ino, change).await;
         }
         let mut change = Some(change);
-        if let Some(writer) = self.handles.writer(ino) {
-            let mut changed = Ok(ObjectHeaders::default());
-            let travels = writer.amend(|headers| {
-                if let Some(change) = change.take() {
-                    changed = change(headers).map(|()| headers.clone());
-                }
-            });
-            let acknowledged = writer.is_acknowledged().await;
-            if travels.await? {
-                self.namespace.changed_attributes(ino, self.attributes_in(&changed?));
-                return match acknowledged {
-                    true => self.acknowledge(ino, &writer, false, || false).await,
-                    false => Ok(()),
-                };
-            }
+        if self.change_pending(ino, &mut change).await? {
+            return Ok(());
         }
         let Some(change) = change else { return Ok(()) };
         let Ok(key) = self.namespace.key(ino) else { return self.change_unlinked(ino, node, change) };
@@ -164,6 +152,63 @@ impl Filesystem {
         self.rewrite(ino, &key, &head, &headers).await?;
         // The copy is S3's default meanwhile, which is nobody's but the owner's, or what --acl says.
         Ok(self.client.put_acl_again(object, acl).await?)
+    }
+
+    /// Changes what is to be published of a file carries. False, and the change is left, where nothing is to be.
+    async fn change_pending(
+        &self,
+        ino: u64,
+        change: &mut Option<impl FnOnce(&mut ObjectHeaders) -> Result<(), Error> + Send>,
+    ) -> Result<bool, Error> {
+        let Some(writer) = self.handles.writer(ino) else { return Ok(false) };
+        let mut changed = Ok(ObjectHeaders::default());
+        let travels = writer.amend(|headers| {
+            if let Some(change) = change.take() {
+                changed = change(headers).map(|()| headers.clone());
+            }
+        });
+        let acknowledged = writer.is_acknowledged().await;
+        if !travels.await? {
+            return Ok(false);
+        }
+        self.namespace.changed_attributes(ino, self.attributes_in(&changed?));
+        if acknowledged {
+            self.acknowledge(ino, &writer, false, || false).await?;
+        }
+        Ok(true)
+    }
+
+    /// Tags a file or directory, with the upload where it is still to be published; `check`: whether S3 will take them then.
+    pub(super) async fn tag(
+        &self,
+        ino: u64,
+        tags: &[(String, String)],
+        check: impl FnOnce() -> Result<(), Error> + Send,
+    ) -> Result<(), Error> {
+        let _pass = self.pass_file(ino).await;
+        let turn = self.keeping.turn(ino);
+        let _turn = turn.lock().await;
+        let tagging = tags_text(tags);
+        let mut change = Some(|headers: &mut ObjectHeaders| {
+            check()?;
+            headers.set_tagging(tagging.clone());
+            Ok(())
+        });
+        if self.change_pending(ino, &mut change).await? {
+            return Ok(());
+        }
+        self.put_tags(tags, ObjectId::current(&self.namespace.key(ino)?)).await?;
+        if let Some(writer) = self.handles.writer(ino) {
+            writer.carries(|headers| headers.set_tagging(tagging)).await;
+        }
+        Ok(())
+    }
+
+    async fn put_tags(&self, tags: &[(String, String)], object: ObjectId<'_>) -> Result<(), Error> {
+        match tags {
+            [] => Ok(self.client.delete_document(Document::Tagging, Some(object)).await?),
+            tags => Ok(self.client.put_tags(tags, Some(object)).await?),
+        }
     }
 
     /// What handles still hold of a file that was removed is kept here alone.
@@ -205,8 +250,16 @@ impl Filesystem {
         })
         .await;
         let writer = self.handles.writer(ino);
-        if let Some(writer) = writer.as_ref().filter(|_| etag != head.etag) {
-            writer.renamed(key.into(), Some((&head.etag, &etag)), None).await?;
+        if let Some(writer) = &writer {
+            let carries = |carried: &mut ObjectHeaders| {
+                let tags = carried.tagging().map(str::to_owned).filter(|_| headers.tagging().is_none());
+                carried.clone_from(headers);
+                tags.into_iter().for_each(|tags| carried.set_tagging(tags));
+            };
+            writer.carries(carries).await;
+            if etag != head.etag {
+                writer.renamed(key.into(), Some((&head.etag, &etag)), None).await?;
+            }
         }
         self.versions.made(ino, Some(&head.etag), &etag);
         let kept = self.kept(self.attributes_in(headers));
@@ -303,11 +356,8 @@ impl Filesystem {
 
     /// The object is published: what it carries is known, and what came too late for the upload is set now.
     pub(super) async fn keep_published(&self, ino: u64, published: &Published) -> Result<(), Error> {
-        if !self.namespace.keeps_attributes() {
-            return Ok(());
-        }
-        let Published { now, headers, late, .. } = published;
-        if *late {
+        let Published { now, headers, outdated, .. } = published;
+        if let Some(outdated) = outdated {
             let turn = self.keeping.turn(ino);
             let _turn = turn.lock().await;
             let key = self.namespace.key(ino)?;
@@ -315,9 +365,15 @@ impl Filesystem {
             if head.etag != now.etag {
                 return Err(Error::Stale);
             }
-            return self.rewrite(ino, &key, &head, headers).await;
+            if !outdated.is_but_for_tags(headers) {
+                return self.rewrite(ino, &key, &head, headers).await;
+            }
+            let tags = read_tags(headers.tagging().unwrap_or_default())?;
+            self.put_tags(&tags, ObjectId::current(&key)).await?;
         }
-        self.namespace.changed_attributes(ino, self.attributes_in(headers));
+        if self.namespace.keeps_attributes() {
+            self.namespace.changed_attributes(ino, self.attributes_in(headers));
+        }
         Ok(())
     }
 

@@ -17,8 +17,8 @@ use super::Filesystem;
 use crate::config::RESTORE_TIERS;
 use crate::error::{Error, S3ErrorKind};
 use crate::s3::{
-    Acl, Document, ObjectDetails, ObjectHeaders, ObjectId, Permission, Presigned, SSE, SSE_KMS_KEY,
-    is_header_value,
+    Acl, Document, ObjectDetails, ObjectHeaders, ObjectId, Permission, Presigned, SSE, SSE_CUSTOMER,
+    SSE_KMS_KEY, is_header_value, tags_in,
 };
 
 /// How long a presigned URL lasts.
@@ -55,9 +55,25 @@ fn document(name: &str) -> Option<Document> {
     })
 }
 
-/// What S3 keeps beside an object that is there, and no upload brings along: what was acknowledged is sent first.
-fn is_of_objects(name: &str) -> bool {
-    matches!(name, "acl" | "tags")
+/// S3's limits on the tags of one object, and what tags may be of:
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-tagging.html>. Of what travels with a file it must be known
+/// before, lest S3 refuse the file.
+fn check_tags(tags: &[(String, String)]) -> Result<(), Error> {
+    let is_allowed =
+        |c: char| c.is_alphanumeric() || c.is_whitespace() && !c.is_control() || "_.:/=+-@".contains(c);
+    let fits =
+        |text: &str, chars_max: usize| text.chars().count() <= chars_max && text.chars().all(is_allowed);
+    let is_one = |(n, (key, value)): (usize, &(String, String))| {
+        let again = tags.iter().take(n).any(|(known, _)| known == key);
+        !key.is_empty() && !again && !key.starts_with("aws:") && fits(key, 128) && fits(value, 256)
+    };
+    match tags.len() <= 10 && tags.iter().enumerate().all(is_one) {
+        true => Ok(()),
+        false => Err(Error::Invalid(
+            "an object has at most 10 tags, keys of 1 to 128 characters and values of up to 256, of letters, digits, \
+             spaces and _.:/=+-@, no key twice, none that begins with aws:",
+        )),
+    }
 }
 
 impl Filesystem {
@@ -78,8 +94,18 @@ impl Filesystem {
                 None => Err(Error::NoAttribute),
             };
         }
-        if is_of_objects(name) {
-            self.sent(&key).await?;
+        match name {
+            "tags" => {
+                let pending = self.pending(ino).await?;
+                if let Some(tags) = pending.as_ref().and_then(ObjectHeaders::tagging) {
+                    return Some(tags.into())
+                        .filter(|tags: &Vec<u8>| !tags.is_empty())
+                        .ok_or(Error::NoAttribute);
+                }
+            }
+            // No upload brings it along: what was acknowledged is sent first.
+            "acl" => self.sent(&key).await?,
+            _ => {}
         }
         let located = self.client.locate(&key).await?;
         match self.get_of_object(ino, located.id(), name).await {
@@ -110,11 +136,11 @@ impl Filesystem {
     }
 
     async fn get_header(&self, ino: u64, object: ObjectId<'_>, name: &str) -> Result<Vec<u8>, Error> {
-        let entry = self.namespace.attributes(ino).await?;
-        let text = if self.namespace.is_local(ino) {
-            settable(&self.headers_of(ino, &entry.node).await?, name)
-        } else {
-            header(&self.client.head_object_details(object).await?, name)
+        let is_local = self.namespace.is_local(ino);
+        let text = match self.pending(ino).await? {
+            Some(pending) if is_local || is_settable(name) => settable(&pending, name),
+            None if is_local => settable(&ObjectHeaders::default(), name),
+            _ => header(&self.client.head_object_details(object).await?, name),
         };
         text.map(String::into_bytes).ok_or(Error::NoAttribute)
     }
@@ -125,12 +151,19 @@ impl Filesystem {
             return Err(Error::NotSupported("S3's attributes of an account: buckets have them"));
         }
         let key = self.namespace.key(ino)?;
-        if ino != self.namespace.root() && is_of_objects(name) {
-            self.sent(&key).await?;
-            if self.namespace.is_local(ino) {
-                return Err(Error::Busy(
-                    "tags and ACLs are the object's in S3, and this file is being written",
-                ));
+        if ino != self.namespace.root() && matches!(name, "acl" | "tags") {
+            // Of what was acknowledged, S3 has directories first; files' tags travel.
+            if name == "acl" || key.ends_with('/') {
+                self.sent(&key).await?;
+            }
+            if name == "tags" {
+                let tags = value.map(read_tagging).transpose()?.unwrap_or_default();
+                return self.tag(ino, &tags, || check_tags(&tags)).await;
+            }
+            if let Some(writer) = self.handles.writer(ino)
+                && writer.is_dirty().await
+            {
+                return Err(Error::Busy("an ACL is the object's in S3, and this file is being written"));
             }
         }
         let located = self.client.locate(&key).await?;
@@ -140,10 +173,7 @@ impl Filesystem {
                 Err(Error::NotPermitted("it can be changed, but not taken away"))
             }
             (Some(Document::Acl), Some(value)) => self.set_acl(of, value).await,
-            (Some(Document::Tagging), Some(value)) if of.is_some() && !value.starts_with(b"<") => {
-                Ok(self.client.put_tags(&read_tags(text(value)?)?, of).await?)
-            }
-            (Some(document), _) if of.is_none() || document == Document::Tagging => match value {
+            (Some(document), _) if of.is_none() => match value {
                 Some(value) => {
                     Ok(self.client.put_document(document, of, Bytes::copy_from_slice(value)).await?)
                 }
@@ -174,7 +204,7 @@ impl Filesystem {
     async fn set_header(&self, ino: u64, name: &str, value: Option<&[u8]>) -> Result<(), Error> {
         let value = value.map(text).transpose()?.map(str::to_owned);
         let name = name.to_owned();
-        if !SETTABLE_HEADERS.contains(&&*name) && !["content-type", "storage-class"].contains(&&*name) {
+        if !is_settable(&name) {
             return Err(ONLY_READ);
         }
         if value.as_ref().is_some_and(|value| !is_header_value(value)) {
@@ -193,6 +223,10 @@ impl Filesystem {
         })
         .await
     }
+}
+
+fn is_settable(name: &str) -> bool {
+    SETTABLE_HEADERS.contains(&name) || ["content-type", "storage-class"].contains(&name)
 }
 
 /// Of a file that is not published yet.
@@ -217,10 +251,11 @@ fn header(object: &ObjectDetails, name: &str) -> Option<String> {
         "last-modified" => Some(httpdate::fmt_http_date(head.last_modified)),
         "version-id" => head.version_id.clone(),
         "restore" => told("x-amz-restore"),
-        "sse" => {
-            let (kind, key) = (told(SSE)?, told(SSE_KMS_KEY));
-            Some(key.map_or(kind.clone(), |key| format!("{kind} {key}")))
-        }
+        "sse" => match (told(SSE), told(SSE_KMS_KEY), told(SSE_CUSTOMER)) {
+            (Some(kind), Some(key), _) => Some(format!("{kind} {key}")),
+            (None, _, Some(algorithm)) => Some(format!("SSE-C {algorithm}")),
+            (kind, ..) => kind,
+        },
         "checksum" => checksum(headers),
         "content-type" => head.content_type.clone(),
         "storage-class" => Some(head.storage_class.clone().unwrap_or_else(|| "STANDARD".into())),
@@ -240,13 +275,25 @@ fn text(value: &[u8]) -> Result<&str, Error> {
     std::str::from_utf8(value).map(str::trim).map_err(|_| Error::Invalid("a value that is not UTF-8"))
 }
 
-fn tags_text(tags: &[(String, String)]) -> String {
+/// What an object is to be tagged with: as text, or as S3's document.
+fn read_tagging(value: &[u8]) -> Result<Vec<(String, String)>, Error> {
+    match value.starts_with(b"<") {
+        true => tags_in(value).map_err(|why| {
+            tracing::warn!("no document of tags: {why}");
+            Error::Invalid("a document that is none of tags")
+        }),
+        false => read_tags(text(value)?),
+    }
+}
+
+/// As S3 takes them in a header.
+pub(super) fn tags_text(tags: &[(String, String)]) -> String {
     let escape = |text| utf8_percent_encode(text, TAG).to_string();
     let pairs: Vec<String> = tags.iter().map(|(k, v)| format!("{}={}", escape(k), escape(v))).collect();
     pairs.join("&")
 }
 
-fn read_tags(text: &str) -> Result<Vec<(String, String)>, Error> {
+pub(super) fn read_tags(text: &str) -> Result<Vec<(String, String)>, Error> {
     let unescape = |text: &str| {
         let decoded = percent_decode_str(&text.replace('+', " ")).decode_utf8().map(String::from);
         decoded.map_err(|_| Error::Invalid("tags that are not UTF-8"))
@@ -290,6 +337,7 @@ fn read_restore(text: &str) -> Result<(u32, Option<&str>), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::s3::ObjectHead;
 
     #[test]
     fn tags_are_written_as_s3_takes_them_in_a_header() {
@@ -302,6 +350,30 @@ mod tests {
             [("a b", "c"), ("d", "")].map(|(k, v)| (k.into(), v.into()))
         );
         assert!(read_tags("%ff=1").is_err());
+    }
+
+    #[test]
+    fn how_an_object_is_encrypted_is_told_of_each_kind() {
+        let head = ObjectHead {
+            size: 0,
+            etag: String::new(),
+            last_modified: std::time::SystemTime::UNIX_EPOCH,
+            content_type: None,
+            storage_class: None,
+            version_id: None,
+            metadata: Vec::new(),
+            headers: Vec::new(),
+        };
+        for (told, expected) in [
+            (&[][..], None),
+            (&[(SSE, "AES256")], Some("AES256")),
+            (&[(SSE, "aws:kms"), (SSE_KMS_KEY, "arn:key")], Some("aws:kms arn:key")),
+            (&[(SSE_CUSTOMER, "AES256")], Some("SSE-C AES256")),
+        ] {
+            let headers = told.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            let details = ObjectDetails { head: head.clone(), headers: headers.collect() };
+            assert_eq!(header(&details, "sse").as_deref(), expected);
+        }
     }
 
     #[test]

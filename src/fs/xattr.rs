@@ -32,6 +32,9 @@ pub struct MountTold {
     pub s3: S3Config,
     /// Nothing there is to be changed, by the command neither.
     pub read_only: bool,
+    /// What was written there may not be in S3 yet.
+    #[serde(default)]
+    pub write_back: bool,
 }
 
 const USER: &[u8] = b"user.";
@@ -61,7 +64,7 @@ impl Filesystem {
             }
             let region = Some(self.client.region().to_string());
             let s3 = S3Config { region, ..self.config.s3.clone() };
-            let told = MountTold { s3, read_only: self.config.read_only };
+            let told = MountTold { s3, read_only: self.config.read_only, write_back: self.config.write_back };
             return serde_json::to_vec(&told).map_err(|e| Error::Io(format!("{S3}: {e}")));
         }
         if let Some(name) = s3_xattr::name(name) {
@@ -168,12 +171,17 @@ impl Filesystem {
         }
     }
 
+    /// What a file will carry that is yet to be published.
+    pub(super) async fn pending(&self, ino: u64) -> Result<Option<ObjectHeaders>, Error> {
+        match self.handles.writer(ino) {
+            Some(writer) => writer.pending().await,
+            None => Ok(None),
+        }
+    }
+
     /// What the object of a file or directory carries, or will once it is published.
     pub(super) async fn headers_of(&self, ino: u64, node: &Node) -> Result<ObjectHeaders, Error> {
-        if *node != Node::Directory
-            && let Some(writer) = self.handles.writer(ino)
-            && let Some(pending) = writer.pending().await?
-        {
+        if let Some(pending) = self.pending(ino).await? {
             return Ok(pending);
         }
         match self.client.head_object(&self.namespace.key(ino)?).await {

@@ -13,6 +13,10 @@ use crate::failure::Failure;
 /// The line for a mount that failed in `connect` or `probe`.
 pub fn explain(error: &Error, config: &S3Config) -> Failure {
     match error {
+        // Nothing was sent: a setting cannot be used, and says so itself.
+        Error::S3(e) if e.tries == 0 && e.kind == S3ErrorKind::Refused => {
+            Failure::new(format_args!("cannot mount s3://{}: {}", config.bucket, e.message.escape_debug()))
+        }
         // The chain of credentials answers in several lines, which arrive escaped.
         Error::S3(e) => {
             let said = e.to_string().replace("\\n", "; ");
@@ -90,6 +94,8 @@ fn path_style_hint(config: &S3Config) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Encryption;
+    use crate::s3::S3Client;
 
     fn config() -> S3Config {
         S3Config::of("data", Some("http://127.0.0.1:8333"))
@@ -140,6 +146,20 @@ mod tests {
         assert!(line(S3ErrorKind::NoSuchBucket, &config).contains("--path-style"));
         config.endpoint_url = None;
         assert!(line(S3ErrorKind::Unavailable, &config).contains("AWS S3"));
+    }
+
+    #[test]
+    fn what_cannot_be_set_up_is_no_servers_refusal() {
+        let mut s3 = config();
+        s3.requests.encryption = Some(Encryption::Customer { key_file: "/no/such/key".into() });
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let refused = runtime.block_on(S3Client::connect(&s3)).err().expect("no key");
+        let line = explain(&refused.into(), &s3).to_string();
+        assert!(
+            line.starts_with("cannot mount s3://data: --sse-c-key-file: cannot read /no/such/key: "),
+            "{line}"
+        );
+        assert!(line.contains("expected a key of 32 bytes") && !line.contains("--region"), "{line}");
     }
 
     #[test]

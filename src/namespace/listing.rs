@@ -9,7 +9,7 @@
 //!
 //! In key order `a` comes before `a-0` and only then `a/…`, so a file `a` is held back until the
 //! listing has passed `a/`: at most one name is held for each byte of the last key. A server that does
-//! not list in key order (SeaweedFS, S3's directory buckets) shows itself by a key smaller than the last;
+//! not list in key order (SeaweedFS) shows itself by a key smaller than the last;
 //! from then on nothing is held back, and a name that came before is left out by its hash.
 
 use std::collections::{HashSet, VecDeque};

@@ -157,9 +157,6 @@ impl Entry {
     }
 }
 
-/// How the names of S3's directory buckets end, which list in no order:
-/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/directory-bucket-naming-rules.html>.
-const DIRECTORY_BUCKET: &str = "--x-s3";
 /// Questions about attributes under way, at most.
 const HEADS_MAX: usize = 64;
 
@@ -220,7 +217,7 @@ impl Namespace {
             root: table.numbers.root(),
             table: Arc::new(Mutex::new(table)),
             forgets_at_once: ttl.is_zero(),
-            unordered: AtomicBool::new(of_buckets || client.bucket().ends_with(DIRECTORY_BUCKET)),
+            unordered: AtomicBool::new(of_buckets),
             turns: Mutex::default(),
             walks: Mutex::new(Walks::new()),
             walked: watch::Sender::new(()),

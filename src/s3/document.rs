@@ -411,6 +411,12 @@ fn is_owners_alone(acl: &Element) -> bool {
     })
 }
 
+/// What a document of tags says. Errors: why it is none.
+pub fn tags_in(document: &[u8]) -> Result<Vec<(String, String)>, String> {
+    let root = Document::Tagging.root().unwrap_or_default();
+    xml::parse_root(document, root).map(|root| read_tags(&root)).map_err(|e| e.to_string())
+}
+
 fn read_tags(root: &Element) -> Vec<(String, String)> {
     let text = |tag: &Element, name| tag.text_of(name).unwrap_or_default().to_string();
     let set = root.child("TagSet").into_iter();

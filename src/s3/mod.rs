@@ -62,12 +62,13 @@ use crate::error::{S3Error, S3ErrorKind};
 pub use bucket::REGION_UNNAMED;
 pub use checksum::{Checksum, Promise};
 pub use delete::DELETE_KEYS_MAX;
-pub use document::{Acl, Document, Permission};
+pub use document::{Acl, Document, Permission, tags_in};
 pub use get::{GetObject, ObjectBody};
+pub use object::TAGGING;
 pub use past::Located;
 pub use payload::multipart_etag;
 pub use presign::{PRESIGN_EXPIRES_MAX, Presigned};
-pub use requests::{SSE, SSE_KMS_KEY};
+pub use requests::{SSE, SSE_CUSTOMER, SSE_KMS_KEY};
 pub use types::*;
 
 type R<T> = Result<T, S3Error>;

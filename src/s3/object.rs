@@ -29,6 +29,8 @@ const KEPT_HEADERS: [&str; 5] =
 /// Those that it does not copy: a copy has what its request says.
 /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html>
 const APART_HEADERS: [&str; 4] = ["x-amz-website-redirect-location", SSE, SSE_KMS_KEY, SSE_BUCKET_KEY];
+/// `KEY=VALUE&KEY=VALUE`, %-escaped.
+pub const TAGGING: &str = "x-amz-tagging";
 const METADATA_PREFIX: &str = "x-amz-meta-";
 /// `ENABLED`: the answer tells the object's checksum, if the request is for all of it.
 pub(super) const CHECKSUM_MODE_HEADER: &str = "x-amz-checksum-mode";
@@ -121,6 +123,9 @@ impl S3Client {
         }
         let directive = if let Some(headers) = replace {
             self.set_object_headers(&mut call, headers)?;
+            if headers.tagging().is_some() {
+                self.set_header(&mut call, "x-amz-tagging-directive", "REPLACE")?;
+            }
             "REPLACE"
         } else {
             self.set_kept(&mut call, &APART_HEADERS, &source.headers)?;
@@ -202,6 +207,9 @@ impl S3Client {
         }
         self.set_kept(call, &KEPT_HEADERS, &headers.headers)?;
         self.set_kept(call, &APART_HEADERS, &headers.headers)?;
+        if let Some(tags) = headers.tagging().filter(|tags| !tags.is_empty()) {
+            self.set_header(call, TAGGING, tags)?;
+        }
         for (name, value) in &headers.metadata {
             let (name, value) = metadata_header(name, value).map_err(|why| self.refused(call, why))?;
             call.headers.insert(name, value);

@@ -6,6 +6,8 @@
 //! nowhere.
 //! Must never know: operations, but for what kind of request they are.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -18,10 +20,13 @@ use crate::config::{ChecksumAlgorithm, Encryption, RequestOptions};
 pub const SSE: &str = "x-amz-server-side-encryption";
 pub const SSE_KMS_KEY: &str = "x-amz-server-side-encryption-aws-kms-key-id";
 pub(super) const SSE_BUCKET_KEY: &str = "x-amz-server-side-encryption-bucket-key-enabled";
+pub const SSE_CUSTOMER: &str = "x-amz-server-side-encryption-customer-algorithm";
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/ServerSideEncryptionCustomerKeys.html>.
 const CUSTOMER_KEY_BYTES: usize = 32;
+/// How much of a key file is read, in bytes: more than any form of a key takes.
+const KEY_FILE_BYTES_MAX: u64 = 256;
 const CUSTOMER_KEY_HEADERS: [&str; 3] = [
-    "x-amz-server-side-encryption-customer-algorithm",
+    SSE_CUSTOMER,
     "x-amz-server-side-encryption-customer-key",
     "x-amz-server-side-encryption-customer-key-md5",
 ];
@@ -117,13 +122,17 @@ fn set_key(headers: &mut HeaderMap, names: [&'static str; 3], values: &[String; 
 /// 32 bytes as they are, or in base64.
 fn read_key(file: &Path) -> Result<[u8; CUSTOMER_KEY_BYTES], String> {
     let shown = file.display();
-    let bytes = std::fs::read(file).map_err(|e| format!("cannot read the key in {shown}: {e}"))?;
+    let expected = format!(
+        "expected a key of {CUSTOMER_KEY_BYTES} bytes, as they are or in base64; `openssl rand -out FILE \
+         {CUSTOMER_KEY_BYTES}` makes one"
+    );
+    let mut bytes = Vec::new();
+    let read = File::open(file).and_then(|file| file.take(KEY_FILE_BYTES_MAX).read_to_end(&mut bytes));
+    read.map_err(|e| format!("--sse-c-key-file: cannot read {shown}: {e}; {expected}"))?;
     let decoded = || BASE64.decode(bytes.trim_ascii()).unwrap_or_default();
     <[u8; CUSTOMER_KEY_BYTES]>::try_from(bytes.as_slice())
         .or_else(|_| <[u8; CUSTOMER_KEY_BYTES]>::try_from(decoded()))
-        .map_err(|_| {
-            format!("{shown} holds no key: expected {CUSTOMER_KEY_BYTES} bytes, as they are or in base64")
-        })
+        .map_err(|_| format!("--sse-c-key-file: {shown} holds no key: {expected}"))
 }
 
 #[cfg(test)]
@@ -180,7 +189,7 @@ mod tests {
         for wrong in ["", "short", "c2hvcnQ="] {
             std::fs::write(&key_file, wrong).unwrap();
             let why = Standing::of(&options).unwrap_err();
-            assert!(why.contains("32 bytes"), "{why}");
+            assert!(why.contains("32 bytes, as they are or in base64"), "{why}");
         }
         std::fs::remove_file(&key_file).unwrap();
         assert!(Standing::of(&options).unwrap_err().contains("cannot read"));

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::HeaderMap;
 
+use super::object::TAGGING;
 use super::xml::Element;
 use crate::config::ChecksumAlgorithm;
 
@@ -112,8 +113,34 @@ pub struct ObjectHeaders {
     /// None: STANDARD.
     pub storage_class: Option<String>,
     pub metadata: Vec<(String, String)>,
-    /// As [`ObjectHead::headers`]. Where the mount says how objects are encrypted, that counts.
+    /// As [`ObjectHead::headers`]. Where the mount says how objects are encrypted, that counts. And [`TAGGING`], as S3
+    /// takes it: empty for no tags; where it is missing, a copy has those of its source.
+    ///
+    /// [`TAGGING`]: super::TAGGING
     pub headers: Vec<(String, String)>,
+}
+
+impl ObjectHeaders {
+    /// What is said of tags.
+    pub fn tagging(&self) -> Option<&str> {
+        let said = self.headers.iter().find(|(name, _)| name == TAGGING);
+        said.map(|(_, value)| value.as_str())
+    }
+
+    /// Whether these are the others, whatever is said of tags.
+    pub fn is_but_for_tags(&self, others: &ObjectHeaders) -> bool {
+        let untagged = |headers: &ObjectHeaders| {
+            let mut headers = headers.clone();
+            headers.headers.retain(|(name, _)| name != TAGGING);
+            headers
+        };
+        untagged(self) == untagged(others)
+    }
+
+    pub fn set_tagging(&mut self, value: String) {
+        self.headers.retain(|(name, _)| name != TAGGING);
+        self.headers.push((TAGGING.into(), value));
+    }
 }
 
 impl From<ObjectHead> for ObjectHeaders {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use super::content::{Content, Object, Sent};
 use super::plan::{self, Follows, Ladder, Place, Stretch};
@@ -29,8 +30,8 @@ pub(super) struct State {
     stamps: bool,
     /// It was written since its times were set.
     stale_times: bool,
-    /// The headers were changed when the upload had begun.
-    late: bool,
+    /// What the object was published with, where the headers were changed since its upload had begun.
+    outdated: Option<ObjectHeaders>,
     /// What the base carries is still to be asked, to go on with what is written.
     inherits: bool,
     pub guard: Precondition,
@@ -50,6 +51,33 @@ pub(super) struct State {
     anew: bool,
     /// It was sent, and no answer came.
     pub unheard: bool,
+    pub on_its_way: OnItsWay,
+}
+
+/// All of the content, while it is sent as one object: the lock is held for as long as S3 takes.
+#[derive(Clone, Default)]
+pub(super) struct OnItsWay(watch::Sender<Option<Vec<Bytes>>>);
+
+impl OnItsWay {
+    /// Answers when it is sent.
+    pub async fn whole(&self) -> Option<Vec<Bytes>> {
+        let mut sent = self.0.subscribe();
+        sent.wait_for(Option::is_some).await.ok()?.clone()
+    }
+
+    fn begin(&self, whole: Vec<Bytes>) -> Begun<'_> {
+        self.0.send_replace(Some(whole));
+        Begun(self)
+    }
+}
+
+/// It is on its way until this is dropped.
+struct Begun<'a>(&'a OnItsWay);
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.0.0.send_replace(None);
+    }
 }
 
 /// How much of what is to be published the local disk has.
@@ -79,7 +107,7 @@ impl State {
             headers,
             stamps,
             stale_times: true,
-            late: false,
+            outdated: None,
             inherits,
             guard,
             exclusive,
@@ -93,6 +121,7 @@ impl State {
             covers: Covers::Not,
             anew: false,
             unheard: false,
+            on_its_way: OnItsWay::default(),
         }
     }
 
@@ -117,7 +146,6 @@ impl State {
         self.anew = true;
         self.inherits = false;
         self.content = content;
-        self.late = false;
         self.failed = None;
         self.wrote();
     }
@@ -182,11 +210,17 @@ impl State {
         self.inherit(writes).await?;
         self.stamp();
         change(&mut self.headers);
-        self.late |= self.upload.is_some();
         if self.covers == Covers::All {
             self.covers = Covers::Bytes;
         }
         Ok(())
+    }
+
+    /// As [`State::amend`], where that was changed in S3 meanwhile.
+    pub fn carries(&mut self, change: impl FnOnce(&mut ObjectHeaders)) {
+        if !self.inherits {
+            change(&mut self.headers);
+        }
     }
 
     /// What the object will carry, but for its times.
@@ -367,8 +401,8 @@ impl State {
         let object = Object { key: self.key.clone(), etag: etag.clone(), size };
         self.content.was_published(object, &writes.staging);
         self.forget_acknowledged().await;
-        let late = std::mem::take(&mut self.late);
-        Published { now: Committed { etag, size }, from, headers: self.headers.clone(), late }
+        let outdated = self.outdated.take();
+        Published { now: Committed { etag, size }, from, headers: self.headers.clone(), outdated }
     }
 
     async fn put_or_complete(&mut self, writes: &Writes, guard: &Precondition) -> Result<Written, Error> {
@@ -405,7 +439,8 @@ impl State {
         self.send_rest(writes, whole.end).await?;
         let parts = self.next_number() - 1;
         let written = self.upload().complete(parts, guard).await?;
-        self.upload = None;
+        let sent = self.upload.take().map(|upload| upload.headers().clone());
+        self.outdated = sent.filter(|sent| *sent != self.headers);
         Ok(written)
     }
 
@@ -433,6 +468,7 @@ impl State {
     ) -> Result<Written, Error> {
         self.inherit(writes).await?;
         self.stamp();
+        let _begun = self.on_its_way.begin(payload.clone());
         Ok(writes.uploads.client.put_object(&self.key, payload, &self.headers, guard).await?)
     }
 }

@@ -38,6 +38,7 @@ pub struct Upload {
     /// In the journal.
     noted: Option<u64>,
     key: String,
+    headers: ObjectHeaders,
     upload_id: String,
     last_number: u32,
     in_flight: JoinSet<Result<UploadedPart, Unsent>>,
@@ -63,6 +64,7 @@ impl Upload {
             journal,
             noted,
             key: key.into(),
+            headers: headers.clone(),
             upload_id,
             last_number: 0,
             in_flight: JoinSet::new(),
@@ -163,6 +165,11 @@ impl Upload {
         std::mem::take(&mut self.unsent)
     }
 
+    /// What the object will carry.
+    pub fn headers(&self) -> &ObjectHeaders {
+        &self.headers
+    }
+
     pub fn id(&self) -> &str {
         &self.upload_id
     }
@@ -240,9 +247,12 @@ pub async fn copy(
     let guard = if from == key { Precondition::Etag(head.etag.clone()) } else { Precondition::None };
     let headers = replace.cloned().unwrap_or_else(|| ObjectHeaders::from(head.clone()));
     // Unlike a copy as one, it has no tags of its source's.
-    let tags = match client.get_tags(Some(ObjectId::current(from))).await {
-        Err(e) if e.kind == S3ErrorKind::NotImplemented => Vec::new(),
-        tags => tags?,
+    let tags = match headers.tagging() {
+        Some(_) => Vec::new(),
+        None => match client.get_tags(Some(ObjectId::current(from))).await {
+            Err(e) if e.kind == S3ErrorKind::NotImplemented => Vec::new(),
+            tags => tags?,
+        },
     };
     let mut upload = Upload::create(with, key, &headers).await?;
     let copied = copy_all(&mut upload, &source, head.size, &guard).await;

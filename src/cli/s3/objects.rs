@@ -42,7 +42,7 @@ pub(in crate::cli) struct Ls {
 
 impl Ls {
     pub(super) fn run(&self) -> Result<(), Ending> {
-        let place = Place::of(&self.place, &self.shown.common)?;
+        let place = Place::of_listing(&self.place, &self.shown.common)?;
         Ok(runtime::start()?.block_on(self.list(&place))?)
     }
 

@@ -13,8 +13,8 @@ use aws_types::os_shim_internal::{Env, Fs};
 
 use super::Common;
 use crate::arn;
-use crate::cli::resolve;
 use crate::cli::s3_args::NewObjectArgs;
+use crate::cli::{resolve, tell};
 use crate::config::{Addressing, AwsHosts, PayloadSigning, S3Config};
 use crate::failure::Failure;
 use crate::fs::{MountTold, S3};
@@ -30,12 +30,21 @@ pub(super) struct Place {
     pub key: String,
     /// The mount it was found by, if that is read-only.
     read_only: Option<PathBuf>,
+    /// Where it is on a mount that may not have sent it yet.
+    unsent: Option<PathBuf>,
 }
 
 impl Place {
     pub fn of(text: &OsStr, common: &Common) -> Result<Place, Failure> {
-        let place = Place::unchecked(text, common)?;
-        place.config.check().map_err(Failure::new)?;
+        Place::unchecked(text, common)?.checked()
+    }
+
+    /// As [`Place::of`], where what is in the bucket is looked at, too.
+    pub fn of_listing(text: &OsStr, common: &Common) -> Result<Place, Failure> {
+        let place = Place::of(text, common)?;
+        if place.key.is_empty() {
+            place.send()?;
+        }
         Ok(place)
     }
 
@@ -43,8 +52,24 @@ impl Place {
     pub fn for_new_objects(text: &OsStr, common: &Common, args: &NewObjectArgs) -> Result<Place, Failure> {
         let mut place = Place::unchecked(text, common)?;
         resolve::new_objects(&mut place.config.requests, args)?;
-        place.config.check().map_err(Failure::new)?;
-        Ok(place)
+        place.checked()
+    }
+
+    /// What was acknowledged there is in S3 when this answers; but for a bucket, whose own documents need not wait.
+    fn checked(self) -> Result<Place, Failure> {
+        self.config.check().map_err(Failure::new)?;
+        if !self.key.is_empty() {
+            self.send()?;
+        }
+        Ok(self)
+    }
+
+    /// Lets the mount send what it has acknowledged of it.
+    fn send(&self) -> Result<(), Failure> {
+        let Some(path) = &self.unsent else { return Ok(()) };
+        // Links and special files are made in S3 at once, and so is what is not there.
+        let is_sent_later = path.symlink_metadata().is_ok_and(|found| found.is_file() || found.is_dir());
+        if is_sent_later { tell::flush_path(path) } else { Ok(()) }
     }
 
     fn unchecked(text: &OsStr, common: &Common) -> Result<Place, Failure> {
@@ -69,7 +94,7 @@ impl Place {
     pub fn of_service(common: &Common) -> Result<Place, Failure> {
         let config = config(String::new(), common)?;
         config.check().map_err(Failure::new)?;
-        Ok(Place { config, key: String::new(), read_only: None })
+        Ok(Place { config, key: String::new(), read_only: None, unsent: None })
     }
 
     /// The object. Errors: it is the bucket.
@@ -99,7 +124,7 @@ impl Place {
         if bucket.is_empty() {
             return Err(Failure::new("s3:// names no bucket: expected s3://bucket or s3://bucket/key"));
         }
-        Ok(Place { config: config(bucket, common)?, key: key.to_string(), read_only: None })
+        Ok(Place { config: config(bucket, common)?, key: key.to_string(), read_only: None, unsent: None })
     }
 
     fn on_mount(path: &Path, common: &Common) -> Result<Place, Failure> {
@@ -110,7 +135,7 @@ impl Place {
                 "{shown} is neither an s3:// URL nor on a pailfs mount; `findmnt -t {FS_TYPE}` lists those there are"
             )));
         };
-        let MountTold { s3: mut config, read_only } = told_by(&mount)?;
+        let MountTold { s3: mut config, read_only, write_back } = told_by(&mount)?;
         change(&mut config, common)?;
         let mut key = key_of(&absolute, &mount)
             .ok_or_else(|| Failure::new(format_args!("{shown} has no key: its name is not UTF-8")))?;
@@ -123,7 +148,8 @@ impl Place {
             key = rest.to_string();
         }
         refuse_version(&absolute, &config.bucket, &key)?;
-        Ok(Place { config, key, read_only: read_only.then_some(mount.point) })
+        let unsent = write_back.then_some(absolute);
+        Ok(Place { config, key, read_only: read_only.then_some(mount.point), unsent })
     }
 }
 

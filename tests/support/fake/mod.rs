@@ -443,6 +443,7 @@ impl State {
             "PutObjectAcl" => objects::put_object_acl(self, call, incoming),
             "GetObjectTagging" => objects::get_object_tagging(self, call),
             "PutObjectTagging" => objects::put_object_tagging(self, call, incoming),
+            "DeleteObjectTagging" => objects::delete_object_tagging(self, call),
             "RestoreObject" => objects::restore_object(self, call),
             "DeleteObject" => objects::delete_object(self, call, incoming),
             "DeleteObjects" => objects::delete_objects(self, call, incoming),

@@ -214,6 +214,12 @@ pub fn put_object_tagging(state: &mut State, call: &Call, incoming: &Incoming) -
     Ok(Answer::empty(200))
 }
 
+pub fn delete_object_tagging(state: &mut State, call: &Call) -> Result<Answer, Refusal> {
+    let object = state.bucket(call)?.get_mut(&call.key_bytes);
+    object.ok_or_else(|| Refusal::no_such_key(&call.key()))?.tags.clear();
+    Ok(Answer::empty(204))
+}
+
 /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_RestoreObject.html>
 pub fn restore_object(state: &mut State, call: &Call) -> Result<Answer, Refusal> {
     let bucket = state.bucket(call)?;
@@ -364,7 +370,10 @@ pub fn copy_object(state: &mut State, call: &Call, incoming: &Incoming) -> Resul
     let mut object = Object::new(source.data.clone(), now);
     object.headers = headers;
     object.metadata = metadata;
-    object.tags = source.tags.clone();
+    object.tags = match incoming.header("x-amz-tagging-directive") {
+        Some("REPLACE") => tags_asked(incoming),
+        _ => source.tags.clone(),
+    };
     let inner = leaf("LastModified", &iso(now)) + &leaf("ETag", &object.etag);
     bucket.put(&call.key_bytes, Arc::new(object));
     Ok(Answer::xml("CopyObjectResult", &inner))

@@ -18,7 +18,7 @@ pub enum Order {
     Key,
     /// By path component, as SeaweedFS does: `d/1` before `d!x`, and `start-after=d!x` leaves `d/` out.
     Component,
-    /// In one of its own, as S3's directory buckets do: what begins with `m` to `z` comes first.
+    /// In one of its own: what begins with `m` to `z` comes first.
     Own,
 }
 
