@@ -327,7 +327,8 @@ impl Filesystem {
                 let Some(Marker { key, headers, over, noted }) = marker else { return Ok(()) };
                 match over {
                     true => self.put_marker(&key, &headers).await?,
-                    false => markers::put(&self.client, &key, &headers).await?,
+                    false if self.make_marker(&key, &headers).await? => {}
+                    false => self.marker_is_bare(ino),
                 }
                 if self.write_back.marker_was_sent(ino, noted) {
                     self.namespace.directory_was_sent(ino);
