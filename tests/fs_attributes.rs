@@ -128,6 +128,32 @@ async fn what_is_set_before_the_close_travels_with_the_upload() {
 }
 
 #[tokio::test]
+async fn what_is_renamed_before_s3_has_it_shows_the_times_that_were_set() {
+    for write_back in [false, true] {
+        let house = keeping_with(|config| config.write_back = write_back);
+        house.make("old", b"old").await.unwrap();
+        for (from, to) in [("new", "file"), ("old", "edited")] {
+            let fh = match house.open(from, libc::O_WRONLY).await {
+                Ok(fh) => fh,
+                Err(_) => house.create(from, libc::O_WRONLY).await.unwrap(),
+            };
+            house.write(fh, 0, b"bytes").await.unwrap();
+            if write_back {
+                house.fs.fsync(fh).await.unwrap();
+            }
+            set(&house, from, utimens(1_700_000_000)).await.unwrap();
+            house.rename(from, to, 0).await.unwrap();
+            let seen = stat(&house, to).await;
+            assert_eq!((seen.mtime, seen.size), (time(1_700_000_000), 5), "{to}, write_back: {write_back}");
+            house.close(fh).await.unwrap();
+            house.fsyncdir("").await.unwrap();
+            assert_eq!(stat(&house, to).await.mtime, time(1_700_000_000), "{to}, write_back: {write_back}");
+            assert_eq!(metadata(&house.fake, to, "mtime"), "1700000000.000000005");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_new_file_is_its_makers_and_as_old_as_its_last_write() {
     let house = keeping();
     let before = SystemTime::now();

@@ -4,7 +4,6 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
 use std::time::Duration;
 
 use pailfs::key::{self, ROOT_INO};

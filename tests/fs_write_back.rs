@@ -79,6 +79,34 @@ async fn a_close_does_not_wait_for_s3_and_fsync_of_the_root_does() {
     assert_eq!(fake.data("dir/file"), "content");
 }
 
+#[tokio::test]
+async fn a_file_is_read_while_it_is_on_its_way() {
+    let staging = tempfile::tempdir().unwrap();
+    let fake = FakeS3::new();
+    let house = house_in(staging.path(), &fake);
+    let hangs = house.faults.plan(On::op("PutObject"), Fault::Hang);
+    let content = pattern(1, MIB);
+    house.make("file", &content).await.unwrap();
+    let fh = house.open("file", libc::O_RDONLY).await.unwrap();
+    let mut synced = std::pin::pin!(house.fsyncdir(""));
+    let read = async {
+        while hangs.fired() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(house.cat("file").await.unwrap(), content);
+        assert_eq!(house.read(fh, 1000, 500).await.unwrap(), content[1000..1500]);
+        assert_eq!(house.read(fh, MIB as u64, 500).await.unwrap(), b"");
+    };
+    tokio::select! {
+        synced = &mut synced => panic!("S3 gave no answer, and yet: {synced:?}"),
+        () = read => {}
+    }
+    synced.await.unwrap_err();
+    hangs.lift();
+    root_is_synced(&house).await;
+    assert_eq!(fake.data("file"), content);
+}
+
 #[test]
 fn what_was_acknowledged_when_a_mount_was_killed_is_sent_by_the_next() {
     let staging = tempfile::tempdir().unwrap();

@@ -144,15 +144,25 @@ async fn a_removal_that_s3_refuses_takes_no_edit_along() {
     let staging = tempfile::tempdir().unwrap();
     let fake = FakeS3::new();
     let house = house_in(staging.path(), &fake, true);
-    fake.put("file", "base");
+    // The last ones are of a burst.
+    let names = ["first", "second", "third"];
     let puts = house.faults.plan(On::op("PutObject"), Fault::Connect);
-    edit(&house, "file", 0, b"EDIT").await;
+    for name in names {
+        fake.put(name, "base");
+        edit(&house, name, 0, b"EDIT").await;
+    }
     let removals = house.faults.plan(On::op("DeleteObject"), DENIED);
-    assert_eq!(errno(house.unlink("file").await), libc::EACCES);
-    assert!(removals.fired() > 0);
+    let batches = house.faults.plan(On::op("DeleteObjects"), DENIED);
+    for name in names {
+        assert_eq!(errno(house.unlink(name).await), libc::EACCES, "{name}");
+    }
+    assert!(removals.fired() + batches.fired() >= 3);
     puts.lift();
     house.fsyncdir("").await.unwrap();
-    assert_eq!((fake.data("file"), items(&house)), ("EDIT".into(), vec![]));
+    for name in names {
+        assert_eq!(fake.data(name), "EDIT", "{name}");
+    }
+    assert_eq!(items(&house), []);
 }
 
 #[tokio::test]

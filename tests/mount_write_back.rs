@@ -8,16 +8,11 @@ use std::process::Command;
 
 use support::aws::{clean_environment, with_credentials};
 use support::bytes::pattern;
-use support::mount::{Mount, Options, pailfs, run};
+use support::mount::{Mount, Options, flush, pailfs, run};
 use support::servers::{Kind, REGION, Server, shared};
 
 /// So many files that most are on their way when they are looked at.
 const FILES: usize = 300;
-
-fn flush(mount: &Mount, path: &str) {
-    let said = run(Command::new(pailfs()).arg("flush").arg(mount.path(path)));
-    assert!(said.status.success(), "{said:?}\nits log:\n{}", mount.log_text());
-}
 
 fn recover(server: &Server, bucket: &str, mount: &Mount) -> String {
     let mut command = Command::new(pailfs());

@@ -1,4 +1,5 @@
-//! Writing anywhere in files on a mount, as system calls do it, and fsx.
+//! Writing anywhere in files on a mount, as system calls do it, fsx, and fio; with `--write-back` as well, where S3 must come
+//! to have what the mount shows.
 #![cfg(feature = "servers")]
 
 mod support;
@@ -7,8 +8,12 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use support::mount::{Mount, Options, run};
-use support::servers::{Kind, program, shared};
+use support::mount::{Mount, Options, flush, run};
+use support::servers::{Kind, Server, program, shared};
+
+/// How the tests that are run twice mount.
+const SYNC: &[&str] = &[];
+const WRITE_BACK: &[&str] = &["--write-back"];
 
 /// Fails with the line of the first thing that a local disk would do otherwise.
 const PROGRAMS: &str = r#"
@@ -89,16 +94,38 @@ fn succeed(command: &mut Command) {
     assert!(said.status.success(), "{said:?}");
 }
 
+/// Another mount, which has only what S3 has, shows the same as this one, once this has sent all.
+#[track_caller]
+fn same_in_s3(server: &Server, bucket: &str, mount: Mount) {
+    flush(&mount, "");
+    let fresh = Mount::of(server, bucket);
+    let differs = run(Command::new("diff").args(["-r", "--brief"]).arg(&mount.dir).arg(&fresh.dir));
+    assert!(differs.status.success(), "{differs:?}\nits log:\n{}", mount.log_text());
+    fresh.umount();
+    mount.umount();
+}
+
 /// Operations: few, for CI; `PAILFS_LONG=1` for what a release is to pass.
 fn long() -> bool {
     std::env::var_os("PAILFS_LONG").is_some()
 }
 
+fn programs_write_anywhere(args: &[&str]) {
+    let server = shared(Kind::SeaweedFs);
+    let bucket = server.bucket("programs");
+    let mount = Options::new(server, &bucket).args(args).mount();
+    succeed(Command::new(program("python3")).arg("-c").arg(PROGRAMS).arg(&mount.dir));
+    same_in_s3(server, &bucket, mount);
+}
+
 #[test]
 fn seaweedfs_programs_that_write_anywhere() {
-    let server = shared(Kind::SeaweedFs);
-    let mount = Options::new(server, &server.bucket("programs")).mount();
-    succeed(Command::new(program("python3")).arg("-c").arg(PROGRAMS).arg(&mount.dir));
+    programs_write_anywhere(SYNC);
+}
+
+#[test]
+fn seaweedfs_programs_that_write_anywhere_with_write_back() {
+    programs_write_anywhere(WRITE_BACK);
 }
 
 /// What programs look for and make by `lseek(2)`, before S3 has the file and after.
@@ -194,6 +221,37 @@ with open(sys.argv[1], "wb") as f:
     assert_eq!(std::fs::read(&file).expect("a file"), b"half, and the rest, and the child's, and the rest");
 }
 
+#[test]
+fn seaweedfs_writes_that_are_to_be_synced_are_in_s3_when_they_return() {
+    const WRITES: &str = r#"
+import os, sys
+os.chdir(sys.argv[1])
+for name, flag in (("sync", os.O_SYNC), ("dsync", os.O_DSYNC)):
+    f = os.open(name, os.O_CREAT | os.O_WRONLY | flag)
+    os.write(f, b"one, ")
+    os.write(f, b"two")
+f = os.open("once", os.O_CREAT | os.O_WRONLY)
+os.pwritev(f, [b"one, two"], 0, os.RWF_DSYNC)
+os.pwrite(f, b"and not this", 8)
+print("written", flush=True)
+sys.stdin.readline()
+"#;
+    let server = shared(Kind::SeaweedFs);
+    let bucket = server.bucket("synced");
+    let mount = Options::new(server, &bucket).mount();
+    let mut writes = Command::new(program("python3"));
+    let writes = writes.arg("-c").arg(WRITES).arg(&mount.dir);
+    let mut writes = writes.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3");
+    let mut said = BufReader::new(writes.stdout.take().expect("piped")).lines();
+    let mut go_on = writes.stdin.take().expect("piped");
+    assert_eq!(said.next().expect("a line").expect("text"), "written");
+    for name in ["sync", "dsync", "once"] {
+        assert_eq!(server.boto().get(&bucket, name), b"one, two", "{name}");
+    }
+    writeln!(go_on).expect("it reads");
+    assert!(writes.wait().expect("it ends").success());
+}
+
 /// All of fsx's operations.
 const FSX: &str = "
 flen = 262144
@@ -223,10 +281,10 @@ fn fsx() -> PathBuf {
     path
 }
 
-#[test]
-fn seaweedfs_fsx_finds_no_fault() {
+fn fsx_finds_no_fault(args: &[&str]) {
     let server = shared(Kind::SeaweedFs);
-    let mount = Options::new(server, &server.bucket("fsx")).mount();
+    let bucket = server.bucket("fsx");
+    let mount = Options::new(server, &bucket).args(args).mount();
     let local = tempfile::tempdir().expect("a directory");
     let large = FSX.replace("262144", "20000000").replace("65536", "2000000");
     let (some, few) = if long() { (20_000, 1500) } else { (1500, 80) };
@@ -239,11 +297,21 @@ fn seaweedfs_fsx_finds_no_fault() {
         fsx.arg("-q").args(["-N", &operations.to_string(), "-S", &seed]).arg("-f").arg(&settings);
         succeed(fsx.arg("-P").arg(local.path()).arg(mount.dir.join(name)));
     }
+    same_in_s3(server, &bucket, mount);
+}
+
+#[test]
+fn seaweedfs_fsx_finds_no_fault() {
+    fsx_finds_no_fault(SYNC);
+}
+
+#[test]
+fn seaweedfs_fsx_finds_no_fault_with_write_back() {
+    fsx_finds_no_fault(WRITE_BACK);
 }
 
 /// What is written is verified by the same mount, and by another one that has only what S3 has.
-#[test]
-fn seaweedfs_fio_verifies_what_it_wrote() {
+fn fio_verifies_what_it_wrote(args: &[&str]) {
     let server = shared(Kind::SeaweedFs);
     let bucket = server.bucket("fio");
     let times = if long() { 10 } else { 1 };
@@ -254,7 +322,7 @@ fn seaweedfs_fio_verifies_what_it_wrote() {
         (["--name=mapped", "--rw=randwrite", "--ioengine=mmap"], 1),
     ];
     for more in ["--do_verify=1", "--verify_only=1"] {
-        let mount = Mount::of(server, &bucket);
+        let mount = Options::new(server, &bucket).args(args).mount();
         let mut fio = Command::new("fio");
         fio.arg("--directory").arg(&mount.dir).args(["--thread", "--fallocate=none", "--end_fsync=1"]);
         fio.args(["--verify=crc32c", "--verify_fatal=1", "--randseed=7", more]);
@@ -265,4 +333,14 @@ fn seaweedfs_fio_verifies_what_it_wrote() {
         succeed(&mut fio);
         mount.umount();
     }
+}
+
+#[test]
+fn seaweedfs_fio_verifies_what_it_wrote() {
+    fio_verifies_what_it_wrote(SYNC);
+}
+
+#[test]
+fn seaweedfs_fio_verifies_what_it_wrote_with_write_back() {
+    fio_verifies_what_it_wrote(WRITE_BACK);
 }

@@ -1,10 +1,13 @@
 """One program, one scenario, one round: what each step took and what it cost."""
 
+import io
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +47,28 @@ def prepare_sources(scenario, setting):
         file = setting.work / "sources" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         write_content(setting.model_program, key, size, file)
+    if scenario.archive:
+        (setting.work / "sources").mkdir(exist_ok=True)
+        write_archive(setting.work / "sources/tree.tar", *scenario.archive)
+
+
+def write_archive(to, files, dirs):
+    """A tar of small files, as of source code: the same each time."""
+    dice = random.Random(1)
+    below = ["src"]
+    with tarfile.open(to, "w") as tar:
+        def add(path, kind, content=b""):
+            entry = tarfile.TarInfo(path)
+            entry.type, entry.size, entry.mtime = kind, len(content), 1_700_000_000
+            entry.mode = 0o755 if kind == tarfile.DIRTYPE else 0o644
+            tar.addfile(entry, io.BytesIO(content))
+
+        add("src", tarfile.DIRTYPE)
+        for number in range(1, dirs):
+            below.append(f"{dice.choice(below)}/d{number}")
+            add(below[-1], tarfile.DIRTYPE)
+        for place, number in sorted((dice.choice(below), number) for number in range(files)):
+            add(f"{place}/f{number}.c", tarfile.REGTYPE, dice.randbytes(min(int(dice.expovariate(1 / 6600)), 200_000)))
 
 
 def drop_caches():
@@ -57,10 +82,10 @@ def drop_caches():
 def run_scenario(name, scenario, delays, setting, check):
     """{step id: Result}, of a fresh mount on a fresh server. `check`: whether the bytes are compared after it."""
     options = list(setting.options)
-    if scenario.pailfs_option:
-        if name != "pailfs":
-            return {step.id: Result("-") for step in scenario.steps}
-        options.append(scenario.pailfs_option)
+    if name == "pailfs":
+        options += scenario.pailfs_options
+    elif scenario.pailfs_options and name not in scenario.beside:
+        return {step.id: Result("-") for step in scenario.steps}
     directory = setting.work / "mount"
     model = Model(setting.model_program, delays)
     results = {}
@@ -71,7 +96,7 @@ def run_scenario(name, scenario, delays, setting, check):
             mount = programs.Mount(command, directory, setting.work / "daemon.log")
         except programs.MountFailed as failure:
             print(f"{name} does not mount: {failure}", file=sys.stderr)
-            known = scenario.pailfs_option and scenario.pailfs_option in str(failure)
+            known = any(option in str(failure) for option in scenario.pailfs_options)
             return {step.id: Result("refused" if known else "does not mount") for step in scenario.steps}
         try:
             for step in scenario.steps:

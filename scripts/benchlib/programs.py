@@ -23,7 +23,8 @@ def command_of(name, url, directory, work, pailfs, options):
     """The command line that mounts in the foreground."""
     if name == "pailfs":
         extra = [word for option in options for word in ("-o", option)]
-        return [pailfs, "mount", "--foreground", "--log-level", "error", "--endpoint-url", url, *extra, BUCKET, directory]
+        local = ["--log-level", "error", "--staging", work / "staging"]
+        return [pailfs, "mount", "--foreground", *local, "--endpoint-url", url, *extra, BUCKET, directory]
     if name == "mount-s3":
         rights = ["--allow-delete", "--allow-overwrite"]
         return [name, "--foreground", "--force-path-style", "--region", "us-east-1", "--endpoint-url", url, *rights, BUCKET, directory]

@@ -128,9 +128,6 @@ impl Filesystem {
             self.versions.made(ino, Some(&source_etag), now);
         }
         self.file_renamed(from, to, info);
-        if let (Some(ino), Some(writer)) = (ino, &writer) {
-            self.changed(ino, writer).await;
-        }
         Ok(())
     }
 

@@ -159,8 +159,8 @@ impl Filesystem {
     }
 
     /// Removes what stands at a name. The first of a burst is answered when S3 has answered; what follows is hidden,
-    /// acknowledged and sent together. What was acknowledged of a file and not sent goes with it, also if this mount
-    /// dies in between.
+    /// acknowledged and sent together. What was acknowledged of a file and not sent goes with it when S3 has answered, also
+    /// if this mount dies in between.
     async fn remove(
         &self,
         parent: u64,
@@ -173,7 +173,8 @@ impl Filesystem {
             Some(writer) => writer.item().await,
             None => None,
         };
-        if self.config.sync_unlink || !self.deletes.in_burst() {
+        // What was acknowledged of it is gone with its name, so S3 must not refuse that later.
+        if self.config.sync_unlink || item.is_some() || !self.deletes.in_burst() {
             let doomed = self.doomed(parent, key.clone())?;
             let noted = item.and_then(|item| self.note_removal(key, &node, doomed.keep, Some(item)));
             let removed = self.deletes.remove(doomed).await;
@@ -186,14 +187,9 @@ impl Filesystem {
             noted.into_iter().for_each(|noted| self.journal.end(noted));
             return removed;
         }
-        let (doomed, noted) = self.hide(parent, name, node, key, item)?;
+        let (doomed, noted) = self.hide(parent, name, node, key, None)?;
         match noted {
-            Some(_) => {
-                if let Some(writer) = writer {
-                    writer.unlinked().await;
-                }
-                self.deletes.remove_ahead(doomed).await;
-            }
+            Some(_) => self.deletes.remove_ahead(doomed).await,
             // A crash would bring it back: it is not acknowledged ahead.
             None => self.deletes.remove(doomed).await?,
         }

@@ -328,7 +328,9 @@ impl fuser::Filesystem for Door {
         if !mapped {
             fs.used_by(req.pid(), fh.0);
         }
-        match fs.write_now(fh.0, offset, data) {
+        // Of the descriptor or of this call alone; O_SYNC has it as well. The kernel leaves it to us.
+        let synced = flags.0 & libc::O_DSYNC != 0;
+        match if synced { Ok(false) } else { fs.write_now(fh.0, offset, data) } {
             Ok(true) => return reply.written(size),
             Err(e) => return reply.error(refuse(&fs, "write", ino, None, &e)),
             Ok(false) => {}
@@ -337,7 +339,11 @@ impl fuser::Filesystem for Door {
         let append = flags.0 & libc::O_APPEND != 0 && !mapped;
         let data = data.to_vec();
         self.run(ino, move |fs| async move {
-            match fs.write(fh.0, offset, &data, append).await {
+            let written = match fs.write(fh.0, offset, &data, append).await {
+                Ok(()) if synced => fs.fsync(fh.0).await,
+                written => written,
+            };
+            match written {
                 Ok(()) => reply.written(size),
                 Err(e) => reply.error(refuse(&fs, "write", ino, None, &e)),
             }

@@ -177,8 +177,9 @@ impl KeptItem {
         let end = file.metadata()?.len();
         let first = told(&kept, kept.size);
         if kept.size + first.len() as u64 <= at.start {
-            // The file's end tells the record before until this cuts it off.
+            // The file's end tells the record before until this cuts it off, also where the machine is lost in between.
             file.write_all_at(&first, kept.size)?;
+            file.sync_data()?;
             file.set_len(kept.size + first.len() as u64)?;
         } else {
             let written = file.write_all_at(&told(&kept, end), end);

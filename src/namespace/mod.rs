@@ -432,7 +432,7 @@ impl Namespace {
         });
     }
 
-    /// The file has moved, and is now what `info` tells.
+    /// The file has moved, and S3 has of it what `info` tells. What was written and is not there yet shows as it did.
     pub fn renamed(&self, ino: u64, parent: u64, name: &str, info: FileInfo) {
         self.within(parent, |table, dir| {
             if let Some((from, _)) = table.name(ino) {
@@ -441,7 +441,12 @@ impl Namespace {
             table.rename(ino, dir, name);
             table.touch(dir);
         });
-        self.lock().update(ino, |known| *known = info.or_as_before(known));
+        let mut table = self.lock();
+        let is_local = table.is_local(ino);
+        table.update(ino, |known| match is_local {
+            true => known.etag = info.etag,
+            false => *known = info.or_as_before(known),
+        });
     }
 
     /// Whether only this mount knows the file.

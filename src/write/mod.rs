@@ -17,7 +17,7 @@
 //!  a request that fails:
 //!  Acknowledged -> Acknowledged, to be sent again; Kept, where S3 refuses it for good (`pailfs recover`)
 //!  else         -> Failed: every later change and commit answers that error, and nothing is published, until the file
-//!                  is cut to no length; what there is of it is Kept when it is closed for the last time
+//!                  is cut to no length; what there is of it is Kept when a close or fsync tells that
 //!  its name goes: Unlinked, from any of them: handles read and write on, nothing is published
 //! ```
 //!
@@ -51,13 +51,13 @@ use bytes::Bytes;
 use tokio::sync::Mutex;
 
 use crate::attr::Attributes;
-use crate::cache::{Budget, PartCache, Permit};
+use crate::cache::{Budget, PartCache, Permit, slice};
 use crate::config::PART_BYTES_MIN;
 use crate::error::Error;
 use crate::s3::{CopySource, ObjectHeaders, Precondition};
 use content::Content;
 use plan::{Ladder, Place};
-use publish::State;
+use publish::{OnItsWay, State};
 use quotas::KeptPart;
 use staging::Staging;
 use upload::Uploads;
@@ -181,6 +181,8 @@ pub struct Writer {
     read: AtomicBool,
     /// Ranges of it were linked from other objects.
     linked: AtomicBool,
+    /// The state's: read without its lock.
+    on_its_way: OnItsWay,
     /// Held across requests: changes, reads and commits of one file take their turns.
     state: Mutex<State>,
 }
@@ -217,6 +219,7 @@ impl Writer {
         Writer {
             writes,
             len,
+            on_its_way: state.on_its_way.clone(),
             read: AtomicBool::default(),
             linked: AtomicBool::default(),
             state: Mutex::new(state),
@@ -489,6 +492,11 @@ impl Writer {
         }
     }
 
+    /// Whether nothing more will be published, unless the file is cut to no length.
+    pub async fn has_failed(&self) -> bool {
+        self.state.lock().await.failed.is_some()
+    }
+
     /// S3 refused it for good: whoever has it open hears of that.
     pub async fn fail(&self, e: &Error) {
         self.state.lock().await.failed = Some(e.clone());
@@ -503,7 +511,13 @@ impl Writer {
     ///
     /// Errors: [`Error::NotSupported`] for bytes that were sent and let go, and are not yet published.
     pub async fn read(&self, range: Range<u64>) -> Result<Vec<Piece>, Error> {
-        self.state.lock().await.content.read(range).await
+        tokio::select! {
+            biased;
+            Some(whole) = self.on_its_way.whole() => {
+                Ok(slice(&whole, range).into_iter().map(Piece::Bytes).collect())
+            }
+            state = self.state.lock() => state.content.read(range).await,
+        }
     }
 
     /// The object at `key` is about to go, or to be replaced: what of the file only that has stays on this host.

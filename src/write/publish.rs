@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use super::content::{Content, Object, Sent};
 use super::plan::{self, Follows, Ladder, Place, Stretch};
@@ -48,6 +49,33 @@ pub(super) struct State {
     covers: Covers,
     /// It was sent, and no answer came.
     pub unheard: bool,
+    pub on_its_way: OnItsWay,
+}
+
+/// All of the content, while it is sent as one object: the lock is held for as long as S3 takes.
+#[derive(Clone, Default)]
+pub(super) struct OnItsWay(watch::Sender<Option<Vec<Bytes>>>);
+
+impl OnItsWay {
+    /// Answers when it is sent.
+    pub async fn whole(&self) -> Option<Vec<Bytes>> {
+        let mut sent = self.0.subscribe();
+        sent.wait_for(Option::is_some).await.ok()?.clone()
+    }
+
+    fn begin(&self, whole: Vec<Bytes>) -> Begun<'_> {
+        self.0.send_replace(Some(whole));
+        Begun(self)
+    }
+}
+
+/// It is on its way until this is dropped.
+struct Begun<'a>(&'a OnItsWay);
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.0.0.send_replace(None);
+    }
 }
 
 /// How much of what is to be published the local disk has.
@@ -90,6 +118,7 @@ impl State {
             acknowledged: None,
             covers: Covers::Not,
             unheard: false,
+            on_its_way: OnItsWay::default(),
         }
     }
 
@@ -435,6 +464,7 @@ impl State {
     ) -> Result<Written, Error> {
         self.inherit(writes).await?;
         self.stamp();
+        let _begun = self.on_its_way.begin(payload.clone());
         Ok(writes.uploads.client.put_object(&self.key, payload, &self.headers, guard).await?)
     }
 }

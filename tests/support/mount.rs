@@ -50,6 +50,13 @@ pub fn run(command: &mut Command) -> Said {
     Said { status, stdout: slurp(&mut out), stderr: slurp(&mut err) }
 }
 
+/// `pailfs flush` of a path on a mount, which must succeed.
+#[track_caller]
+pub fn flush(mount: &Mount, path: &str) {
+    let said = run(Command::new(pailfs()).arg("flush").arg(mount.path(path)));
+    assert!(said.status.success(), "flush: {said:?}\nits log:\n{}", mount.log_text());
+}
+
 fn slurp(file: &mut File) -> String {
     let mut bytes = Vec::new();
     file.rewind().expect("a plain file");
