@@ -376,8 +376,11 @@ impl Filesystem {
         let found = headers.metadata.iter().filter(|said| kept.contains(said)).count();
         let keeps = found == headers.metadata.len();
         // Some of it: somebody else's marker, by now.
-        if (keeps || found == 0) && self.keeps_markers.set(keeps).is_ok() && !keeps {
-            tracing::warn!("the server keeps no metadata of directories: they show as the mount has it");
+        if keeps || found == 0 {
+            let is_news = self.keeps_markers.set(keeps).is_ok();
+            if is_news && !keeps {
+                tracing::warn!("the server keeps no metadata of directories: they show as the mount has it");
+            }
         }
         Ok(keeps)
     }
