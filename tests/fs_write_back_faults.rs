@@ -301,6 +301,66 @@ async fn what_was_acknowledged_does_not_replace_what_came_later() {
 }
 
 #[tokio::test]
+async fn what_was_synced_and_is_written_again_is_in_s3_after_a_flush() {
+    let staging = tempfile::tempdir().unwrap();
+    let fake = FakeS3::new();
+    let house = house_in(staging.path(), &fake, true);
+    fake.put("edited", "base");
+    let edited = house.open("edited", libc::O_RDWR).await.unwrap();
+    let new = house.create("new", libc::O_RDWR).await.unwrap();
+    for fh in [edited, new] {
+        house.write(fh, 0, b"synced").await.unwrap();
+        house.fs.fsync(fh).await.unwrap();
+        house.write(fh, 6, b", and more").await.unwrap();
+    }
+    // Nobody has closed or synced anything of these: they are no whole files.
+    house.make("anew", b"closed").await.unwrap();
+    let anew = house.open("anew", libc::O_WRONLY | libc::O_TRUNC).await.unwrap();
+    house.write(anew, 0, b"half").await.unwrap();
+    let half = house.create("half", libc::O_WRONLY).await.unwrap();
+    house.write(half, 0, b"half").await.unwrap();
+    house.faults.set_down(true);
+    assert!(house.fsyncdir("").await.is_err());
+    house.write(edited, 0, b"SYNCED").await.unwrap();
+    house.faults.set_down(false);
+    house.fsyncdir("").await.unwrap();
+    assert_eq!(fake.data("edited"), "SYNCED, and more");
+    assert_eq!(fake.data("new"), "synced, and more");
+    assert_eq!(fake.keys(), ["edited", "new"]);
+    house.write(new, 0, b"NEWEST").await.unwrap();
+    for fh in [edited, new, anew, half] {
+        house.close(fh).await.unwrap();
+    }
+    house.fsyncdir("").await.unwrap();
+    assert_eq!((fake.data("new"), fake.data("anew")), ("NEWEST, and more".into(), "half".into()));
+    assert_eq!((items(&house), fake.keys().len()), (vec![], 4));
+}
+
+#[tokio::test]
+async fn what_waits_while_s3_is_gone_leaves_retries_to_who_waits_for_it() {
+    let staging = tempfile::tempdir().unwrap();
+    let fake = FakeS3::new();
+    let house = house_in(staging.path(), &fake, true);
+    house.faults.set_down(true);
+    for n in 0..300 {
+        house.make(&format!("file{n}"), b"data").await.unwrap();
+    }
+    let flushed = house.fsyncdir("");
+    let looks = async {
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let back = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            fake.put("late", "data");
+            house.faults.set_down(false);
+        };
+        tokio::join!(house.enter("late"), back).0
+    };
+    let (flushed, looked) = tokio::join!(flushed, looks);
+    assert!(flushed.is_err(), "S3 was gone for longer than --request-timeout");
+    assert_eq!(looked.map(|attr| attr.size).map_err(|e| e.errno()), Ok(4));
+}
+
+#[tokio::test]
 async fn what_was_acknowledged_replaces_what_is_older() {
     let staging = tempfile::tempdir().unwrap();
     let fake = FakeS3::new();

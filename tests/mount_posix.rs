@@ -78,15 +78,29 @@ fn some(config: &Path, dir: &Path, names: &[&str]) -> Vec<String> {
     failed
 }
 
+/// Where attributes are not kept.
+fn plain() -> String {
+    let list = "expected_failures = [";
+    KEPT.replacen(list, &format!("{list}\n{PLAIN}"), 1)
+}
+
 #[test]
 fn seaweedfs_passes_what_needs_no_kept_attributes_and_no_hard_links() {
-    let list = "expected_failures = [";
-    let config = KEPT.replacen(list, &format!("{list}\n{PLAIN}"), 1);
-    check(shared(Kind::SeaweedFs), "plain", &[], &config);
+    check(shared(Kind::SeaweedFs), "plain", &[], &plain());
+}
+
+#[test]
+fn seaweedfs_passes_what_needs_no_kept_attributes_and_no_hard_links_with_write_back() {
+    check(shared(Kind::SeaweedFs), "back", &["--write-back"], &plain());
 }
 
 /// On moto, for SeaweedFS keeps no attributes of directories.
 #[test]
 fn moto_passes_what_needs_no_hard_links() {
     check(shared(Kind::Moto), "kept", &["--attrs=meta"], KEPT);
+}
+
+#[test]
+fn moto_passes_what_needs_no_hard_links_with_write_back() {
+    check(shared(Kind::Moto), "kept", &["--attrs=meta", "--write-back"], KEPT);
 }

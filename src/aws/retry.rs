@@ -144,7 +144,8 @@ impl Wire {
         Wire { standing, ..self }
     }
 
-    /// What sends to another bucket, or none, of the same service, with the same keys over the same connections.
+    /// What sends to another bucket, or none, of the same service, with the same keys over the same connections, and an
+    /// allowance of retries of its own.
     pub fn beside(&self, endpoint: Endpoint) -> Wire {
         let region = self.region();
         let region = endpoint.region(Some(&region)).unwrap_or(REGION_UNKNOWN).into();

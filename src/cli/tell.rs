@@ -35,8 +35,8 @@ pub(super) struct RefreshArgs {
 
 /// Wait until S3 has all that was written to paths and below them
 ///
-/// Of use on mounts with --write-back, where close and fsync answer earlier. Files that are open and being written
-/// are sent when they are closed.
+/// Of use on mounts with --write-back, where close and fsync answer earlier. A file that is open and was closed or synced
+/// before is sent as it is now; one that was only written to, or cut to nothing since, when it is closed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status: 0 S3 has all of it; 1 not all, stderr and the mount's log say why, and the mount goes on trying;

@@ -269,7 +269,7 @@ impl Filesystem {
         let noted = self.note_directory(&key, &headers, false);
         let keeps = match noted {
             Some(_) => self.keeps_markers.get() != Some(&false),
-            None => self.make_marker(&key, &headers).await?,
+            None => self.make_marker(&self.client, &key, &headers).await?,
         };
         if !keeps {
             attributes = Attributes::default();

@@ -19,7 +19,7 @@ use crate::attr::xattr::{METADATA_BYTES_MAX, metadata_bytes};
 use crate::attr::{Attributes, Kind, PERMISSIONS};
 use crate::error::{Error, S3ErrorKind};
 use crate::namespace::{FileInfo, Kept, Node};
-use crate::s3::{Document, ObjectHead, ObjectHeaders, ObjectId, Written};
+use crate::s3::{Document, ObjectHead, ObjectHeaders, ObjectId, S3Client, Written};
 use crate::write::{Object, Published, Writer, markers, upload};
 
 const MARKERS_ARE_BARE: Error = Error::NotSupported("the server keeps no metadata of directories");
@@ -320,7 +320,7 @@ impl Filesystem {
                 None
             }
             None => match self.note_directory(&dir, &headers, true) {
-                None => self.put_marker(&dir, &headers).await.map(|()| None)?,
+                None => self.put_marker(&self.client, &dir, &headers).await.map(|()| None)?,
                 noted => noted,
             },
         };
@@ -334,12 +334,17 @@ impl Filesystem {
     }
 
     /// Puts a marker for what it carries.
-    pub(super) async fn put_marker(&self, dir: &str, headers: &ObjectHeaders) -> Result<(), Error> {
-        markers::put_anew(&self.client, dir, headers).await?;
+    pub(super) async fn put_marker(
+        &self,
+        client: &S3Client,
+        dir: &str,
+        headers: &ObjectHeaders,
+    ) -> Result<(), Error> {
+        markers::put_anew(client, dir, headers).await?;
         if headers.metadata.is_empty() || self.keeps_markers.get() == Some(&true) {
             return Ok(());
         }
-        match self.learn_of_markers(dir, headers).await? {
+        match self.learn_of_markers(client, dir, headers).await? {
             true => Ok(()),
             false => Err(MARKERS_ARE_BARE),
         }
@@ -347,15 +352,20 @@ impl Filesystem {
 
     /// Puts a new directory's marker. Answers whether the directory is what its attributes say: else it shows as the mount
     /// has it.
-    pub(super) async fn make_marker(&self, dir: &str, headers: &ObjectHeaders) -> Result<bool, Error> {
-        markers::put(&self.client, dir, headers).await?;
+    pub(super) async fn make_marker(
+        &self,
+        client: &S3Client,
+        dir: &str,
+        headers: &ObjectHeaders,
+    ) -> Result<bool, Error> {
+        markers::put(client, dir, headers).await?;
         if headers.metadata.is_empty() {
             return Ok(true);
         }
         if let Some(keeps) = self.keeps_markers.get() {
             return Ok(*keeps);
         }
-        let learnt = self.learn_of_markers(dir, headers).await;
+        let learnt = self.learn_of_markers(client, dir, headers).await;
         let unknown =
             |e| tracing::debug!(dir, "whether the server keeps a marker's metadata is not seen: {e}");
         Ok(learnt.map_err(unknown).unwrap_or(true))
@@ -371,8 +381,13 @@ impl Filesystem {
 
     /// Whether a marker that was put just now has the metadata it was given: a server keeps all markers' or none's
     /// (SeaweedFS, where they are directories).
-    async fn learn_of_markers(&self, dir: &str, headers: &ObjectHeaders) -> Result<bool, Error> {
-        let kept = self.client.head_object(dir).await?.metadata;
+    async fn learn_of_markers(
+        &self,
+        client: &S3Client,
+        dir: &str,
+        headers: &ObjectHeaders,
+    ) -> Result<bool, Error> {
+        let kept = client.head_object(dir).await?.metadata;
         let found = headers.metadata.iter().filter(|said| kept.contains(said)).count();
         let keeps = found == headers.metadata.len();
         // Some of it: somebody else's marker, by now.

@@ -188,7 +188,7 @@ impl Filesystem {
         let keeps = config.attributes == AttributesConfig::Metadata && !client.bucket().is_empty();
         Filesystem {
             buckets: None,
-            write_back: WriteBack::new(config.write_back),
+            write_back: WriteBack::new(config.write_back, writes.in_background()),
             me: Weak::new(),
             namespace: Arc::new(Namespace::new(client.clone(), numbers, prefix, ttl, room, keeps)),
             reads: Reads::new(client.clone(), cache.clone(), disk.clone(), runtime.clone()),

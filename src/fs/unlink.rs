@@ -270,7 +270,8 @@ impl Filesystem {
         self.failed_removals.take(ino)
     }
 
-    /// Waits until S3 has all that was written and closed, made or removed here: a file, or a directory with all below it.
+    /// Waits until S3 has all that was written and closed or synced, made or removed here: a file, or a directory with all
+    /// below it.
     ///
     /// Errors: what of it S3 did not take; it stays on the local disk.
     pub async fn flush_to_s3(&self, ino: u64) -> Result<(), Error> {
@@ -282,7 +283,9 @@ impl Filesystem {
     }
 
     async fn flush_own_to_s3(&self, ino: u64) -> Result<(), Error> {
-        self.sent(&self.namespace.key(ino)?).await?;
+        let key = self.namespace.key(ino)?;
+        self.sent(&key).await?;
+        self.send_what_goes_on(&key).await?;
         self.files_to_publish().await;
         if self.namespace.kind(ino)? == Kind::Directory {
             self.deletes.settle_all().await;

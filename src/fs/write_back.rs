@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::journal::Intent;
 use crate::key::ROOT_INO;
 use crate::s3::{ObjectHeaders, SSE};
-use crate::write::{Writer, markers};
+use crate::write::{Writer, Writes, markers};
 
 /// Files and markers sent side by side: as many as GETs.
 const IN_FLIGHT_MAX: usize = 64;
@@ -35,6 +35,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 pub(super) struct WriteBack {
     pub on: bool,
+    /// While S3 is gone, who waits for it must not find all retries spent on what waits here.
+    writes: Writes,
     turns: Semaphore,
     /// Held for an instant only; the namespace's table is locked under it.
     state: Mutex<State>,
@@ -82,9 +84,9 @@ struct Marker {
 }
 
 impl WriteBack {
-    pub fn new(on: bool) -> WriteBack {
+    pub fn new(on: bool, writes: Writes) -> WriteBack {
         let turns = Semaphore::new(IN_FLIGHT_MAX);
-        WriteBack { on, turns, state: Mutex::default(), changed: Notify::new(), hurry: Notify::new() }
+        WriteBack { on, writes, turns, state: Mutex::default(), changed: Notify::new(), hurry: Notify::new() }
     }
 
     /// What is acknowledged and not in S3.
@@ -316,7 +318,7 @@ impl Filesystem {
                 let _pass = self.pass_file(ino).await;
                 let _turn = self.turn().await?;
                 self.make_way(ino, writer).await;
-                match writer.publish_acknowledged().await? {
+                match writer.publish_acknowledged(&self.write_back.writes).await? {
                     Some(published) => self.published(ino, writer, published).await,
                     None => Ok(()),
                 }
@@ -325,9 +327,10 @@ impl Filesystem {
                 let _turn = self.turn().await?;
                 let marker = self.write_back.lock().markers.get(&ino).cloned();
                 let Some(Marker { key, headers, over, noted }) = marker else { return Ok(()) };
+                let client = &self.write_back.writes.uploads.client;
                 match over {
-                    true => self.put_marker(&key, &headers).await?,
-                    false if self.make_marker(&key, &headers).await? => {}
+                    true => self.put_marker(client, &key, &headers).await?,
+                    false if self.make_marker(client, &key, &headers).await? => {}
                     false => self.marker_is_bare(ino),
                 }
                 if self.write_back.marker_was_sent(ino, noted) {
@@ -371,10 +374,9 @@ impl Filesystem {
     /// Errors: the first of those failures.
     pub(super) async fn sent(&self, key: &str) -> Result<(), Error> {
         let write_back = &self.write_back;
-        let within = |at: &str| at == key || (key.is_empty() || key.ends_with('/')) && at.starts_with(key);
         let before: HashMap<u64, u64> = {
             let state = write_back.lock();
-            let concerned = |ino: &u64| self.namespace.key(*ino).is_ok_and(|at| within(&at));
+            let concerned = |ino: &u64| self.namespace.key(*ino).is_ok_and(|at| is_within(&at, key));
             let concerned = state.under_way.iter().filter(|(ino, _)| concerned(ino));
             concerned.map(|(ino, progress)| (*ino, progress.failures)).collect()
         };
@@ -394,6 +396,33 @@ impl Filesystem {
                 }
             }
             changed.await;
+        }
+    }
+
+    /// What was acknowledged at `key` or below, and is being written again, goes to S3 as it is now.
+    ///
+    /// Errors: the first failure; it is tried again, as all that is acknowledged.
+    pub(super) async fn send_what_goes_on(&self, key: &str) -> Result<(), Error> {
+        let mut sent = Ok(());
+        for (ino, writer) in self.handles.writers() {
+            if self.namespace.key(ino).is_ok_and(|at| is_within(&at, key)) && writer.goes_on().await {
+                sent = sent.and(self.send_as_it_is(ino, &writer).await);
+            }
+        }
+        sent
+    }
+
+    async fn send_as_it_is(&self, ino: u64, writer: &Arc<Writer>) -> Result<(), Error> {
+        let _pass = self.pass_file(ino).await;
+        self.make_way(ino, writer).await;
+        self.stamp(ino, writer).await?;
+        match writer.publish_what_goes_on().await {
+            Ok(Some(published)) => self.published(ino, writer, published).await,
+            Ok(None) => Ok(()),
+            Err(e) => {
+                self.send_file(ino, writer);
+                Err(e)
+            }
         }
     }
 
@@ -421,6 +450,11 @@ impl Filesystem {
         self.write_back.lock().leaving = true;
         self.write_back.hurry.notify_waiters();
     }
+}
+
+/// Whether the key `at` is that of a file or directory, or below that.
+fn is_within(at: &str, key: &str) -> bool {
+    at == key || (key.is_empty() || key.ends_with('/')) && at.starts_with(key)
 }
 
 /// What is needed to send it.

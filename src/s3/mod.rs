@@ -185,6 +185,11 @@ impl S3Client {
         Ok(self.with(self.inner.wire.beside(endpoint), self.inner.as_of))
     }
 
+    /// A client of the same bucket whose retries take nothing from what this one may spend on its own.
+    pub fn with_own_retries(&self) -> S3Client {
+        self.with(self.wire().beside(self.wire().endpoint().clone()), self.inner.as_of)
+    }
+
     /// For what Transfer Acceleration does not carry:
     /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/transfer-acceleration-getting-started.html>.
     fn unaccelerated(&self) -> S3Client {

@@ -66,6 +66,7 @@ pub use content::{Object, Piece, Seek};
 pub use quotas::Quotas;
 
 /// What all writers share.
+#[derive(Clone)]
 pub struct Writes {
     pub uploads: Uploads,
     pub staging: Arc<Staging>,
@@ -76,7 +77,7 @@ pub struct Writes {
     /// Of [`Quotas`].
     waiting: Budget,
     /// Writers for which [`Writer::is_linked`] holds.
-    linked: AtomicUsize,
+    linked: Arc<AtomicUsize>,
 }
 
 impl Writes {
@@ -89,15 +90,13 @@ impl Writes {
     ) -> Writes {
         let ladder = Ladder::new(part_bytes, cache.budget().bytes_max());
         let Quotas { kept, waiting } = quotas;
-        Writes {
-            uploads,
-            staging: Arc::new(staging),
-            cache,
-            ladder,
-            kept,
-            waiting,
-            linked: AtomicUsize::new(0),
-        }
+        Writes { uploads, staging: Arc::new(staging), cache, ladder, kept, waiting, linked: Arc::default() }
+    }
+
+    /// For what nobody waits for: its retries take nothing from those of who waits.
+    pub fn in_background(&self) -> Writes {
+        let uploads = Uploads { client: self.uploads.client.with_own_retries(), ..self.uploads.clone() };
+        Writes { uploads, ..self.clone() }
     }
 
     /// For another bucket: within the same caps.
@@ -424,17 +423,17 @@ impl Writer {
         if !state.changed || state.unlinked {
             return Ok(None);
         }
-        self.publish(&mut state).await.map(Some)
+        self.publish(&mut state, &self.writes).await.map(Some)
     }
 
     /// A failure leaves what was acknowledged to be tried again; else it is one for good.
-    async fn publish(&self, state: &mut State) -> Result<Published, Error> {
+    async fn publish(&self, state: &mut State, writes: &Writes) -> Result<Published, Error> {
         if !state.is_acknowledged() {
             let guard = state.guard.clone();
-            let published = state.publish(&self.writes, &guard).await;
+            let published = state.publish(writes, &guard).await;
             return state.keep_failure(published);
         }
-        let published = state.publish_acknowledged(&self.writes).await;
+        let published = state.publish_acknowledged(writes).await;
         if published.is_err() {
             state.take_back().await;
         }
@@ -474,13 +473,31 @@ impl Writer {
     }
 
     /// Publishes what was acknowledged; a failure leaves it to be tried again. None where nothing is to be done, or the
-    /// file is being changed again: its next close says what is to be published.
-    pub async fn publish_acknowledged(&self) -> Result<Option<Published>, Error> {
+    /// file is being changed again: its next close says what is to be published. `writes`: [`Writes::in_background`].
+    pub async fn publish_acknowledged(&self, writes: &Writes) -> Result<Option<Published>, Error> {
         let mut state = self.state.lock().await;
         if !state.changed || state.unlinked || !state.is_acknowledged() {
             return Ok(None);
         }
-        self.publish(&mut state).await.map(Some)
+        self.publish(&mut state, writes).await.map(Some)
+    }
+
+    /// Whether an earlier state was acknowledged and is not in S3, and it was written again since, but not cut to no
+    /// length: then it is no whole file before it is closed.
+    pub async fn goes_on(&self) -> bool {
+        self.state.lock().await.goes_on()
+    }
+
+    /// Publishes as it is now what [`Writer::goes_on`]; a failure leaves it to be tried again. None where it does not.
+    pub async fn publish_what_goes_on(&self) -> Result<Option<Published>, Error> {
+        let mut state = self.state.lock().await;
+        if !state.goes_on() {
+            return Ok(None);
+        }
+        if let Err(e) = state.acknowledge(&self.writes).await {
+            tracing::warn!(key = state.key, "sent, though the local disk does not take it: {e}");
+        }
+        self.publish(&mut state, &self.writes).await.map(Some)
     }
 
     /// What it failed with, where nothing that was written since was published or acknowledged.

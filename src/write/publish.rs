@@ -47,6 +47,8 @@ pub(super) struct State {
     /// What the local disk holds of it to be sent, by this mount or the next.
     acknowledged: Option<Acknowledged>,
     covers: Covers,
+    /// It was cut to no length since: what there is now is no whole file until it is closed.
+    anew: bool,
     /// It was sent, and no answer came.
     pub unheard: bool,
     pub on_its_way: OnItsWay,
@@ -117,6 +119,7 @@ impl State {
             failed: None,
             acknowledged: None,
             covers: Covers::Not,
+            anew: false,
             unheard: false,
             on_its_way: OnItsWay::default(),
         }
@@ -140,6 +143,7 @@ impl State {
             self.over = Some(base.etag.clone());
             self.guard = Precondition::None; // a whole replacement: the last closer wins
         }
+        self.anew = true;
         self.inherits = false;
         self.content = content;
         self.failed = None;

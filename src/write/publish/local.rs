@@ -32,6 +32,14 @@ impl State {
         self.acknowledged.is_some() && self.covers != Covers::Not
     }
 
+    /// As [`Writer::goes_on`].
+    ///
+    /// [`Writer::goes_on`]: crate::write::Writer::goes_on
+    pub fn goes_on(&self) -> bool {
+        let before = self.acknowledged.is_some() && self.covers == Covers::Not;
+        before && !self.anew && !self.unlinked && self.failed.is_none()
+    }
+
     /// Puts all that S3 does not have on the local disk, from where the next mount sends it if this one dies. False where
     /// it must be published instead: parts were sent already, or it is made of other objects' bytes.
     pub async fn acknowledge(&mut self, writes: &Writes) -> Result<bool, Error> {
@@ -70,7 +78,7 @@ impl State {
             }
         };
         self.drop_acknowledged(writes);
-        (self.acknowledged, self.covers) = (Some(now), Covers::All);
+        (self.acknowledged, self.covers, self.anew) = (Some(now), Covers::All, false);
         Ok(true)
     }
 
