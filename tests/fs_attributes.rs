@@ -13,6 +13,7 @@ use pailfs::fs::{Attr, SetAttr, SetTime};
 use pailfs::key::ROOT_INO;
 use pailfs::namespace::Kind;
 use support::bytes::pattern;
+use support::fake::Options;
 use support::house::{MAKER, errno, split};
 use support::{FakeS3, Fault, House, On};
 
@@ -291,6 +292,33 @@ async fn directories_keep_theirs_in_the_marker() {
     house.mkdir("made/dir").await.unwrap();
     assert_eq!((stat(&house, "made/file").await.gid, stat(&house, "made/dir").await.gid), (44, 44));
     assert_eq!(stat(&house, "made/dir").await.perm, 0o2640);
+}
+
+#[tokio::test]
+async fn of_a_server_that_keeps_no_metadata_of_markers_directories_show_what_is_kept() {
+    for write_back in [false, true] {
+        let fake = FakeS3::with(Options { bare_markers: true, ..Options::default() });
+        let house = House::on(fake, |config| {
+            (config.attributes, config.write_back) = (AttributesConfig::Metadata, write_back);
+        });
+        for (n, name) in ["first", "second"].into_iter().enumerate() {
+            house.fake.forget_calls();
+            house.mkdir(name).await.unwrap();
+            house.fsyncdir("").await.unwrap();
+            let shown = stat(&house, name).await;
+            assert_eq!((shown.perm, shown.uid), (0o755, house.fs.config().uid), "{name}");
+            assert_eq!(house.fake.count("PutObject"), 1);
+            if !write_back {
+                // One to see whether the name is there; and once, whether the marker has what it was given.
+                assert_eq!(house.fake.count("HeadObject"), if n == 0 { 2 } else { 1 }, "{name}");
+            }
+            assert_eq!(errno(set(&house, name, chmod(0o700)).await), libc::EOPNOTSUPP);
+            assert_eq!(errno(set(&house, name, utimens(9)).await), libc::EOPNOTSUPP);
+            assert_eq!(house.fake.count("PutObject"), 1, "nothing is sent for that");
+            house.refresh(name).await;
+            assert_eq!(stat(&house, name).await.perm, 0o755);
+        }
+    }
 }
 
 #[tokio::test]

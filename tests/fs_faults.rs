@@ -266,10 +266,7 @@ async fn what_a_server_refuses_or_does_not_answer_is_told_kept_and_sent_later() 
             let (fh, data) = write(&house, shape).await;
             let line = house.faults.plan(On::op(shape.last_operation()), fault.clone());
             let what = format!("{shape:?}, {reason}");
-            assert_eq!(errno(house.fs.flush(fh).await), Err(told), "{what}");
-            assert_eq!(house.journal.kept().unwrap().len(), 1, "{what}: who is told so finds it");
-            assert_eq!(errno(house.fs.flush(fh).await), Err(told), "{what}: of another descriptor");
-            house.fs.release(fh).await;
+            assert_eq!(errno(house.close(fh).await), Err(told), "{what}");
             line.lift();
             assert_eq!(house.fake.uploads(), [], "{what}");
             is_recovered(&house, &data, reason, &what).await;

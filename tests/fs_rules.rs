@@ -5,7 +5,8 @@ mod support;
 
 use std::time::Duration;
 
-use pailfs::config::Config;
+use pailfs::config::{AttributesConfig, Config};
+use pailfs::namespace::Kind;
 use support::bytes::{assert_same_bytes, pattern};
 use support::house::errno;
 use support::{FakeS3, Fault, House, On};
@@ -43,6 +44,32 @@ async fn a_file_beside_a_directory_of_its_name_is_hidden() {
     assert_eq!(house.names("a").await, ["x"]);
     assert_eq!(errno(house.unlink("a").await), libc::EISDIR);
     assert_eq!(house.fake.data("a"), "hidden");
+}
+
+#[tokio::test]
+async fn other_programs_objects_for_directories_are_files() {
+    for attributes in [AttributesConfig::None, AttributesConfig::Metadata] {
+        let house = House::with(|config| config.attributes = attributes);
+        house.fake.put_with("a", "", &[("content-type", "application/x-directory")]);
+        house.fake.put_with("b", "", &[("content-type", "httpd/unix-directory")]);
+        house.fake.put_with("c", "", &[("x-amz-meta-mode", "16877")]);
+        house.fake.put("d_$folder$", "");
+        house.fake.put("e_$folder$", "");
+        house.fake.put("e/file", "x");
+        for (name, kind) in [
+            ("a", Kind::File),
+            ("b", Kind::File),
+            ("c", Kind::File),
+            ("d_$folder$", Kind::File),
+            ("e", Kind::Directory),
+            ("e_$folder$", Kind::File),
+        ] {
+            let attr = house.enter(name).await.unwrap();
+            assert_eq!(attr.kind, kind, "{name}");
+            house.leave(attr.ino);
+        }
+        assert_eq!(house.names("").await, ["a", "b", "c", "d_$folder$", "e", "e_$folder$"]);
+    }
 }
 
 #[tokio::test]

@@ -17,8 +17,6 @@ const KEPT: &str = include_str!("pjdfstest.toml");
 const PLAIN: &str = include_str!("pjdfstest-plain.txt");
 /// Puts a byte behind 2 GiB: half a minute, and longer than `--request-timeout` until moto has put that together.
 const LARGE: &str = "open::interact_2gb";
-/// To pailfs these are what fifos are: in CI those stand for them.
-const TWINS: [&str; 3] = ["::block", "::char", "::socket"];
 /// Side by side, for most of the time they wait for the server.
 const PROCESSES: usize = 3;
 
@@ -44,12 +42,8 @@ fn names(config: &Path) -> Vec<&'static str> {
         cases(&run(&mut pjdfstest(config, local.path()))).map(Into::into).collect()
     });
     assert_eq!(all.len(), 398, "{all:?}");
-    let short = |name: &str| name != LARGE && !TWINS.iter().any(|twin| name.ends_with(twin));
-    all.iter().map(String::as_str).filter(|name| long() || short(name)).collect()
-}
-
-fn long() -> bool {
-    std::env::var_os("PAILFS_LONG").is_some()
+    let long = std::env::var_os("PAILFS_LONG").is_some();
+    all.iter().map(String::as_str).filter(|name| long || *name != LARGE).collect()
 }
 
 /// Runs all cases on a mount; those that failed and should not, and those that should and did not.

@@ -460,7 +460,17 @@ fn checksums_are_boto3s(kind: Kind) {
                 place.ok(&["cp", &key, "back", "--checksum", algorithm]);
             }
         }
+        let theirs = place.boto.call("list_objects_v2", &json!({ "Bucket": place.bucket }));
+        let ours: Value = serde_json::from_str(&place.ok(&["ls", "--json", "s3://"])).unwrap();
+        assert_eq!(checksums_listed(&ours), checksums_listed(&theirs), "{algorithm}");
+        let told = ours["Contents"][0].get("ChecksumAlgorithm");
+        assert_eq!(told.is_some(), kind == Kind::Moto, "SeaweedFS (4.48) tells of none: {ours}");
     }
+}
+
+fn checksums_listed(listing: &Value) -> Vec<[&Value; 3]> {
+    let listed = listing["Contents"].as_array().expect("objects").iter();
+    listed.map(|object| ["Key", "ChecksumAlgorithm", "ChecksumType"].map(|name| &object[name])).collect()
 }
 
 macro_rules! on_both {

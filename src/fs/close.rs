@@ -58,16 +58,11 @@ impl Filesystem {
         self.close_handle(&handle, true).await
     }
 
-    /// Who is told of a failure for good finds what was kept when it is told.
     async fn close_handle(&self, handle: &FileHandle, sync: bool) -> Result<(), Error> {
-        let Some(writer) = self.handles.writer(handle.ino) else { return Ok(()) };
-        let closed = self.close(handle.ino, &writer, sync, || false).await;
-        if let Err(e) = &closed
-            && writer.has_failed().await
-        {
-            self.keep_for_recovery(handle.ino, &writer, e).await;
+        match self.handles.writer(handle.ino) {
+            Some(writer) => self.close(handle.ino, &writer, sync, || false).await,
+            None => Ok(()),
         }
-        closed
     }
 
     pub(super) async fn commit_with_pass(&self, ino: u64, writer: &Writer) -> Result<(), Error> {

@@ -12,6 +12,7 @@ use super::copies::Copying;
 use super::handles::DirHandle;
 use super::keep::Maker;
 use super::{Attr, Filesystem, new_name};
+use crate::attr::Attributes;
 use crate::error::Error;
 use crate::key;
 use crate::namespace::{DirStream, Kind, Listed, Node};
@@ -262,12 +263,16 @@ impl Filesystem {
         }
         // What had this name may be on its way out.
         self.clear_name(key.trim_end_matches('/')).await;
-        let attributes = self.made_by(parent, Kind::Directory, maker);
+        let mut attributes = self.made_by(parent, Kind::Directory, maker);
         let mut headers = markers::headers();
         attributes.write(Kind::Directory, &mut headers.metadata);
         let noted = self.note_directory(&key, &headers, false);
-        if noted.is_none() {
-            markers::put(&self.client, &key, &headers).await?;
+        let keeps = match noted {
+            Some(_) => self.keeps_markers.get() != Some(&false),
+            None => self.make_marker(&self.client, &key, &headers).await?,
+        };
+        if !keeps {
+            attributes = Attributes::default();
         }
         let entry = self.namespace.made_directory(parent, name)?;
         self.namespace.changed_attributes(entry.ino, attributes);

@@ -22,6 +22,8 @@ use crate::namespace::{FileInfo, Kept, Node};
 use crate::s3::{Document, ObjectHead, ObjectHeaders, ObjectId, S3Client, Written};
 use crate::write::{Object, Published, Writer, markers, upload};
 
+const MARKERS_ARE_BARE: Error = Error::NotSupported("the server keeps no metadata of directories");
+
 /// Whose a new file or directory is, and its mode.
 #[derive(Debug, Clone, Copy)]
 pub struct Maker {
@@ -306,6 +308,9 @@ impl Filesystem {
             self.pin_mtime(head, &mut headers);
         }
         change(&mut headers)?;
+        if self.keeps_markers.get() == Some(&false) && !headers.metadata.is_empty() {
+            return Err(MARKERS_ARE_BARE);
+        }
         // Nothing need be copied of an empty one; and SeaweedFS, which finds no marker to copy, drops what it carries.
         let noted = match head.filter(|head| head.size > 0) {
             Some(head) => {
@@ -315,7 +320,7 @@ impl Filesystem {
                 None
             }
             None => match self.note_directory(&dir, &headers, true) {
-                None => Self::put_marker(&self.client, &dir, &headers).await.map(|()| None)?,
+                None => self.put_marker(&self.client, &dir, &headers).await.map(|()| None)?,
                 noted => noted,
             },
         };
@@ -330,16 +335,69 @@ impl Filesystem {
 
     /// Puts a marker for what it carries.
     pub(super) async fn put_marker(
+        &self,
         client: &S3Client,
         dir: &str,
         headers: &ObjectHeaders,
     ) -> Result<(), Error> {
         markers::put_anew(client, dir, headers).await?;
-        let kept = client.head_object(dir).await?.metadata;
-        match headers.metadata.iter().all(|said| kept.contains(said)) {
-            true => Ok(()),
-            false => Err(Error::NotSupported("the server keeps no metadata of directories")),
+        if headers.metadata.is_empty() || self.keeps_markers.get() == Some(&true) {
+            return Ok(());
         }
+        match self.learn_of_markers(client, dir, headers).await? {
+            true => Ok(()),
+            false => Err(MARKERS_ARE_BARE),
+        }
+    }
+
+    /// Puts a new directory's marker. Answers whether the directory is what its attributes say: else it shows as the mount
+    /// has it.
+    pub(super) async fn make_marker(
+        &self,
+        client: &S3Client,
+        dir: &str,
+        headers: &ObjectHeaders,
+    ) -> Result<bool, Error> {
+        markers::put(client, dir, headers).await?;
+        if headers.metadata.is_empty() {
+            return Ok(true);
+        }
+        if let Some(keeps) = self.keeps_markers.get() {
+            return Ok(*keeps);
+        }
+        let learnt = self.learn_of_markers(client, dir, headers).await;
+        let unknown =
+            |e| tracing::debug!(dir, "whether the server keeps a marker's metadata is not seen: {e}");
+        Ok(learnt.map_err(unknown).unwrap_or(true))
+    }
+
+    /// What was acknowledged of a new directory's attributes is not kept.
+    pub(super) fn marker_is_bare(&self, ino: u64) {
+        self.namespace.changed_attributes(ino, Attributes::default());
+        if let Some(kernel) = self.kernel.get() {
+            self.runtime.spawn_blocking(move || kernel.forget_attributes(ino));
+        }
+    }
+
+    /// Whether a marker that was put just now has the metadata it was given: a server keeps all markers' or none's
+    /// (SeaweedFS, where they are directories).
+    async fn learn_of_markers(
+        &self,
+        client: &S3Client,
+        dir: &str,
+        headers: &ObjectHeaders,
+    ) -> Result<bool, Error> {
+        let kept = client.head_object(dir).await?.metadata;
+        let found = headers.metadata.iter().filter(|said| kept.contains(said)).count();
+        let keeps = found == headers.metadata.len();
+        // Some of it: somebody else's marker, by now.
+        if keeps || found == 0 {
+            let is_news = self.keeps_markers.set(keeps).is_ok();
+            if is_news && !keeps {
+                tracing::warn!("the server keeps no metadata of directories: they show as the mount has it");
+            }
+        }
+        Ok(keeps)
     }
 
     /// What is about to be published is as old as it was shown to be.

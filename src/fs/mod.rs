@@ -32,7 +32,7 @@ mod xattr;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Handle;
@@ -118,6 +118,8 @@ pub struct Filesystem {
     versions: Versions,
     gate: Gate,
     keeping: Keeping,
+    /// Whether the server keeps the metadata of markers, once that is known.
+    keeps_markers: OnceLock<bool>,
     /// Who asks archived files back.
     thawing: Keeping,
     waiting: Waiting,
@@ -202,6 +204,7 @@ impl Filesystem {
             versions,
             gate: Gate::default(),
             keeping: Keeping::default(),
+            keeps_markers: OnceLock::new(),
             thawing: Keeping::default(),
             waiting,
             copies,

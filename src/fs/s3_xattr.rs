@@ -137,10 +137,11 @@ impl Filesystem {
 
     async fn get_header(&self, ino: u64, object: ObjectId<'_>, name: &str) -> Result<Vec<u8>, Error> {
         let is_local = self.namespace.is_local(ino);
-        let text = match self.pending(ino).await? {
-            Some(pending) if is_local || is_settable(name) => settable(&pending, name),
+        let pending = if is_local || is_settable(name) { self.pending(ino).await? } else { None };
+        let text = match pending {
+            Some(pending) => settable(&pending, name),
             None if is_local => settable(&ObjectHeaders::default(), name),
-            _ => header(&self.client.head_object_details(object).await?, name),
+            None => header(&self.client.head_object_details(object).await?, name),
         };
         text.map(String::into_bytes).ok_or(Error::NoAttribute)
     }

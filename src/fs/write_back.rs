@@ -329,8 +329,9 @@ impl Filesystem {
                 let Some(Marker { key, headers, over, noted }) = marker else { return Ok(()) };
                 let client = &self.write_back.writes.uploads.client;
                 match over {
-                    true => Self::put_marker(client, &key, &headers).await?,
-                    false => markers::put(client, &key, &headers).await?,
+                    true => self.put_marker(client, &key, &headers).await?,
+                    false if self.make_marker(client, &key, &headers).await? => {}
+                    false => self.marker_is_bare(ino),
                 }
                 if self.write_back.marker_was_sent(ino, noted) {
                     self.namespace.directory_was_sent(ino);

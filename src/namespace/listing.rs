@@ -430,6 +430,7 @@ mod tests {
                         etag: "\"e\"".into(),
                         last_modified: SystemTime::UNIX_EPOCH,
                         storage_class: None,
+                        checksum: None,
                     });
                 }
             }
@@ -472,6 +473,7 @@ mod tests {
             etag: "e".into(),
             last_modified: SystemTime::UNIX_EPOCH,
             storage_class: None,
+            checksum: None,
         };
         for n in 0..1000 {
             let contents = (0..100).map(|m| object(format!("k-{n:04}-{m:04}"))).collect();

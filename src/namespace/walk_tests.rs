@@ -56,6 +56,7 @@ fn object(key: &str) -> ListedObject {
         etag: String::new(),
         last_modified: SystemTime::UNIX_EPOCH,
         storage_class: None,
+        checksum: None,
     }
 }
 

@@ -10,7 +10,7 @@ use percent_encoding::percent_decode;
 use super::object::{parse_timestamp, storage_class};
 use super::payload::quoted_etag;
 use super::xml::{self, Element, Step};
-use super::{ListObjectsV2, ListPage, ListedObject, R, S3Client, call};
+use super::{ListObjectsV2, ListPage, ListedChecksum, ListedObject, R, S3Client, call};
 use crate::key::past;
 
 impl S3Client {
@@ -39,14 +39,14 @@ impl S3Client {
             add("continuation-token", token);
         }
         let (answer, effort) = self.send(&call).await?;
-        read_page(&answer.body, query.continuation_token.as_deref())
+        read_page(&answer.body, query.continuation_token.as_deref(), query.checksums)
             .map_err(|why| self.malformed(&call, &effort, why))
     }
 }
 
 /// `sent`: the token this page was asked for with.
-fn read_page(document: &[u8], sent: Option<&str>) -> Result<ListPage, String> {
-    let mut reader = PageReader::default();
+fn read_page(document: &[u8], sent: Option<&str>, checksums: bool) -> Result<ListPage, String> {
+    let mut reader = PageReader { checksums, ..PageReader::default() };
     xml::walk(document, |step| reader.take(step)).map_err(|e| e.to_string())?;
     reader.page(sent)
 }
@@ -55,6 +55,7 @@ fn read_page(document: &[u8], sent: Option<&str>) -> Result<ListPage, String> {
 /// not repeat, the first counts.
 #[derive(Default)]
 struct PageReader {
+    checksums: bool,
     root: String,
     /// How many elements are open.
     depth: usize,
@@ -93,6 +94,8 @@ enum Field {
     LastModified,
     ETag,
     StorageClass,
+    ChecksumAlgorithm,
+    ChecksumType,
 }
 
 #[derive(Default)]
@@ -102,6 +105,7 @@ struct Entry {
     last_modified: Option<String>,
     etag: Option<String>,
     storage_class: Option<String>,
+    checksum: ListedChecksum,
 }
 
 impl PageReader {
@@ -140,6 +144,8 @@ impl PageReader {
             (3, "LastModified") => return Some(Field::LastModified),
             (3, "ETag") => return Some(Field::ETag),
             (3, "StorageClass") => return Some(Field::StorageClass),
+            (3, "ChecksumAlgorithm") if self.checksums => return Some(Field::ChecksumAlgorithm),
+            (3, "ChecksumType") if self.checksums => return Some(Field::ChecksumType),
             _ => {}
         }
         None
@@ -155,6 +161,10 @@ impl PageReader {
             Field::LastModified => &mut self.entry.last_modified,
             Field::ETag => &mut self.entry.etag,
             Field::StorageClass => &mut self.entry.storage_class,
+            Field::ChecksumAlgorithm => {
+                return self.entry.checksum.algorithms.push(std::mem::take(&mut self.text));
+            }
+            Field::ChecksumType => &mut self.entry.checksum.kind,
         };
         if place.is_none() {
             *place = Some(std::mem::take(&mut self.text));
@@ -216,9 +226,15 @@ impl Entry {
             last_modified: modified.ok_or_else(|| format!("{key:?} without LastModified"))?,
             etag: quoted_etag(self.etag.as_deref().unwrap_or("")),
             storage_class: storage_class(self.storage_class),
+            checksum: listed_checksum(self.checksum),
             key,
         })
     }
+}
+
+/// None: nothing is told.
+pub(super) fn listed_checksum(told: ListedChecksum) -> Option<Box<ListedChecksum>> {
+    (!told.algorithms.is_empty()).then(|| Box::new(told))
 }
 
 /// How an answer writes its keys.
@@ -266,7 +282,7 @@ mod tests {
     fn keys_are_decoded_once() {
         let inner = ["a+b", "a%20b", "a%2Bb", "%2541", "%C3%BC", "a%0Ab", "%FF"].map(entry).concat();
         let inner = format!("{inner}<CommonPrefixes><Prefix>x+y/</Prefix></CommonPrefixes>");
-        let read = read_page(page(&inner).as_bytes(), None).unwrap();
+        let read = read_page(page(&inner).as_bytes(), None, false).unwrap();
         let keys: Vec<&str> = read.contents.iter().map(|o| o.key.as_str()).collect();
         assert_eq!(keys, ["a b", "a b", "a+b", "%41", "ü", "a\nb"]);
         assert_eq!(read.common_prefixes, ["x y/"]);
@@ -280,19 +296,33 @@ mod tests {
     }
 
     #[test]
+    fn checksums_are_told_where_they_are_asked_for() {
+        let sums = "<ChecksumAlgorithm>CRC32</ChecksumAlgorithm><ChecksumAlgorithm>SHA1</ChecksumAlgorithm>\
+                    <ChecksumType>COMPOSITE</ChecksumType></Contents>";
+        let both = page(&(entry("a").replace("</Contents>", sums) + &entry("b")));
+        let told = |checksums| {
+            let read = read_page(both.as_bytes(), None, checksums).unwrap();
+            read.contents.into_iter().map(|object| object.checksum.map(|told| *told)).collect::<Vec<_>>()
+        };
+        let algorithms = ["CRC32", "SHA1"].map(String::from).to_vec();
+        assert_eq!(told(true), [Some(ListedChecksum { algorithms, kind: Some("COMPOSITE".into()) }), None]);
+        assert_eq!(told(false), [None, None]);
+    }
+
+    #[test]
     fn keys_that_were_not_encoded_are_left_alone() {
         let document = page(&entry("a+b%41")).replace("url", "");
-        let read = read_page(document.as_bytes(), None).unwrap();
+        let read = read_page(document.as_bytes(), None, false).unwrap();
         assert_eq!(read.contents[0].key, "a+b%41");
     }
 
     #[test]
     fn a_page_leads_on_or_is_the_last() {
         let more = page("<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>");
-        let read = read_page(more.as_bytes(), Some("s")).unwrap();
+        let read = read_page(more.as_bytes(), Some("s"), false).unwrap();
         assert_eq!(read.next_continuation_token.as_deref(), Some("t"));
-        assert!(read_page(more.as_bytes(), Some("t")).is_err());
-        assert!(read_page(page("<IsTruncated>true</IsTruncated>").as_bytes(), None).is_err());
+        assert!(read_page(more.as_bytes(), Some("t"), false).is_err());
+        assert!(read_page(page("<IsTruncated>true</IsTruncated>").as_bytes(), None, false).is_err());
     }
 
     #[test]
@@ -300,7 +330,7 @@ mod tests {
         let no_size = page(&entry("a").replace("434234", "many"));
         let no_date = page(&entry("a").replace("2009", "MMIX"));
         for bad in ["", "<html></html>", "<ListBucketResult>", &no_size, &no_date] {
-            assert!(read_page(bad.as_bytes(), None).is_err(), "{bad}");
+            assert!(read_page(bad.as_bytes(), None, false).is_err(), "{bad}");
         }
     }
 
@@ -311,7 +341,7 @@ mod tests {
             let at = at.min(document.len());
             let end = (at + cut).min(document.len());
             document.splice(at..end, bytes);
-            let _ = read_page(&document, None);
+            let _ = read_page(&document, None, false);
         }
     }
 }

@@ -253,6 +253,8 @@ fn read_uploads(root: &Element, after: Option<(&str, &str)>) -> Result<ListUploa
                 .and_then(parse_timestamp)
                 .ok_or("an upload without Initiated")?,
             storage_class: upload.text_of("StorageClass").map(String::from),
+            checksum_algorithm: upload.text_of("ChecksumAlgorithm").map(String::from),
+            checksum_type: upload.text_of("ChecksumType").map(String::from),
             owner: Owner::within(upload, "Owner"),
             initiator: Owner::within(upload, "Initiator"),
         });

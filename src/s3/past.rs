@@ -311,11 +311,15 @@ impl S3Client {
                 tracing::warn!(key = %key.escape_debug(), version_id, "the id is too long for a name");
                 continue;
             };
-            let deleted =
-                || VersionedObject { size: 0, etag: past::DELETED_ETAG.into(), storage_class: None };
-            let VersionedObject { size, etag, storage_class } = object.unwrap_or_else(deleted);
+            let deleted = || VersionedObject {
+                size: 0,
+                etag: past::DELETED_ETAG.into(),
+                storage_class: None,
+                checksum: None,
+            };
+            let VersionedObject { size, etag, storage_class, checksum } = object.unwrap_or_else(deleted);
             let key = format!("{}{name}", query.prefix);
-            page.contents.push(ListedObject { key, size, etag, last_modified, storage_class });
+            page.contents.push(ListedObject { key, size, etag, last_modified, storage_class, checksum });
         }
         page.contents.sort_by(|one, other| one.key.cmp(&other.key));
         Ok(page)
@@ -345,9 +349,16 @@ impl S3Client {
                 let Some(version) = was_there(versions, moment) else { continue };
                 let ListedVersion { key, version_id, last_modified, object, .. } = version;
                 cut_is_decided |= key == cut;
-                if let Some(VersionedObject { size, etag, storage_class }) = object {
+                if let Some(VersionedObject { size, etag, storage_class, checksum }) = object {
                     let etag = self.etag(etag, Some(&version_id));
-                    found.contents.push(ListedObject { key, size, etag, last_modified, storage_class });
+                    found.contents.push(ListedObject {
+                        key,
+                        size,
+                        etag,
+                        last_modified,
+                        storage_class,
+                        checksum,
+                    });
                 }
             }
             place.decided = if cut_is_decided { cut } else { String::new() };

@@ -22,6 +22,8 @@ pub struct ListObjectsV2 {
     pub continuation_token: Option<String>,
     /// At most this many keys and prefixes; none: the client's page size.
     pub max_keys: Option<u32>,
+    /// Which checksums S3 keeps of each object is read, too.
+    pub checksums: bool,
 }
 
 /// One page of a listing.
@@ -45,13 +47,23 @@ pub struct ListedObject {
     pub last_modified: SystemTime,
     /// None: STANDARD.
     pub storage_class: Option<String>,
+    /// Where it was asked for, and S3 tells.
+    pub checksum: Option<Box<ListedChecksum>>,
+}
+
+/// What a listing tells of an object's checksums.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ListedChecksum {
+    pub algorithms: Vec<String>,
+    /// `FULL_OBJECT` or `COMPOSITE`.
+    pub kind: Option<String>,
 }
 
 impl ListedObject {
     /// As a listing would tell it.
     pub fn of(key: &str, head: ObjectHead) -> ListedObject {
         let ObjectHead { size, etag, last_modified, storage_class, .. } = head;
-        ListedObject { key: key.to_owned(), size, etag, last_modified, storage_class }
+        ListedObject { key: key.to_owned(), size, etag, last_modified, storage_class, checksum: None }
     }
 }
 
@@ -235,6 +247,9 @@ pub struct ListedUpload {
     pub initiated: SystemTime,
     /// Not every server tells it.
     pub storage_class: Option<String>,
+    /// Where it was begun with one.
+    pub checksum_algorithm: Option<String>,
+    pub checksum_type: Option<String>,
     pub owner: Option<Owner>,
     /// Who began it.
     pub initiator: Option<Owner>,
@@ -311,4 +326,6 @@ pub struct VersionedObject {
     pub etag: String,
     /// None: STANDARD.
     pub storage_class: Option<String>,
+    /// Where S3 tells.
+    pub checksum: Option<Box<ListedChecksum>>,
 }

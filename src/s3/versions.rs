@@ -6,11 +6,14 @@
 
 use http::Method;
 
-use super::list::Keys;
+use super::list::{Keys, listed_checksum};
 use super::object::{parse_timestamp, storage_class};
 use super::payload::quoted_etag;
 use super::xml::Element;
-use super::{ListObjectVersions, ListVersionsPage, ListedVersion, Owner, R, S3Client, VersionedObject, call};
+use super::{
+    ListObjectVersions, ListVersionsPage, ListedChecksum, ListedVersion, Owner, R, S3Client, VersionedObject,
+    call,
+};
 
 impl S3Client {
     pub async fn list_object_versions(&self, query: &ListObjectVersions) -> R<ListVersionsPage> {
@@ -77,6 +80,10 @@ fn read_version(element: &Element, keys: &Keys) -> Result<Option<ListedVersion>,
             size: text("Size").and_then(|size| size.trim().parse().ok()).ok_or("a version without Size")?,
             etag: quoted_etag(&text("ETag").unwrap_or_default()),
             storage_class: storage_class(text("StorageClass")),
+            checksum: listed_checksum(ListedChecksum {
+                algorithms: element.children("ChecksumAlgorithm").map(|told| told.text.clone()).collect(),
+                kind: text("ChecksumType"),
+            }),
         }),
     };
     Ok(Some(ListedVersion {

@@ -232,7 +232,10 @@ mod tests {
         let object = |(name, etag, seconds): &(&str, &str, u64)| {
             let last_modified = SystemTime::UNIX_EPOCH + Duration::from_secs(*seconds);
             let (key, etag) = (format!("{dir}{name}"), (*etag).to_owned());
-            ((*name).to_owned(), ListedObject { key, size: 1, etag, last_modified, storage_class: None })
+            (
+                (*name).to_owned(),
+                ListedObject { key, size: 1, etag, last_modified, storage_class: None, checksum: None },
+            )
         };
         of.iter().map(object).collect()
     }

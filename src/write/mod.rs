@@ -17,7 +17,7 @@
 //!  a request that fails:
 //!  Acknowledged -> Acknowledged, to be sent again; Kept, where S3 refuses it for good (`pailfs recover`)
 //!  else         -> Failed: every later change and commit answers that error, and nothing is published, until the file
-//!                  is cut to no length; what there is of it is Kept when a close or fsync tells that
+//!                  is cut to no length; what there is of it is Kept when it is closed for the last time
 //!  its name goes: Unlinked, from any of them: handles read and write on, nothing is published
 //! ```
 //!
@@ -507,11 +507,6 @@ impl Writer {
             true => Err(state.failed.clone().unwrap_or_else(|| Error::Io("it was not closed well".into()))),
             false => Ok(()),
         }
-    }
-
-    /// Whether nothing more will be published, unless the file is cut to no length.
-    pub async fn has_failed(&self) -> bool {
-        self.state.lock().await.failed.is_some()
     }
 
     /// S3 refused it for good: whoever has it open hears of that.

@@ -302,6 +302,7 @@ mod tests {
             etag: etag.into(),
             last_modified: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
             storage_class: None,
+            checksum: None,
         };
         let original = object(5, "a", 10);
         assert!(is_copy(&original, &object(5, "a", 9)), "clocks of servers differ");

@@ -31,7 +31,7 @@ use place::Place;
 /// What S3 has beside files: buckets, tags, ACLs, versions, archives, ...
 ///
 /// PLACE is a path on a mount, or s3://bucket/key. What is beside the bucket as a whole is under s3://bucket, or the root
-/// of a mount of all of it.
+/// of a mount of all of it. A mount that acknowledged what is on the path (--write-back) sends it first.
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
 docs/S3.md tells for each call of boto3 which command does the same.

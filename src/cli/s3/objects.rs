@@ -19,8 +19,8 @@ use crate::config::RESTORE_TIERS;
 use crate::error::{Error, S3Error};
 use crate::failure::Failure;
 use crate::s3::{
-    ListObjectVersions, ListObjectsV2, ListedUpload, ListedVersion, ObjectDetails, ObjectHeaders, ObjectId,
-    Owner, Presigned, S3Client,
+    ListObjectVersions, ListObjectsV2, ListedChecksum, ListedUpload, ListedVersion, ObjectDetails,
+    ObjectHeaders, ObjectId, Owner, Presigned, S3Client,
 };
 use crate::transfer;
 use crate::write::upload::{self, Uploads as UploadsWith};
@@ -51,6 +51,7 @@ impl Ls {
         let mut query = ListObjectsV2 {
             prefix: place.key.clone(),
             delimiter: !self.recursive,
+            checksums: self.shown.json,
             ..ListObjectsV2::default()
         };
         let (mut contents, mut prefixes) = (Vec::new(), Vec::new());
@@ -59,13 +60,15 @@ impl Ls {
             if self.shown.json {
                 prefixes.extend(page.common_prefixes.into_iter().map(|prefix| json!({"Prefix": prefix})));
                 contents.extend(page.contents.into_iter().map(|object| {
-                    json!({
+                    let mut members = json!({
                         "Key": object.key,
                         "LastModified": print::timestamp(object.last_modified),
                         "ETag": object.etag,
                         "Size": object.size,
                         "StorageClass": object.storage_class.as_deref().unwrap_or("STANDARD"),
-                    })
+                    });
+                    tell_checksum(&mut members, object.checksum.as_deref());
+                    members
                 }));
             } else {
                 let mut lines = String::new();
@@ -88,6 +91,14 @@ impl Ls {
             return print::show(&without_empty(lists), true);
         }
         Ok(())
+    }
+}
+
+fn tell_checksum(members: &mut Value, checksum: Option<&ListedChecksum>) {
+    let Some(ListedChecksum { algorithms, kind }) = checksum else { return };
+    members["ChecksumAlgorithm"] = algorithms.clone().into();
+    if let Some(kind) = kind {
+        members["ChecksumType"] = kind.clone().into();
     }
 }
 
@@ -305,7 +316,9 @@ fn version_as_json(version: &ListedVersion) -> Value {
     if let Some(owner) = &version.owner {
         told.insert("Owner".to_string(), as_owner(owner));
     }
-    Value::Object(told)
+    let mut told = Value::Object(told);
+    tell_checksum(&mut told, version.object.as_ref().and_then(|object| object.checksum.as_deref()));
+    told
 }
 
 fn version_line(version: &ListedVersion) -> String {
@@ -498,8 +511,14 @@ impl Uploads {
                     "Key": upload.key,
                     "Initiated": print::timestamp(upload.initiated),
                 });
-                if let Some(class) = upload.storage_class {
-                    members["StorageClass"] = class.into();
+                for (name, told) in [
+                    ("StorageClass", upload.storage_class),
+                    ("ChecksumAlgorithm", upload.checksum_algorithm),
+                    ("ChecksumType", upload.checksum_type),
+                ] {
+                    if let Some(told) = told {
+                        members[name] = told.into();
+                    }
                 }
                 for (name, who) in [("Owner", upload.owner), ("Initiator", upload.initiator)] {
                     if let Some(who) = who {

@@ -178,7 +178,7 @@ fn item_of(key: &str) -> String {
 
 fn object(key: &str) -> ListedObject {
     let (etag, last_modified) = ("\"e\"".into(), SystemTime::UNIX_EPOCH);
-    ListedObject { key: key.into(), size: 1, etag, last_modified, storage_class: None }
+    ListedObject { key: key.into(), size: 1, etag, last_modified, storage_class: None, checksum: None }
 }
 
 fn refused() -> S3Error {

@@ -83,6 +83,8 @@ pub struct Options {
     pub deletes_full_buckets: bool,
     /// Objects have no ACLs of their own (`BucketOwnerEnforced`).
     pub owner_enforced: bool,
+    /// Keys that end in `/` have no metadata, as on SeaweedFS.
+    pub bare_markers: bool,
 }
 
 impl Default for Options {
@@ -100,6 +102,7 @@ impl Default for Options {
             hides_buckets: false,
             deletes_full_buckets: false,
             owner_enforced: false,
+            bare_markers: false,
         }
     }
 }

@@ -291,13 +291,14 @@ fn parse_range(text: &str, size: usize) -> Asked {
 
 pub fn put_object(state: &mut State, call: &Call, incoming: &Incoming) -> Result<Answer, Refusal> {
     let (headers, metadata) = kept_headers(incoming)?;
+    let bare = state.options.bare_markers && call.key_bytes.ends_with(b"/");
     let guards = state.options.guards;
     let now = state.now();
     let bucket = state.bucket(call)?;
     check_guards(guards, bucket, call, incoming)?;
     let mut object = Object::new(incoming.body.clone(), now);
     object.headers = headers;
-    object.metadata = metadata;
+    object.metadata = if bare { BTreeMap::new() } else { metadata };
     object.tags = tags_asked(incoming);
     let mut answer = Answer::empty(200).with("etag", &object.etag);
     auth::repeat_checksum(&mut answer, incoming);
