@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::ffi::OsStr;
 use std::time::Duration;
 
 use pailfs::config::{ChecksumAlgorithm, Config, MEMORY_BYTES_MIN};
@@ -112,6 +113,9 @@ async fn what_was_sent_and_let_go_stays_in_its_upload_which_is_completed_later()
         let fh = house.create("file", libc::O_WRONLY).await.unwrap();
         let line = house.faults.plan(on, fault);
         let data = stream(&house, fh).await;
+        let file = house.enter("file").await.unwrap();
+        house.fs.setxattr(file.ino, OsStr::new("s3.cache-control"), b"no-cache", 0).await.unwrap();
+        house.leave(file.ino);
         assert_eq!(errno(house.close(fh).await), Err(told), "{what}");
         line.lift();
         assert_eq!((house.journal.stats().open, house.fs.held().staged_bytes), (0, 0), "{what}");
@@ -134,6 +138,8 @@ async fn what_was_sent_and_let_go_stays_in_its_upload_which_is_completed_later()
         let sent = recover::send_unless_there(&uploads, &item, &|_| ()).await;
         assert_eq!(sent.unwrap(), Sent::Now, "{what}");
         assert_same_bytes(&house.fake.data("file"), &data, &what);
+        let head = uploads.client.head_object("file").await.unwrap();
+        assert!(head.headers.contains(&("cache-control".into(), "no-cache".into())), "{what}: {head:?}");
         assert_eq!(house.fake.uploads(), [], "{what}");
     }
 }

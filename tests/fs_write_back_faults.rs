@@ -163,6 +163,17 @@ async fn a_removal_that_s3_refuses_takes_no_edit_along() {
         assert_eq!(fake.data(name), "EDIT", "{name}");
     }
     assert_eq!(items(&house), []);
+    removals.lift();
+    // Nor where somebody has it open, and it is removed after that.
+    fake.put("open", "base");
+    let fh = house.open("open", libc::O_RDONLY).await.unwrap();
+    edit(&house, "open", 0, b"EDIT").await;
+    house.unlink("open").await.unwrap();
+    house.faults.plan(On::op("DeleteObject"), DENIED);
+    assert_eq!(house.read(fh, 0, 10).await.unwrap(), b"EDIT");
+    house.close(fh).await.unwrap();
+    assert_eq!(errno(house.fsyncdir("").await), libc::EACCES);
+    assert_eq!(house.cat("open").await.unwrap(), b"EDIT");
 }
 
 #[tokio::test]

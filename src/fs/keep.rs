@@ -418,6 +418,11 @@ impl Filesystem {
         if let Some(outdated) = outdated {
             let turn = self.keeping.turn(ino);
             let _turn = turn.lock().await;
+            // Somebody may have changed them since, with this turn.
+            let headers = match self.handles.writer(ino) {
+                Some(writer) => &writer.headers().await,
+                None => headers,
+            };
             let key = self.namespace.key(ino)?;
             let head = self.client.head_object(&key).await?;
             if head.etag != now.etag {

@@ -66,6 +66,13 @@ impl Filesystem {
             Some((ino, writer)) => (Some(ino), Some(writer)),
             None => (None, self.writer_at(parent, name)),
         };
+        // What handles go on to read may be removed long after this: if S3 refuses it then, an edit must not be gone.
+        if let (Some(ino), Some(writer)) = (open, &writer)
+            && !info.etag.is_empty()
+            && writer.is_acknowledged().await
+        {
+            self.commit_with_pass(ino, writer).await?;
+        }
         ino.into_iter().for_each(|ino| self.namespace.pin(ino));
         let removed = match &writer {
             Some(writer) => self.remove_written(parent, name, (info, key), open, writer).await,

@@ -374,9 +374,11 @@ impl Filesystem {
     /// Errors: the first of those failures.
     pub(super) async fn sent(&self, key: &str) -> Result<(), Error> {
         let write_back = &self.write_back;
+        // What has no name any more may be about to be removed from anywhere.
+        let is_root = self.namespace.key(self.namespace.root()).is_ok_and(|root| root == key);
         let before: HashMap<u64, u64> = {
             let state = write_back.lock();
-            let concerned = |ino: &u64| self.namespace.key(*ino).is_ok_and(|at| is_within(&at, key));
+            let concerned = |ino: &u64| self.namespace.key(*ino).map_or(is_root, |at| is_within(&at, key));
             let concerned = state.under_way.iter().filter(|(ino, _)| concerned(ino));
             concerned.map(|(ino, progress)| (*ino, progress.failures)).collect()
         };

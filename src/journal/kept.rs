@@ -86,6 +86,9 @@ pub struct Base {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptUpload {
     pub upload_id: String,
+    /// What the file is to carry was changed after the upload was begun: it brings less.
+    #[serde(default)]
+    pub outdated: bool,
     /// Numbered from 1, end to end from the file's start; what follows the last one was in no part yet.
     pub parts: Vec<KeptPart>,
 }

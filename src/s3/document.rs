@@ -414,7 +414,12 @@ fn is_owners_alone(acl: &Element) -> bool {
 /// What a document of tags says. Errors: why it is none.
 pub fn tags_in(document: &[u8]) -> Result<Vec<(String, String)>, String> {
     let root = Document::Tagging.root().unwrap_or_default();
-    xml::parse_root(document, root).map(|root| read_tags(&root)).map_err(|e| e.to_string())
+    let root = xml::parse_root(document, root).map_err(|e| e.to_string())?;
+    let set = root.child("TagSet").ok_or("expected a TagSet in it")?;
+    match set.children("Tag").all(|tag| tag.text_of("Key").is_some() && tag.text_of("Value").is_some()) {
+        true => Ok(read_tags(&root)),
+        false => Err("expected a Key and a Value in each Tag".into()),
+    }
 }
 
 fn read_tags(root: &Element) -> Vec<(String, String)> {
@@ -488,7 +493,13 @@ mod tests {
     #[test]
     fn tags_come_back() {
         let tags = [("a<b".to_string(), "c & d".to_string()), ("empty".to_string(), String::new())];
-        assert_eq!(read_tags(&xml::parse(tagging(&tags).as_bytes()).unwrap()), tags);
-        assert_eq!(read_tags(&xml::parse(tagging(&[]).as_bytes()).unwrap()), []);
+        assert_eq!(tags_in(tagging(&tags).as_bytes()).unwrap(), tags);
+        assert_eq!(tags_in(tagging(&[]).as_bytes()).unwrap(), []);
+        for wrong in
+            ["", "<Tag><Key>a</Key><Value>b</Value></Tag>", "<TagSet><Tag><Key>a</Key></Tag></TagSet>"]
+        {
+            let document = format!("<Tagging>{wrong}</Tagging>");
+            assert!(tags_in(document.as_bytes()).unwrap_err().starts_with("expected"), "{wrong}");
+        }
     }
 }

@@ -25,7 +25,7 @@ use crate::s3::{CopySource, ObjectHeaders, Precondition, Written};
 
 pub(super) struct State {
     pub key: String,
-    headers: ObjectHeaders,
+    pub headers: ObjectHeaders,
     /// The metadata tell when the file was written.
     stamps: bool,
     /// It was written since its times were set.
@@ -466,9 +466,10 @@ impl State {
         payload: Vec<Bytes>,
         guard: &Precondition,
     ) -> Result<Written, Error> {
+        let on_its_way = self.on_its_way.clone();
+        let _begun = on_its_way.begin(payload.clone());
         self.inherit(writes).await?;
         self.stamp();
-        let _begun = self.on_its_way.begin(payload.clone());
         Ok(writes.uploads.client.put_object(&self.key, payload, &self.headers, guard).await?)
     }
 }

@@ -205,7 +205,11 @@ pub async fn send(uploads: &Uploads, item: &KeptItem, progress: Progress<'_>) ->
     let content = Content::open(&uploads.client, item).map_err(disk_error)?;
     let sent = if let Some(upload) = &kept.upload {
         let parts = divided(&upload.parts, kept.size)?;
-        send_parts(uploads, &content, &upload.upload_id, parts, &guard, progress).await
+        let sent = send_parts(uploads, &content, &upload.upload_id, parts, &guard, progress).await;
+        match sent {
+            Ok(_) if upload.outdated => carry(uploads, kept).await,
+            sent => sent,
+        }
     } else if kept.size <= PART_BYTES {
         let headers = headers(&uploads.client, kept).await?;
         let payload = content.payload(0..kept.size).await?;
@@ -223,6 +227,13 @@ pub async fn send(uploads: &Uploads, item: &KeptItem, progress: Progress<'_>) ->
         Some(S3ErrorKind::NoSuchKey) if kept.upload.is_some() => Error::NotFound,
         _ => e,
     })
+}
+
+/// Gives the object of a kept file what its upload did not bring.
+async fn carry(uploads: &Uploads, kept: &Kept) -> Result<Written, Error> {
+    let head = uploads.client.head_object(&kept.key).await?;
+    let headers = headers(&uploads.client, kept).await?;
+    upload::copy(uploads, &kept.key, &head, &kept.key, Some(&headers)).await
 }
 
 /// Gives a kept file up, and the upload that has some of it.

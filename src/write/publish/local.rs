@@ -251,7 +251,8 @@ impl State {
         };
         let parts = (1..).zip(self.content.parts());
         let parts = parts.map(|(number, (range, as_sent))| KeptPart { range, sent: sent(number, as_sent) });
-        Ok(Some(KeptUpload { upload_id: upload.id().to_owned(), parts: parts.collect() }))
+        let outdated = *upload.headers() != self.headers;
+        Ok(Some(KeptUpload { upload_id: upload.id().to_owned(), outdated, parts: parts.collect() }))
     }
 
     /// What was acknowledged waits for a person from now on; none if nothing was.
