@@ -271,6 +271,26 @@ async fn what_is_set_between_two_commits_stays() {
 }
 
 #[tokio::test]
+async fn an_edit_keeps_the_tags() {
+    for len in [10, 6 * MIB] {
+        let house = House::new();
+        house.fake.put("file", pattern(1, len));
+        let edit = async |at: usize| {
+            let fh = house.open("file", libc::O_WRONLY | libc::O_APPEND).await.unwrap();
+            house.write(fh, at as u64, b" and more").await.unwrap();
+            house.close(fh).await.unwrap();
+            house.fake.object("file").unwrap().tags.clone()
+        };
+        assert_eq!(edit(len).await, "");
+        assert_eq!(house.fake.count("GetObjectTagging"), 0, "S3 says that there are none");
+        set(&house, "file", "s3.tags", "by=me&a%20b=c%3Dd").await.unwrap();
+        assert_eq!(edit(len + 9).await, "by=me&a%20b=c%3Dd");
+        set(&house, "file", "s3.content-language", "de").await.unwrap();
+        assert_eq!(edit(len + 18).await, "by=me&a%20b=c%3Dd", "also after what is set makes a copy of it");
+    }
+}
+
+#[tokio::test]
 async fn what_is_set_when_the_upload_has_begun_is_set_after_it() {
     let data = pattern(3, 12 * MIB);
     for (early, late, header) in [

@@ -13,13 +13,13 @@ use std::time::SystemTime;
 use futures_util::future;
 
 use super::meta::{SetAttr, SetTime};
-use super::s3_xattr::{read_tags, tags_text};
+use super::s3_xattr::read_tags;
 use super::{Attr, Filesystem};
 use crate::attr::xattr::{METADATA_BYTES_MAX, metadata_bytes};
 use crate::attr::{Attributes, Kind, PERMISSIONS};
 use crate::error::{Error, S3ErrorKind};
 use crate::namespace::{FileInfo, Kept, Node};
-use crate::s3::{Document, ObjectHead, ObjectHeaders, ObjectId, S3Client, Written};
+use crate::s3::{Document, ObjectHead, ObjectHeaders, ObjectId, S3Client, Written, tags_text};
 use crate::write::{Object, Published, Writer, markers, upload};
 
 const MARKERS_ARE_BARE: Error = Error::NotSupported("the server keeps no metadata of directories");

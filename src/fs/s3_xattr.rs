@@ -11,20 +11,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::percent_decode_str;
 
 use super::Filesystem;
 use crate::config::RESTORE_TIERS;
 use crate::error::{Error, S3ErrorKind};
 use crate::s3::{
     Acl, Document, ObjectDetails, ObjectHeaders, ObjectId, Permission, Presigned, SSE, SSE_CUSTOMER,
-    SSE_KMS_KEY, is_header_value, tags_in,
+    SSE_KMS_KEY, is_header_value, tags_in, tags_text,
 };
 
 /// How long a presigned URL lasts.
 const PRESIGNED_FOR: Duration = Duration::from_secs(3600);
-/// What need not be escaped in a tag.
-const TAG: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'/').remove(b':');
 const SETTABLE_HEADERS: [&str; 4] =
     ["cache-control", "content-encoding", "content-disposition", "content-language"];
 const CHECKSUM: &str = "x-amz-checksum-";
@@ -287,13 +285,6 @@ fn read_tagging(value: &[u8]) -> Result<Vec<(String, String)>, Error> {
     }
 }
 
-/// As S3 takes them in a header.
-pub(super) fn tags_text(tags: &[(String, String)]) -> String {
-    let escape = |text| utf8_percent_encode(text, TAG).to_string();
-    let pairs: Vec<String> = tags.iter().map(|(k, v)| format!("{}={}", escape(k), escape(v))).collect();
-    pairs.join("&")
-}
-
 pub(super) fn read_tags(text: &str) -> Result<Vec<(String, String)>, Error> {
     let unescape = |text: &str| {
         let decoded = percent_decode_str(&text.replace('+', " ")).decode_utf8().map(String::from);
@@ -364,6 +355,7 @@ mod tests {
             version_id: None,
             metadata: Vec::new(),
             headers: Vec::new(),
+            tag_count: 0,
         };
         for (told, expected) in [
             (&[][..], None),

@@ -10,12 +10,16 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, header};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::xml::{self, Element};
-use super::{ObjectId, R, S3Client, call, call_on, payload, set_document};
+use super::{ObjectHead, ObjectHeaders, ObjectId, R, S3Client, call, call_on, payload, set_document};
 use crate::aws::retry::Call;
 use crate::config::CANNED_ACLS;
 use crate::error::{S3Error, S3ErrorKind};
+
+/// What need not be escaped in a tag.
+const TAG: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'/').remove(b':');
 
 /// A document in S3's own form: XML, but for the policy, which is JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -358,6 +362,16 @@ impl S3Client {
         }
     }
 
+    /// What an object carries that goes on as the next one of its key. S3 tells tags apart.
+    pub async fn carried(&self, key: &str, head: ObjectHead) -> R<ObjectHeaders> {
+        let is_tagged = head.tag_count > 0;
+        let mut headers = ObjectHeaders::from(head);
+        if is_tagged {
+            headers.set_tagging(tags_text(&self.get_tags(Some(ObjectId::current(key))).await?));
+        }
+        Ok(headers)
+    }
+
     /// These and no others.
     ///
     /// # Errors
@@ -426,6 +440,13 @@ fn read_tags(root: &Element) -> Vec<(String, String)> {
     let text = |tag: &Element, name| tag.text_of(name).unwrap_or_default().to_string();
     let set = root.child("TagSet").into_iter();
     set.flat_map(|set| set.children("Tag")).map(|tag| (text(tag, "Key"), text(tag, "Value"))).collect()
+}
+
+/// As S3 takes them in a header.
+pub fn tags_text(tags: &[(String, String)]) -> String {
+    let escape = |text| utf8_percent_encode(text, TAG).to_string();
+    let pairs: Vec<String> = tags.iter().map(|(k, v)| format!("{}={}", escape(k), escape(v))).collect();
+    pairs.join("&")
 }
 
 fn tagging(tags: &[(String, String)]) -> String {

@@ -305,6 +305,9 @@ pub(super) fn read_head(headers: &HeaderMap, size: u64) -> Result<ObjectHead, &'
         version_id: header_text(headers, "x-amz-version-id"),
         metadata: metadata.collect(),
         headers: kept.collect(),
+        tag_count: header_text(headers, "x-amz-tagging-count")
+            .and_then(|n| n.trim().parse().ok())
+            .unwrap_or(0),
     })
 }
 

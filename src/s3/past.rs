@@ -180,6 +180,7 @@ impl S3Client {
             version_id: Some(version_id),
             metadata: Vec::new(),
             headers: Vec::new(),
+            tag_count: 0,
         }))
     }
 

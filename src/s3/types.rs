@@ -83,6 +83,8 @@ pub struct ObjectHead {
     /// Where set: `Content-Encoding`, `Cache-Control`, `Content-Disposition`, `Content-Language`, `Expires`, and what S3
     /// copies with none of its directives: the website's redirect, and how the object is encrypted.
     pub headers: Vec<(String, String)>,
+    /// How many tags it has; 0 also for who may not read them.
+    pub tag_count: u64,
 }
 
 /// An object, and which of its versions.

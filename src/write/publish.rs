@@ -195,7 +195,7 @@ impl State {
             if head.etag != base.etag {
                 return Err(Error::Stale);
             }
-            self.headers = ObjectHeaders::from(head);
+            self.headers = writes.uploads.client.carried(&self.key, head).await?;
             self.inherits = false;
         }
         Ok(())

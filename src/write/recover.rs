@@ -330,7 +330,7 @@ pub(super) async fn guard(uploads: &Uploads, kept: &Kept) -> Result<Precondition
 async fn headers(client: &S3Client, kept: &Kept) -> Result<ObjectHeaders, Error> {
     if kept.inherits {
         let head = client.head_object(&kept.key).await.map_err(is_it_the_base)?;
-        return Ok(ObjectHeaders::from(head));
+        return Ok(client.carried(&kept.key, head).await?);
     }
     let kept = kept.headers.clone();
     Ok(ObjectHeaders {

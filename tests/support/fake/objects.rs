@@ -241,6 +241,9 @@ fn describe(answer: &mut Answer, object: &Object) {
     answer.set("content-type", object.content_type());
     // S3 encrypts all that it keeps.
     answer.set("x-amz-server-side-encryption", "AES256");
+    if !object.tags.is_empty() {
+        answer.set("x-amz-tagging-count", &object.tags.split('&').count().to_string());
+    }
     for (name, value) in &object.headers {
         // As S3 does: the class is not named where it is the default.
         if name != "x-amz-storage-class" || value != "STANDARD" {
