@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::io::Write as _;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -284,6 +285,19 @@ fn features_of_a_file(kind: Kind) {
     place.remove(file, "s3.tags");
     assert_eq!(place.boto("get_object_tagging", about())["TagSet"], json!([]));
     assert_eq!(place.get(file, "s3.tags"), None);
+
+    // Before the close they travel with the upload, and an edit keeps them.
+    let mut new = std::fs::File::create(place.mount.dir.join("d/tagged")).expect("a new file");
+    place.set("d/tagged", "s3.tags", "by=me&for=you%20all");
+    new.write_all(b"one").expect("room");
+    drop(new);
+    let mut again =
+        std::fs::File::options().append(true).open(place.mount.dir.join("d/tagged")).expect("it is there");
+    again.write_all(b", two").expect("room");
+    drop(again);
+    let told = place.boto("get_object_tagging", json!({ "Key": "d/tagged" }))["TagSet"].to_string();
+    assert!(told.contains("you all") && told.contains("me"), "{told}");
+    assert_eq!(place.boto.get(&place.bucket, "d/tagged"), b"one, two");
 
     if kind == Kind::Moto {
         of_a_file_on_moto(&mut place);
