@@ -27,8 +27,9 @@ const IN_FLIGHT_MAX: usize = 64;
 /// For how long nothing more is acknowledged before what was is sent: most of what is to be renamed, removed, written again
 /// or changed right after is so by then, and is sent once, or never; and who writes has the processor to itself.
 const SETTLE_TIME: Duration = Duration::from_millis(500);
-/// How long it waits at most.
-const SETTLE_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long it waits at most, as the kernel's own dirty pages do: a directory that S3 has is looked up there again each
+/// time-to-live, level after level, and a tree that is still being made in it gets slow.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long to wait before S3, which was not to be reached, is tried again; longer each time.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
