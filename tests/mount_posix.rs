@@ -101,7 +101,6 @@ fn moto_passes_what_needs_no_hard_links() {
 }
 
 #[test]
-#[ignore = "40 s: --ignored runs it"]
 fn moto_passes_what_needs_no_hard_links_with_write_back() {
     check(shared(Kind::Moto), "kept", &["--attrs=meta", "--write-back"], KEPT);
 }

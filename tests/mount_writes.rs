@@ -4,9 +4,9 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use support::mount::{Mount, Options, flush, run};
 use support::servers::{Kind, Server, program, shared};
@@ -176,6 +176,39 @@ fn seaweedfs_holes_are_told_until_they_are_published() {
     succeed(Command::new(program("python3")).arg("-c").arg(HOLES).arg(&mount.dir));
 }
 
+/// A Python program that says how far it is, and goes on when it is told to.
+struct Stepwise {
+    program: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    stdin: ChildStdin,
+}
+
+impl Stepwise {
+    fn start(script: &str, at: &Path) -> Stepwise {
+        let mut python = Command::new(program("python3"));
+        let python = python.arg("-u").arg("-c").arg(script).arg(at);
+        let mut program = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3");
+        let lines = BufReader::new(program.stdout.take().expect("piped")).lines();
+        let stdin = program.stdin.take().expect("piped");
+        Stepwise { program, lines, stdin }
+    }
+
+    #[track_caller]
+    fn said(&mut self, word: &str) {
+        assert_eq!(self.lines.next().expect("a line").expect("text"), word);
+    }
+
+    fn go_on(&mut self) {
+        writeln!(self.stdin).expect("it reads");
+    }
+
+    #[track_caller]
+    fn ends(mut self) {
+        self.go_on();
+        assert!(self.program.wait().expect("it ends").success());
+    }
+}
+
 /// Closes at exec, and a child that ends, tell of no end: S3 has the file when who writes it has closed it.
 #[test]
 fn seaweedfs_who_only_inherits_a_descriptor_publishes_nothing() {
@@ -205,19 +238,14 @@ with open(sys.argv[1], "wb") as f:
     let bucket = server.bucket("inherited");
     let mount = Options::new(server, &bucket).mount();
     let file = mount.dir.join("file");
-    let mut writes = Command::new(program("python3"));
-    let writes = writes.arg("-u").arg("-c").arg(WRITES).arg(&file);
-    let mut writes = writes.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3");
-    let mut said = BufReader::new(writes.stdout.take().expect("piped")).lines();
-    let mut go_on = writes.stdin.take().expect("piped");
-    assert_eq!(said.next().expect("a line").expect("text"), "half");
+    let mut writes = Stepwise::start(WRITES, &file);
+    writes.said("half");
     assert_eq!(server.boto().keys(&bucket, ""), [""; 0], "nobody who wrote has closed it");
-    writeln!(go_on).expect("it reads");
-    assert_eq!(said.next().expect("a line").expect("text"), "child");
+    writes.go_on();
+    writes.said("child");
     let by_child = server.boto().get(&bucket, "file");
     assert_eq!(by_child, b"half, and the rest, and the child's", "who wrote and closed must find it in S3");
-    writeln!(go_on).expect("it reads");
-    assert!(writes.wait().expect("it ends").success());
+    writes.ends();
     assert_eq!(std::fs::read(&file).expect("a file"), b"half, and the rest, and the child's, and the rest");
 }
 
@@ -239,17 +267,12 @@ sys.stdin.readline()
     let server = shared(Kind::SeaweedFs);
     let bucket = server.bucket("synced");
     let mount = Options::new(server, &bucket).mount();
-    let mut writes = Command::new(program("python3"));
-    let writes = writes.arg("-c").arg(WRITES).arg(&mount.dir);
-    let mut writes = writes.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3");
-    let mut said = BufReader::new(writes.stdout.take().expect("piped")).lines();
-    let mut go_on = writes.stdin.take().expect("piped");
-    assert_eq!(said.next().expect("a line").expect("text"), "written");
+    let mut writes = Stepwise::start(WRITES, &mount.dir);
+    writes.said("written");
     for name in ["sync", "dsync", "once"] {
         assert_eq!(server.boto().get(&bucket, name), b"one, two", "{name}");
     }
-    writeln!(go_on).expect("it reads");
-    assert!(writes.wait().expect("it ends").success());
+    writes.ends();
 }
 
 /// All of fsx's operations.

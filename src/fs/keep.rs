@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use futures_util::future;
 
 use super::meta::{SetAttr, SetTime};
-use super::s3_xattr::read_tags;
+use super::s3_xattr::{check_tags, read_tags};
 use super::{Attr, Filesystem};
 use crate::attr::xattr::{METADATA_BYTES_MAX, metadata_bytes};
 use crate::attr::{Attributes, Kind, PERMISSIONS};
@@ -156,7 +156,7 @@ impl Filesystem {
         Ok(self.client.put_acl_again(object, acl).await?)
     }
 
-    /// Changes what is to be published of a file carries. False, and the change is left, where nothing is to be.
+    /// Changes what a file carries that is still to be published. False, and the change is left, where nothing is to be.
     async fn change_pending(
         &self,
         ino: u64,
@@ -180,19 +180,14 @@ impl Filesystem {
         Ok(true)
     }
 
-    /// Tags a file or directory, with the upload where it is still to be published; `check`: whether S3 will take them then.
-    pub(super) async fn tag(
-        &self,
-        ino: u64,
-        tags: &[(String, String)],
-        check: impl FnOnce() -> Result<(), Error> + Send,
-    ) -> Result<(), Error> {
+    /// Tags a file or directory, with the upload where it is still to be published.
+    pub(super) async fn tag(&self, ino: u64, tags: &[(String, String)]) -> Result<(), Error> {
         let _pass = self.pass_file(ino).await;
         let turn = self.keeping.turn(ino);
         let _turn = turn.lock().await;
         let tagging = tags_text(tags);
         let mut change = Some(|headers: &mut ObjectHeaders| {
-            check()?;
+            check_tags(tags)?;
             headers.set_tagging(tagging.clone());
             Ok(())
         });

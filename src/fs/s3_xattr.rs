@@ -56,7 +56,7 @@ fn document(name: &str) -> Option<Document> {
 /// S3's limits on the tags of one object, and what tags may be of:
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-tagging.html>. Of what travels with a file it must be known
 /// before, lest S3 refuse the file.
-fn check_tags(tags: &[(String, String)]) -> Result<(), Error> {
+pub(super) fn check_tags(tags: &[(String, String)]) -> Result<(), Error> {
     let is_allowed =
         |c: char| c.is_alphanumeric() || c.is_whitespace() && !c.is_control() || "_.:/=+-@".contains(c);
     let fits =
@@ -150,20 +150,24 @@ impl Filesystem {
             return Err(Error::NotSupported("S3's attributes of an account: buckets have them"));
         }
         let key = self.namespace.key(ino)?;
-        if ino != self.namespace.root() && matches!(name, "acl" | "tags") {
-            // Of what was acknowledged, S3 has directories first; files' tags travel.
-            if name == "acl" || key.ends_with('/') {
+        match name {
+            _ if ino == self.namespace.root() => {}
+            "tags" => {
+                // Of what was acknowledged, S3 has directories first; files' tags travel.
+                if key.ends_with('/') {
+                    self.sent(&key).await?;
+                }
+                return self.tag(ino, &value.map(read_tagging).transpose()?.unwrap_or_default()).await;
+            }
+            "acl" => {
                 self.sent(&key).await?;
+                if let Some(writer) = self.handles.writer(ino)
+                    && writer.is_dirty().await
+                {
+                    return Err(Error::Busy("an ACL is the object's in S3, and this file is being written"));
+                }
             }
-            if name == "tags" {
-                let tags = value.map(read_tagging).transpose()?.unwrap_or_default();
-                return self.tag(ino, &tags, || check_tags(&tags)).await;
-            }
-            if let Some(writer) = self.handles.writer(ino)
-                && writer.is_dirty().await
-            {
-                return Err(Error::Busy("an ACL is the object's in S3, and this file is being written"));
-            }
+            _ => {}
         }
         let located = self.client.locate(&key).await?;
         let of = (ino != self.namespace.root()).then(|| located.id());

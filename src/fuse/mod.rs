@@ -330,7 +330,8 @@ impl fuser::Filesystem for Door {
         }
         // Of the descriptor or of this call alone; O_SYNC has it as well. The kernel leaves it to us.
         let synced = flags.0 & libc::O_DSYNC != 0;
-        match if synced { Ok(false) } else { fs.write_now(fh.0, offset, data) } {
+        let done = if synced { Ok(false) } else { fs.write_now(fh.0, offset, data) };
+        match done {
             Ok(true) => return reply.written(size),
             Err(e) => return reply.error(refuse(&fs, "write", ino, None, &e)),
             Ok(false) => {}

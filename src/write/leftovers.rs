@@ -39,7 +39,7 @@ pub async fn settle_renames(uploads: &Uploads, left: &[Open], items: &mut Vec<Ke
                 };
                 let finished = finished.await;
                 if finished.is_err() {
-                    items.retain(|item| below(item, (from, *at)).is_none()); // they wait with it
+                    hold_back(items, (from, *at), None);
                 }
                 (from, to, finished, "finished")
             }
@@ -58,10 +58,7 @@ pub async fn settle_renames(uploads: &Uploads, left: &[Open], items: &mut Vec<Ke
                 };
                 let settled = settled.await;
                 if settled.is_err() {
-                    let waits = |item: &KeptItem| {
-                        below(item, (from, *at)).is_some() || Some(item.name()) == drops.as_deref()
-                    };
-                    items.retain(|item| !waits(item));
+                    hold_back(items, (from, *at), drops.as_deref());
                 }
                 (from, to, settled, "finished, or had not begun")
             }
@@ -85,6 +82,11 @@ pub async fn settle_renames(uploads: &Uploads, left: &[Open], items: &mut Vec<Ke
 
 fn drop_item(journal: &Journal, items: &mut Vec<KeptItem>, name: Option<&str>) {
     items.extract_if(.., |item| Some(item.name()) == name).for_each(|item| journal.discard(item));
+}
+
+/// What a rename that is not settled is to move, or to drop by this name, waits with it.
+fn hold_back(items: &mut Vec<KeptItem>, from: (&str, SystemTime), drops: Option<&str>) {
+    items.retain(|item| below(item, from).is_none() && Some(item.name()) != drops);
 }
 
 /// What follows `from` in the key of an item that was there when the rename began.
