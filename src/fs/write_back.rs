@@ -27,9 +27,11 @@ const IN_FLIGHT_MAX: usize = 64;
 /// For how long nothing more is acknowledged before what was is sent: most of what is to be renamed, removed, written again
 /// or changed right after is so by then, and is sent once, or never; and who writes has the processor to itself.
 const SETTLE_TIME: Duration = Duration::from_millis(500);
-/// How long it waits at most, as the kernel's own dirty pages do: a directory that S3 has is looked up there again each
-/// time-to-live, level after level, and a tree that is still being made in it gets slow.
+/// How long it waits at most, as the kernel's own dirty pages do; a directory, from the last time something was made in it or
+/// below it: one that S3 has is looked up there again each time-to-live, level after level, and so is each new name in it.
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(30);
+/// How long a directory waits at most in which there is always something made.
+const HELD_TIME_MAX: Duration = Duration::from_secs(600);
 /// How long to wait before S3, which was not to be reached, is tried again; longer each time.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -43,16 +45,18 @@ pub(super) struct WriteBack {
     state: Mutex<State>,
     /// Something was sent, or failed.
     changed: Notify,
-    /// Those that wait to try again do so now.
+    /// Those that wait, be it to try again, do so no longer.
     hurry: Notify,
+    /// The staging directory fills: files that settle are sent now.
+    fills: Notify,
 }
 
 #[derive(Default)]
 struct State {
     /// By inode.
     under_way: HashMap<u64, Progress>,
-    /// Those of them that nobody has begun to send.
-    settling: Vec<(u64, Sending)>,
+    /// The files among them that nobody has begun to send.
+    settling: Vec<(u64, Arc<Writer>)>,
     /// When something was acknowledged last.
     last: Option<Instant>,
     /// What is to be sent of the directories among them.
@@ -61,8 +65,8 @@ struct State {
     leaving: bool,
     /// What S3 was not to be reached for since then.
     gave_up: Option<Error>,
-    /// Who waits until S3 has it.
-    awaited: usize,
+    /// Somebody waits until S3 has what is at these keys, or below.
+    awaited: Vec<String>,
 }
 
 #[derive(Default)]
@@ -82,12 +86,23 @@ struct Marker {
     over: bool,
     /// In the journal.
     noted: u64,
+    since: Instant,
+    /// When something was acknowledged last that is in it, or below.
+    used: Instant,
 }
 
 impl WriteBack {
     pub fn new(on: bool, writes: Writes) -> WriteBack {
         let turns = Semaphore::new(IN_FLIGHT_MAX);
-        WriteBack { on, writes, turns, state: Mutex::default(), changed: Notify::new(), hurry: Notify::new() }
+        WriteBack {
+            on,
+            writes,
+            turns,
+            state: Mutex::default(),
+            changed: Notify::new(),
+            hurry: Notify::new(),
+            fills: Notify::new(),
+        }
     }
 
     /// What is acknowledged and not in S3.
@@ -152,25 +167,42 @@ impl WriteBack {
     }
 
     /// Whether somebody must see to it that what settles is sent.
-    fn settle(&self, ino: u64, what: Sending) -> bool {
+    fn settle(&self, ino: u64, writer: Arc<Writer>) -> bool {
         let settling = &mut self.lock().settling;
-        settling.push((ino, what));
+        settling.push((ino, writer));
         settling.len() == 1
     }
 
-    /// Until when what settles since then may wait; none: no longer.
+    /// Until when files that settle since then may wait; none: no longer.
     fn settles_until(&self, since: Instant) -> Option<Instant> {
         let state = self.lock();
-        let quiet = state.last.unwrap_or(since) + SETTLE_TIME;
-        let until = quiet.min(since + SETTLE_TIME_MAX);
-        (state.awaited == 0 && !state.leaving && Instant::now() < until).then_some(until)
+        if state.awaited.is_empty() { state.quiet_until(since + SETTLE_TIME_MAX) } else { None }
     }
 
-    /// Somebody waits until S3 has it, until this is dropped.
-    fn awaited(&self) -> Awaited<'_> {
-        self.lock().awaited += 1;
+    /// Until when a directory may wait; none: no longer.
+    fn holds_until(&self, ino: u64) -> Option<Instant> {
+        let state = self.lock();
+        let Marker { key, since, used, .. } = state.markers.get(&ino)?;
+        match state.awaited.iter().any(|awaited| is_within(key, awaited)) {
+            true => None,
+            false => state.quiet_until((*used + SETTLE_TIME_MAX).min(*since + HELD_TIME_MAX)),
+        }
+    }
+
+    /// Something was acknowledged below these directories.
+    fn made_below(&self, dirs: Vec<u64>) {
+        let mut state = self.lock();
+        let now = Instant::now();
+        for dir in dirs {
+            state.markers.entry(dir).and_modify(|marker| marker.used = now);
+        }
+    }
+
+    /// Somebody waits until S3 has what is at `key` or below, until this is dropped.
+    fn awaited(&self, key: &str) -> Awaited<'_> {
+        self.lock().awaited.push(key.to_owned());
         self.hurry.notify_waiters();
-        Awaited(self)
+        Awaited { write_back: self, key: key.to_owned() }
     }
 
     /// Whether a marker of this directory, or of one below it, is on its way. `dir`: its key.
@@ -204,11 +236,25 @@ impl WriteBack {
     }
 }
 
-struct Awaited<'a>(&'a WriteBack);
+impl State {
+    /// When nothing more was acknowledged for a while, or `at_most` has come; none: that is now.
+    fn quiet_until(&self, at_most: Instant) -> Option<Instant> {
+        let until = self.last.map_or(at_most, |last| at_most.min(last + SETTLE_TIME));
+        (!self.leaving && Instant::now() < until).then_some(until)
+    }
+}
+
+struct Awaited<'a> {
+    write_back: &'a WriteBack,
+    key: String,
+}
 
 impl Drop for Awaited<'_> {
     fn drop(&mut self) {
-        self.0.lock().awaited -= 1;
+        let awaited = &mut self.write_back.lock().awaited;
+        if let Some(at) = awaited.iter().position(|key| *key == self.key) {
+            awaited.swap_remove(at);
+        }
     }
 }
 
@@ -218,8 +264,9 @@ impl Filesystem {
             self.namespace.pin(ino);
             self.send(ino, Sending::File(writer.clone()));
         }
+        self.write_back.made_below(self.namespace.above(ino));
         if self.writes.staging.is_short() {
-            self.write_back.hurry.notify_waiters();
+            self.write_back.fills.notify_waiters();
         }
     }
 
@@ -249,8 +296,11 @@ impl Filesystem {
         over: bool,
         noted: u64,
     ) {
-        let before = self.write_back.lock().markers.insert(ino, Marker { key, headers, over, noted });
+        let now = Instant::now();
+        let marker = Marker { key, headers, over, noted, since: now, used: now };
+        let before = self.write_back.lock().markers.insert(ino, marker);
         before.into_iter().for_each(|before| self.journal.end(before.noted));
+        self.write_back.made_below(self.namespace.above(ino));
         self.namespace.set_directory_local(ino, !over);
         if self.write_back.add(ino) {
             self.send(ino, Sending::Directory);
@@ -258,31 +308,52 @@ impl Filesystem {
     }
 
     fn send(&self, ino: u64, what: Sending) {
-        if self.write_back.settle(ino, what)
-            && let Some(fs) = self.me.upgrade()
-        {
-            self.runtime.spawn(fs.send_what_settles());
+        let Some(fs) = self.me.upgrade() else { return };
+        match what {
+            Sending::Directory => {
+                self.runtime.spawn(fs.send_until_it_is_there(ino, what));
+            }
+            Sending::File(writer) => {
+                if self.write_back.settle(ino, writer) {
+                    self.runtime.spawn(fs.send_what_settles());
+                }
+            }
         }
     }
 
     async fn send_what_settles(self: Arc<Self>) {
         let since = Instant::now();
         loop {
-            let hurry = self.write_back.hurry.notified();
+            let (hurry, fills) = (self.write_back.hurry.notified(), self.write_back.fills.notified());
             let Some(until) =
                 self.write_back.settles_until(since).filter(|_| !self.writes.staging.is_short())
             else {
                 break;
             };
-            _ = tokio::time::timeout_at(until, hurry).await;
+            tokio::select! {
+                () = hurry => {}
+                () = fills => {}
+                () = tokio::time::sleep_until(until) => {}
+            }
         }
-        for (ino, what) in std::mem::take(&mut self.write_back.lock().settling) {
-            self.runtime.spawn(self.clone().send_until_it_is_there(ino, what));
+        for (ino, writer) in std::mem::take(&mut self.write_back.lock().settling) {
+            self.runtime.spawn(self.clone().send_until_it_is_there(ino, Sending::File(writer)));
+        }
+    }
+
+    async fn until_nothing_is_made_in(&self, dir: u64) {
+        loop {
+            let hurry = self.write_back.hurry.notified();
+            let Some(until) = self.write_back.holds_until(dir) else { return };
+            _ = tokio::time::timeout_at(until, hurry).await;
         }
     }
 
     async fn send_until_it_is_there(self: Arc<Self>, ino: u64, what: Sending) {
         let (mut pause, mut unused) = (PAUSE_MIN, false);
+        if let Sending::Directory = what {
+            self.until_nothing_is_made_in(ino).await;
+        }
         loop {
             let e = match self.send_once(ino, &what).await {
                 Err(e) if e.is_passing() => e,
@@ -327,7 +398,7 @@ impl Filesystem {
             Sending::Directory => {
                 let _turn = self.turn().await?;
                 let marker = self.write_back.lock().markers.get(&ino).cloned();
-                let Some(Marker { key, headers, over, noted }) = marker else { return Ok(()) };
+                let Some(Marker { key, headers, over, noted, .. }) = marker else { return Ok(()) };
                 let client = &self.write_back.writes.uploads.client;
                 match over {
                     true => self.put_marker(client, &key, &headers).await?,
@@ -383,7 +454,7 @@ impl Filesystem {
             let concerned = state.under_way.iter().filter(|(ino, _)| concerned(ino));
             concerned.map(|(ino, progress)| (*ino, progress.failures)).collect()
         };
-        let _awaited = write_back.awaited();
+        let _awaited = write_back.awaited(key);
         loop {
             let changed = write_back.changed.notified();
             {

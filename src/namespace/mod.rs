@@ -259,6 +259,13 @@ impl Namespace {
         self.lock().parent(ino).unwrap_or(key::ROOT_INO)
     }
 
+    /// The directories that an inode's name is in, from the nearest on, but for the root.
+    pub fn above(&self, ino: u64) -> Vec<u64> {
+        let table = self.lock();
+        let above = |ino: &u64| table.parent(*ino).filter(|dir| *dir != self.root && *dir != key::ROOT_INO);
+        std::iter::successors(above(&ino), above).collect()
+    }
+
     /// Whether it is a version, or a directory of versions.
     pub fn is_past(&self, ino: u64) -> bool {
         self.lock().is_past(ino)
