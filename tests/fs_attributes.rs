@@ -172,6 +172,34 @@ async fn a_new_file_is_its_makers_and_as_old_as_its_last_write() {
 }
 
 #[tokio::test]
+async fn what_is_set_while_an_upload_is_completed_loses_nothing_that_was_set_before() {
+    let house = keeping();
+    let fh = house.create("large", libc::O_WRONLY).await.unwrap();
+    let data = pattern(1, 12 * MIB);
+    for (n, chunk) in data.chunks(MIB).enumerate() {
+        house.write(fh, (n * MIB) as u64, chunk).await.unwrap();
+    }
+    set(&house, "large", chmod(0o600)).await.unwrap();
+    let delay = Fault::Delay(Duration::from_millis(100));
+    let completed = house.faults.plan(On::op("CompleteMultipartUpload"), delay);
+    let set_meanwhile = async {
+        while completed.fired() == 0 {
+            tokio::task::yield_now().await;
+        }
+        set(&house, "large", utimens(1_700_000_000)).await
+    };
+    let (closed, set) = tokio::join!(house.close(fh), set_meanwhile);
+    closed.unwrap();
+    set.unwrap();
+    for refreshed in [false, true] {
+        let shown = stat(&house, "large").await;
+        assert_eq!((shown.perm, shown.mtime), (0o600, time(1_700_000_000)), "asked anew: {refreshed}");
+        house.refresh("large").await;
+    }
+    assert_eq!(house.cat("large").await.unwrap(), data);
+}
+
+#[tokio::test]
 async fn what_is_set_later_is_one_copy_that_keeps_all_else() {
     let house = keeping();
     let headers = [

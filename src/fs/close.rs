@@ -102,14 +102,16 @@ impl Filesystem {
         writer: &Writer,
         published: Published,
     ) -> Result<(), Error> {
-        let Committed { etag, size } = published.now.clone();
-        self.versions.made(ino, published.from.as_deref(), &etag);
+        let Published { now: Committed { etag, size }, from, headers, late } = published;
+        self.versions.made(ino, from.as_deref(), &etag);
         self.namespace.publish(ino, FileInfo { size, mtime: self.mtime_of(ino), etag, kept: None });
-        let kept = self.keep_published(ino, &published).await;
+        if late.is_ok() && self.namespace.keeps_attributes() {
+            self.namespace.changed_attributes(ino, self.attributes_in(&headers));
+        }
         if writer.is_dirty().await {
             self.namespace.written(ino, writer.len()); // another handle wrote on meanwhile
         }
-        kept
+        late
     }
 
     /// When the file that was published just now is to show as written: as it was shown before. Kept attributes tell

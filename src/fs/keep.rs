@@ -13,14 +13,14 @@ use std::time::SystemTime;
 use futures_util::future;
 
 use super::meta::{SetAttr, SetTime};
-use super::s3_xattr::{check_tags, read_tags};
+use super::s3_xattr::check_tags;
 use super::{Attr, Filesystem};
 use crate::attr::xattr::{METADATA_BYTES_MAX, metadata_bytes};
 use crate::attr::{Attributes, Kind, PERMISSIONS};
 use crate::error::{Error, S3ErrorKind};
 use crate::namespace::{FileInfo, Kept, Node};
-use crate::s3::{Document, ObjectHead, ObjectHeaders, ObjectId, S3Client, Written, tags_text};
-use crate::write::{Object, Published, Writer, markers, upload};
+use crate::s3::{ObjectHead, ObjectHeaders, ObjectId, S3Client, Written, tags_text};
+use crate::write::{Object, Writer, markers, upload};
 
 const MARKERS_ARE_BARE: Error = Error::NotSupported("the server keeps no metadata of directories");
 
@@ -194,18 +194,12 @@ impl Filesystem {
         if self.change_pending(ino, &mut change).await? {
             return Ok(());
         }
-        self.put_tags(tags, ObjectId::current(&self.namespace.key(ino)?)).await?;
+        let key = self.namespace.key(ino)?;
+        self.client.put_tags(tags, Some(ObjectId::current(&key))).await?;
         if let Some(writer) = self.handles.writer(ino) {
             writer.carries(|headers| headers.set_tagging(tagging)).await;
         }
         Ok(())
-    }
-
-    async fn put_tags(&self, tags: &[(String, String)], object: ObjectId<'_>) -> Result<(), Error> {
-        match tags {
-            [] => Ok(self.client.delete_document(Document::Tagging, Some(object)).await?),
-            tags => Ok(self.client.put_tags(tags, Some(object)).await?),
-        }
     }
 
     /// What handles still hold of a file that was removed is kept here alone.
@@ -240,7 +234,7 @@ impl Filesystem {
         head: &ObjectHead,
         headers: &ObjectHeaders,
     ) -> Result<(), Error> {
-        let Written { etag, .. } = self.copy_onto_itself(key, head, headers).await?;
+        let Written { etag, .. } = upload::carry(&self.writes.uploads, key, head, headers).await?;
         self.objects_moved(|linked| {
             let is_it = linked.key == key && linked.etag == head.etag;
             is_it.then(|| Object { etag: etag.clone(), ..linked.clone() })
@@ -267,18 +261,6 @@ impl Filesystem {
             self.namespace.written(ino, writer.len());
         }
         Ok(())
-    }
-
-    async fn copy_onto_itself(
-        &self,
-        key: &str,
-        head: &ObjectHead,
-        headers: &ObjectHeaders,
-    ) -> Result<Written, Error> {
-        // Said in so many words, lest it become what the mount gives new objects.
-        let class = headers.storage_class.clone().or_else(|| Some("STANDARD".into()));
-        let headers = ObjectHeaders { storage_class: class, ..headers.clone() };
-        upload::copy(&self.writes.uploads, key, head, key, Some(&headers)).await
     }
 
     /// As [`Filesystem::change_headers`]; the marker is written where it was missing.
@@ -310,7 +292,7 @@ impl Filesystem {
         let noted = match head.filter(|head| head.size > 0) {
             Some(head) => {
                 let acl = self.client.acl_to_keep(ObjectId::current(&dir)).await?;
-                self.copy_onto_itself(&dir, &head, &headers).await?;
+                upload::carry(&self.writes.uploads, &dir, &head, &headers).await?;
                 self.client.put_acl_again(ObjectId::current(&dir), acl).await?;
                 None
             }
@@ -403,34 +385,6 @@ impl Filesystem {
             let Attr { mtime, ctime, .. } = self.attr(&entry);
             let times = Attributes { mtime: Some(mtime), ctime: Some(ctime), ..Attributes::default() };
             writer.stamp(&times).await?;
-        }
-        Ok(())
-    }
-
-    /// The object is published: what it carries is known, and what came too late for the upload is set now.
-    pub(super) async fn keep_published(&self, ino: u64, published: &Published) -> Result<(), Error> {
-        let Published { now, headers, outdated, .. } = published;
-        if let Some(outdated) = outdated {
-            let turn = self.keeping.turn(ino);
-            let _turn = turn.lock().await;
-            // Somebody may have changed them since, with this turn.
-            let headers = match self.handles.writer(ino) {
-                Some(writer) => &writer.headers().await,
-                None => headers,
-            };
-            let key = self.namespace.key(ino)?;
-            let head = self.client.head_object(&key).await?;
-            if head.etag != now.etag {
-                return Err(Error::Stale);
-            }
-            if !outdated.is_but_for_tags(headers) {
-                return self.rewrite(ino, &key, &head, headers).await;
-            }
-            let tags = read_tags(headers.tagging().unwrap_or_default())?;
-            self.put_tags(&tags, ObjectId::current(&key)).await?;
-        }
-        if self.namespace.keeps_attributes() {
-            self.namespace.changed_attributes(ino, self.attributes_in(headers));
         }
         Ok(())
     }

@@ -11,14 +11,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use percent_encoding::percent_decode_str;
 
 use super::Filesystem;
 use crate::config::RESTORE_TIERS;
 use crate::error::{Error, S3ErrorKind};
 use crate::s3::{
     Acl, Document, ObjectDetails, ObjectHeaders, ObjectId, Permission, Presigned, SSE, SSE_CUSTOMER,
-    SSE_KMS_KEY, is_header_value, tags_in, tags_text,
+    SSE_KMS_KEY, is_header_value, tags_in, tags_of_text, tags_text,
 };
 
 /// How long a presigned URL lasts.
@@ -285,22 +284,8 @@ fn read_tagging(value: &[u8]) -> Result<Vec<(String, String)>, Error> {
             tracing::warn!("no document of tags: {why}");
             Error::Invalid("a document that is none of tags")
         }),
-        false => read_tags(text(value)?),
+        false => tags_of_text(text(value)?).ok_or(Error::Invalid("tags that are not UTF-8")),
     }
-}
-
-pub(super) fn read_tags(text: &str) -> Result<Vec<(String, String)>, Error> {
-    let unescape = |text: &str| {
-        let decoded = percent_decode_str(&text.replace('+', " ")).decode_utf8().map(String::from);
-        decoded.map_err(|_| Error::Invalid("tags that are not UTF-8"))
-    };
-    let pairs = text.split('&').filter(|pair| !pair.is_empty());
-    pairs
-        .map(|pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            Ok((unescape(key)?, unescape(value)?))
-        })
-        .collect()
 }
 
 /// `FULL_CONTROL id="…"; READ uri="…", id="…"`; none for what is no grants, but a name.
@@ -334,19 +319,6 @@ fn read_restore(text: &str) -> Result<(u32, Option<&str>), Error> {
 mod tests {
     use super::*;
     use crate::s3::ObjectHead;
-
-    #[test]
-    fn tags_are_written_as_s3_takes_them_in_a_header() {
-        let tags = [("by", "me"), ("a b", "1&2=3"), ("ü", "")].map(|(k, v)| (k.to_string(), v.to_string()));
-        let text = tags_text(&tags);
-        assert_eq!(text, "by=me&a%20b=1%262%3D3&%C3%BC=");
-        assert_eq!(read_tags(&text).unwrap(), tags);
-        assert_eq!(
-            read_tags("a+b=c&d").unwrap(),
-            [("a b", "c"), ("d", "")].map(|(k, v)| (k.into(), v.into()))
-        );
-        assert!(read_tags("%ff=1").is_err());
-    }
 
     #[test]
     fn how_an_object_is_encrypted_is_told_of_each_kind() {

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, header};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::xml::{self, Element};
 use super::{ObjectHead, ObjectHeaders, ObjectId, R, S3Client, call, call_on, payload, set_document};
@@ -377,7 +377,10 @@ impl S3Client {
     /// # Errors
     /// `BadDocument`, with what S3 says of them.
     pub async fn put_tags(&self, tags: &[(String, String)], of: Option<ObjectId<'_>>) -> R<()> {
-        self.put_document(Document::Tagging, of, Bytes::from(tagging(tags))).await
+        match tags {
+            [] => self.delete_document(Document::Tagging, of).await,
+            tags => self.put_document(Document::Tagging, of, Bytes::from(tagging(tags))).await,
+        }
     }
 
     fn operations(&self, document: Document, of: Option<ObjectId<'_>>) -> R<Operations> {
@@ -449,6 +452,19 @@ pub fn tags_text(tags: &[(String, String)]) -> String {
     pairs.join("&")
 }
 
+/// What [`tags_text`] tells; none where it is not UTF-8.
+pub fn tags_of_text(text: &str) -> Option<Vec<(String, String)>> {
+    let unescape = |text: &str| {
+        let decoded = percent_decode_str(&text.replace('+', " ")).decode_utf8().map(String::from);
+        decoded.ok()
+    };
+    let pair = |pair: &str| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        Some((unescape(key)?, unescape(value)?))
+    };
+    text.split('&').filter(|pair| !pair.is_empty()).map(pair).collect()
+}
+
 fn tagging(tags: &[(String, String)]) -> String {
     let mut out = format!("<Tagging xmlns=\"{}\"><TagSet>", xml::NAMESPACE);
     for (key, value) in tags {
@@ -509,6 +525,19 @@ mod tests {
         let tags = tagging(&[("a".into(), "b".into())]);
         assert_eq!(Document::Tagging.check_form(tags.as_bytes()), Ok(()));
         assert_eq!(Document::Policy.check_form(b"{\"Version\": \"2012-10-17\"}\n"), Ok(()));
+    }
+
+    #[test]
+    fn tags_are_written_as_s3_takes_them_in_a_header() {
+        let of = |tags: &[(&str, &str)]| -> Vec<_> {
+            tags.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
+        };
+        let tags = of(&[("by", "me"), ("a b", "1&2=3"), ("ü", "")]);
+        let text = tags_text(&tags);
+        assert_eq!(text, "by=me&a%20b=1%262%3D3&%C3%BC=");
+        assert_eq!(tags_of_text(&text).unwrap(), tags);
+        assert_eq!(tags_of_text("a+b=c&d").unwrap(), of(&[("a b", "c"), ("d", "")]));
+        assert_eq!(tags_of_text("%ff=1"), None);
     }
 
     #[test]

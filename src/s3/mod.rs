@@ -62,7 +62,7 @@ use crate::error::{S3Error, S3ErrorKind};
 pub use bucket::REGION_UNNAMED;
 pub use checksum::{Checksum, Promise};
 pub use delete::DELETE_KEYS_MAX;
-pub use document::{Acl, Document, Permission, tags_in, tags_text};
+pub use document::{Acl, Document, Permission, tags_in, tags_of_text, tags_text};
 pub use get::{GetObject, ObjectBody};
 pub use object::TAGGING;
 pub use past::Located;

@@ -147,8 +147,8 @@ pub struct Published {
     pub from: Option<String>,
     /// What the object is to carry.
     pub headers: ObjectHeaders,
-    /// What it does carry, where some of that was set when the upload had begun.
-    pub outdated: Option<ObjectHeaders>,
+    /// Whether it does: some of that may have been set when the upload had begun.
+    pub late: Result<(), Error>,
 }
 
 /// How a file was acknowledged.

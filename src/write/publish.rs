@@ -16,12 +16,12 @@ use tokio::sync::watch;
 use super::content::{Content, Object, Sent};
 use super::plan::{self, Follows, Ladder, Place, Stretch};
 use super::staging::Acknowledged;
-use super::upload::Upload;
+use super::upload::{self, Upload};
 use super::{Committed, Published, Writes};
 use crate::attr::{Attributes, Kind};
 use crate::cache::{Chunks, Permit};
 use crate::error::{Error, S3ErrorKind};
-use crate::s3::{CopySource, ObjectHeaders, Precondition, Written};
+use crate::s3::{CopySource, ObjectHeaders, ObjectId, Precondition, Written, tags_of_text};
 
 pub(super) struct State {
     pub key: String,
@@ -30,8 +30,6 @@ pub(super) struct State {
     stamps: bool,
     /// It was written since its times were set.
     stale_times: bool,
-    /// What the object was published with, where the headers were changed since its upload had begun.
-    outdated: Option<ObjectHeaders>,
     /// What the base carries is still to be asked, to go on with what is written.
     inherits: bool,
     pub guard: Precondition,
@@ -107,7 +105,6 @@ impl State {
             headers,
             stamps,
             stale_times: true,
-            outdated: None,
             inherits,
             guard,
             exclusive,
@@ -369,9 +366,36 @@ impl State {
             _ => e,
         });
         self.unheard |= written.as_ref().is_err_and(Error::is_passing);
-        let published = self.was_published(writes, written?.etag).await;
+        let (Written { etag, .. }, sent) = written?;
+        let mut published = self.was_published(writes, etag).await;
         drop(leaving);
+        published.late = match sent {
+            Some(sent) if sent != self.headers => self.bring_late(writes, &mut published.now, &sent).await,
+            _ => Ok(()),
+        };
         Ok(published)
+    }
+
+    /// Gives the object what was set after its upload had begun, which `sent` did not tell.
+    async fn bring_late(
+        &mut self,
+        writes: &Writes,
+        now: &mut Committed,
+        sent: &ObjectHeaders,
+    ) -> Result<(), Error> {
+        let client = &writes.uploads.client;
+        let head = client.head_object(&self.key).await?;
+        if head.etag != now.etag {
+            return Err(Error::Stale);
+        }
+        if sent.is_but_for_tags(&self.headers) {
+            let tags = self.headers.tagging().and_then(tags_of_text).unwrap_or_default();
+            return Ok(client.put_tags(&tags, Some(ObjectId::current(&self.key))).await?);
+        }
+        now.etag = upload::carry(&writes.uploads, &self.key, &head, &self.headers).await?.etag;
+        self.content.base_moved(&self.key, &now.etag);
+        self.guard = Precondition::Etag(now.etag.clone());
+        Ok(())
     }
 
     /// Publishes a file in which nothing is as a copy of an object, on the server's side. None where anything is in it.
@@ -401,23 +425,27 @@ impl State {
         let object = Object { key: self.key.clone(), etag: etag.clone(), size };
         self.content.was_published(object, &writes.staging);
         self.forget_acknowledged().await;
-        let outdated = self.outdated.take();
-        Published { now: Committed { etag, size }, from, headers: self.headers.clone(), outdated }
+        Published { now: Committed { etag, size }, from, headers: self.headers.clone(), late: Ok(()) }
     }
 
-    async fn put_or_complete(&mut self, writes: &Writes, guard: &Precondition) -> Result<Written, Error> {
+    /// What was written, and of an upload what it carries: that may have changed since it was begun.
+    async fn put_or_complete(
+        &mut self,
+        writes: &Writes,
+        guard: &Precondition,
+    ) -> Result<(Written, Option<ObjectHeaders>), Error> {
         let whole = 0..self.content.len();
         if self.upload.is_none() {
             if self.content.is_all_tail() {
                 let payload = self.content.tail().share();
-                return self.put(writes, payload, guard).await;
+                return Ok((self.put(writes, payload, guard).await?, None));
             }
             let stretches = self.content.stretches(whole.clone());
             let parts =
                 plan::parts(&stretches, &writes.ladder, 0, Follows::Nothing).ok_or(Error::TooLarge)?;
             if let [] | [Stretch { copy: None, .. }] = parts[..] {
                 let payload = self.fill(writes, whole).await?;
-                return self.put(writes, vec![payload], guard).await;
+                return Ok((self.put(writes, vec![payload], guard).await?, None));
             }
         }
         match self.content.changed_parts() {
@@ -439,9 +467,7 @@ impl State {
         self.send_rest(writes, whole.end).await?;
         let parts = self.next_number() - 1;
         let written = self.upload().complete(parts, guard).await?;
-        let sent = self.upload.take().map(|upload| upload.headers().clone());
-        self.outdated = sent.filter(|sent| *sent != self.headers);
-        Ok(written)
+        Ok((written, self.upload.take().map(|upload| upload.headers().clone())))
     }
 
     async fn send_rest(&mut self, writes: &Writes, end: u64) -> Result<(), Error> {

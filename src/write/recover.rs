@@ -233,7 +233,7 @@ pub async fn send(uploads: &Uploads, item: &KeptItem, progress: Progress<'_>) ->
 async fn carry(uploads: &Uploads, kept: &Kept) -> Result<Written, Error> {
     let head = uploads.client.head_object(&kept.key).await?;
     let headers = headers(&uploads.client, kept).await?;
-    upload::copy(uploads, &kept.key, &head, &kept.key, Some(&headers)).await
+    upload::carry(uploads, &kept.key, &head, &headers).await
 }
 
 /// Gives a kept file up, and the upload that has some of it.

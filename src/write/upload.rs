@@ -264,6 +264,19 @@ pub async fn copy(
     copied
 }
 
+/// Gives an object other headers: a copy onto itself.
+pub async fn carry(
+    with: &Uploads,
+    key: &str,
+    head: &ObjectHead,
+    headers: &ObjectHeaders,
+) -> Result<Written, Error> {
+    // Said in so many words, lest it become what the mount gives new objects.
+    let class = headers.storage_class.clone().or_else(|| Some("STANDARD".into()));
+    let headers = ObjectHeaders { storage_class: class, ..headers.clone() };
+    copy(with, key, head, key, Some(&headers)).await
+}
+
 /// Copies all of an object's bytes into an upload and completes it. On failure, or when dropped, the upload is left to
 /// [`Upload::abort`].
 pub async fn copy_all(
