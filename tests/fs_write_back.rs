@@ -315,6 +315,19 @@ async fn a_full_staging_directory_makes_closes_wait_for_s3() {
 }
 
 #[tokio::test]
+async fn what_waits_takes_no_more_memory_than_it_has_bytes() {
+    let staging = tempfile::tempdir().unwrap();
+    let house = house_in(staging.path(), &FakeS3::new());
+    let hangs = house.faults.plan(On::op("PutObject"), Fault::Hang);
+    for n in 0..1200 {
+        house.make(&n.to_string(), &pattern(n, 5000)).await.unwrap();
+    }
+    // Of 64 MiB; each began with a buffer of 64 KiB.
+    assert_eq!((house.fs.held().acknowledged, house.fs.held().object_bytes), (1200, 1200 * 8192));
+    hangs.lift();
+}
+
+#[tokio::test]
 async fn a_tree_that_is_still_being_made_costs_no_question_though_its_files_are_in_s3() {
     let staging = tempfile::tempdir().unwrap();
     let fake = FakeS3::new();

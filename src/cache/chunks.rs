@@ -55,8 +55,7 @@ impl Chunks {
     /// How many bytes [`Chunks::push`] needs a permit for before it can take `bytes` more: zero
     /// where the open chunk has room.
     pub fn bytes_needed(&self, bytes: usize) -> usize {
-        let room = self.open.as_ref().map_or(0, |(chunk, _)| chunk.capacity() - chunk.len());
-        if room >= bytes {
+        if self.bytes_spare() >= bytes {
             return 0;
         }
         let usual = if self.len == 0 { CHUNK_BYTES_FIRST } else { CHUNK_BYTES };
@@ -83,6 +82,19 @@ impl Chunks {
     pub fn share(&mut self) -> Vec<Bytes> {
         self.hand_out();
         self.sealed.clone()
+    }
+
+    /// How many bytes are held and hold none.
+    pub fn bytes_spare(&self) -> usize {
+        self.open.as_ref().map_or(0, |(chunk, _)| chunk.capacity() - chunk.len())
+    }
+
+    /// Holds no more than the bytes need, which `permit` covers.
+    pub fn fit(&mut self, permit: Permit) {
+        let mut all = permit.buffer(self.len as usize);
+        self.share().iter().for_each(|chunk| all.extend_from_slice(chunk));
+        self.open = None;
+        self.sealed = vec![Bytes::from_owner(Owned { bytes: all, permit: Arc::new(permit) })];
     }
 
     /// What the open chunk holds becomes shared; what room it has left is used on.
@@ -158,6 +170,22 @@ mod tests {
         assert_eq!(budget.bytes_held(), 64 << 10, "the body still holds it");
         drop(body);
         assert_eq!(budget.bytes_held(), 0);
+    }
+
+    #[test]
+    fn what_fits_holds_no_more_than_its_bytes_and_goes_on() {
+        let budget = Budget::new(4 << 20);
+        let mut chunks = Chunks::default();
+        push(&mut chunks, &budget, &[1; 6000]);
+        let shared = chunks.share();
+        push(&mut chunks, &budget, &[2; 6000]);
+        assert_eq!(chunks.bytes_spare(), (64 << 10) - 12_000);
+        chunks.fit(budget.try_take(chunks.len()).unwrap());
+        assert_eq!(budget.bytes_held(), (64 << 10) + 12_288, "somebody has the first bytes still");
+        drop(shared);
+        assert_eq!((budget.bytes_held(), chunks.bytes_spare()), (12_288, 0));
+        push(&mut chunks, &budget, &[3; 10]);
+        assert_eq!(chunks.share().concat(), [vec![1; 6000], vec![2; 6000], vec![3; 10]].concat());
     }
 
     #[test]

@@ -30,6 +30,8 @@ const SETTLE_TIME: Duration = Duration::from_millis(500);
 /// How long it waits at most, as the kernel's own dirty pages do; a directory, from the last time something was made in it or
 /// below it: one that S3 has is looked up there again each time-to-live, level after level, and so is each new name in it.
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(30);
+/// As [`SETTLE_TIME`], of a directory that was made or changed: who makes a tree may have to wait now and then.
+const DIRECTORY_SETTLE_TIME: Duration = Duration::from_secs(5);
 /// How long a directory waits at most in which there is always something made.
 const HELD_TIME_MAX: Duration = Duration::from_secs(600);
 /// How long to wait before S3, which was not to be reached, is tried again; longer each time.
@@ -176,7 +178,10 @@ impl WriteBack {
     /// Until when files that settle since then may wait; none: no longer.
     fn settles_until(&self, since: Instant) -> Option<Instant> {
         let state = self.lock();
-        if state.awaited.is_empty() { state.quiet_until(since + SETTLE_TIME_MAX) } else { None }
+        match state.awaited.is_empty() {
+            true => state.quiet_until(SETTLE_TIME, since + SETTLE_TIME_MAX),
+            false => None,
+        }
     }
 
     /// Until when a directory may wait; none: no longer.
@@ -185,7 +190,10 @@ impl WriteBack {
         let Marker { key, since, used, .. } = state.markers.get(&ino)?;
         match state.awaited.iter().any(|awaited| is_within(key, awaited)) {
             true => None,
-            false => state.quiet_until((*used + SETTLE_TIME_MAX).min(*since + HELD_TIME_MAX)),
+            false => {
+                let at_most = (*used + SETTLE_TIME_MAX).min(*since + HELD_TIME_MAX);
+                state.quiet_until(DIRECTORY_SETTLE_TIME, at_most)
+            }
         }
     }
 
@@ -237,9 +245,9 @@ impl WriteBack {
 }
 
 impl State {
-    /// When nothing more was acknowledged for a while, or `at_most` has come; none: that is now.
-    fn quiet_until(&self, at_most: Instant) -> Option<Instant> {
-        let until = self.last.map_or(at_most, |last| at_most.min(last + SETTLE_TIME));
+    /// When nothing more was acknowledged for so long, or `at_most` has come; none: that is now.
+    fn quiet_until(&self, time: Duration, at_most: Instant) -> Option<Instant> {
+        let until = self.last.map_or(at_most, |last| at_most.min(last + time));
         (!self.leaving && Instant::now() < until).then_some(until)
     }
 }

@@ -30,7 +30,7 @@ use bytes::Bytes;
 use super::KeptPart;
 use super::plan::{Place, Stretch};
 use super::staging::{StagedFile, Staging};
-use crate::cache::{Chunks, Permit};
+use crate::cache::{Chunks, PartCache, Permit};
 use crate::config::PART_BYTES_MIN;
 use crate::error::Error;
 use crate::ranges::RangeSet;
@@ -492,10 +492,16 @@ impl Content {
         (!range.is_empty()).then_some(Stretch { range, copy })
     }
 
-    /// The whole file, where it is in memory and small; nothing of it was sent.
-    pub fn all_in_memory(&mut self) -> Option<Vec<Bytes>> {
-        let small = self.is_all_tail() && self.sent.is_empty() && self.len() <= ACKNOWLEDGED_BYTES_MAX;
-        small.then(|| self.tail.share())
+    /// The whole file, where it is in memory and small, and from now on takes no more there than it needs; nothing of it
+    /// was sent.
+    pub fn all_in_memory(&mut self, cache: &PartCache) -> Option<Vec<Bytes>> {
+        if !self.is_all_tail() || !self.sent.is_empty() || self.len() > ACKNOWLEDGED_BYTES_MAX {
+            return None;
+        }
+        if self.tail.bytes_spare() > 0 {
+            self.tail.fit(cache.try_reserve(self.len())?);
+        }
+        Some(self.tail.share())
     }
 
     /// Whether some of it is to be copied from other objects than the base.

@@ -65,7 +65,7 @@ impl State {
             return Ok(true);
         }
         let permit = writes.waiting.try_take(self.content.len());
-        let now = match (permit, self.content.all_in_memory()) {
+        let now = match (permit, self.content.all_in_memory(&writes.cache)) {
             (Some(permit), Some(chunks)) => {
                 let whole = std::iter::once(0..self.content.len()).collect();
                 let kept = self.told(whole, String::new());
