@@ -52,7 +52,7 @@ def prepare_sources(scenario, setting):
         write_archive(setting.work / "sources/tree.tar", *scenario.archive)
 
 
-def write_archive(to, files, dirs):
+def write_archive(to, files, dirs, in_order):
     """A tar of small files, as of source code: the same each time."""
     dice = random.Random(1)
     below = ["src"]
@@ -67,7 +67,8 @@ def write_archive(to, files, dirs):
         for number in range(1, dirs):
             below.append(f"{dice.choice(below)}/d{number}")
             add(below[-1], tarfile.DIRTYPE)
-        for place, number in sorted((dice.choice(below), number) for number in range(files)):
+        places = [(dice.choice(below), number) for number in range(files)]
+        for place, number in sorted(places) if in_order else places:
             add(f"{place}/f{number}.c", tarfile.REGTYPE, dice.randbytes(min(int(dice.expovariate(1 / 6600)), 200_000)))
 
 

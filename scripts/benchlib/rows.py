@@ -34,8 +34,9 @@ class Scenario:
     beside: tuple = ()
     # Local sources it copies in: name, key and size of content.
     sources: list[tuple] = field(default_factory=list)
-    # And a local archive, `{w}/tree.tar`, of that many files of some 6.6 KB in that many directories.
-    archive: tuple[int, int] | None = None
+    # And a local archive, `{w}/tree.tar`, of that many files of some 6.6 KB in that many directories; whether one
+    # directory comes after the other.
+    archive: tuple[int, int, bool] | None = None
     # Compared with the content of a key when all is done, once: path on the mount, key.
     checks: list[tuple] = field(default_factory=list)
 
@@ -74,8 +75,11 @@ WITH_LATENCY = [
     Scenario(sources=TREE_IN, pailfs_options=("write-back",), steps=[
         Step("cp-sync", "… until S3 has them all", "cp -r {w}/in {m}/in && sync {m}", 1.5),
     ]),
-    Scenario(archive=(5000, 292), pailfs_options=("write-back", "attrs=meta"), beside=("rclone",), steps=[
+    Scenario(archive=(5000, 292, True), pailfs_options=("write-back", "attrs=meta"), beside=("rclone",), steps=[
         Step("untar", "`tar xf` of 5,000 files in 292 directories, `--write-back --attrs meta`", "tar xf {w}/tree.tar -C {m}", None),
+    ]),
+    Scenario(archive=(20_000, 1000, False), pailfs_options=("write-back", "attrs=meta"), steps=[
+        Step("untar-mixed", "… of 20,000 files in 1,000 directories, in no order", "tar xf {w}/tree.tar -C {m}", None),
     ]),
     Scenario([Step("rm-10k", "`rm -r` 10,000 files", "rm -r {m}/many", 3)]),
     Scenario(sources=[("half", "written", "512MiB")], steps=[
