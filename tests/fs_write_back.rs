@@ -314,57 +314,6 @@ async fn a_full_staging_directory_makes_closes_wait_for_s3() {
     assert_eq!(fake.keys().len(), 40);
 }
 
-#[tokio::test]
-async fn what_waits_takes_no_more_memory_than_it_has_bytes() {
-    let staging = tempfile::tempdir().unwrap();
-    let house = house_in(staging.path(), &FakeS3::new());
-    let hangs = house.faults.plan(On::op("PutObject"), Fault::Hang);
-    for n in 0..1200 {
-        house.make(&n.to_string(), &pattern(n, 5000)).await.unwrap();
-    }
-    // Of 64 MiB; each began with a buffer of 64 KiB.
-    assert_eq!((house.fs.held().acknowledged, house.fs.held().object_bytes), (1200, 1200 * 8192));
-    hangs.lift();
-}
-
-#[tokio::test]
-async fn a_tree_that_is_still_being_made_costs_no_question_though_its_files_are_in_s3() {
-    let staging = tempfile::tempdir().unwrap();
-    let fake = FakeS3::new();
-    let house = House::on(fake.clone(), |config| {
-        config.staging.dir = staging.path().into();
-        config.staging.bytes_max = 64 << 20;
-        config.write_back = true;
-        config.metadata_ttl = Duration::from_millis(50);
-        config.s3.request_timeout = Duration::from_secs(1);
-    });
-    let large = house.faults.plan(On::op("PutObject").key_where(|key| key.starts_with("large")), Fault::Hang);
-    for n in 0..9 {
-        house.make(&format!("large{n}"), &pattern(n, 4 * MIB)).await.unwrap();
-    }
-    for dir in ["tree", "tree/below"] {
-        house.mkdir(dir).await.unwrap();
-    }
-    let asked = || ["HeadObject", "ListObjectsV2"].map(|op| fake.count(op));
-    let before = asked();
-    for n in 0..20 {
-        house.make(&format!("tree/below/{n}"), b"content").await.unwrap();
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    let keys = fake.keys();
-    assert!(keys.len() >= 15, "the disk is short, so files go at once: {keys:?}");
-    assert!(keys.iter().all(|key| key.starts_with("tree/below/") && !key.ends_with('/')), "{keys:?}");
-    assert_eq!(asked(), before);
-    fake.put("tree/below/0", "another host's");
-    assert_eq!(house.cat("tree/below/0").await.unwrap(), b"another host's");
-    large.lift();
-    while house.fs.held().acknowledged > 0 {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    root_is_synced(&house).await;
-    assert_eq!(fake.keys().len(), 9 + 2 + 20);
-}
-
 #[test]
 fn attributes_set_after_the_close_travel_with_the_file() {
     let staging = tempfile::tempdir().unwrap();

@@ -252,14 +252,24 @@ fn killed_at_random_moments(name: &str, args: &[&str]) {
                     match carry_out(&root, &op) {
                         Ok(()) => tree = tree.after(&op),
                         Err(e) if is_killed(&e, &root) => return (tree, op, history),
-                        Err(e) => panic!("{op:?}: {e}; before: {history:#?}"),
+                        Err(e) => {
+                            let shown = Tree::read(&root).map(|shown| (shown.but(&tree), tree.but(&shown)));
+                            panic!(
+                                "{op:?}: {e}; shown and not, or not shown: {shown:?}; before: {history:#?}"
+                            );
+                        }
                     }
                     history.push(op);
                 }
             });
             std::thread::sleep(lives);
             victim.kill_daemon();
-            worker.join().expect("it does what can be done")
+            worker.join().unwrap_or_else(|_| {
+                panic!(
+                    "it does not do what can be done, in round {round} of seed {seed}: {}",
+                    victim.log_text()
+                )
+            })
         });
         done += history.len();
         drop(victim);

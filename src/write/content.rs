@@ -501,6 +501,7 @@ impl Content {
         if self.tail.bytes_spare() > 0 {
             self.tail.fit(cache.try_reserve(self.len())?);
         }
+        self.let_staged_go(); // nothing needs it: it may be an earlier state's, and go with that
         Some(self.tail.share())
     }
 
