@@ -172,6 +172,17 @@ async fn a_new_file_is_its_makers_and_as_old_as_its_last_write() {
 }
 
 #[tokio::test]
+async fn a_link_that_another_host_made_first_is_seen() {
+    let house = keeping_with(|config| config.write_back = true);
+    house.mkdir("d").await.unwrap();
+    let d = house.enter("d").await.unwrap();
+    house.fake.put("d/lock", "another host's");
+    let made = house.fs.symlink(d.ino, OsStr::new("lock"), Path::new("x"), MAKER).await;
+    assert_eq!(errno(made), libc::EEXIST);
+    assert_eq!(house.cat("d/lock").await.unwrap(), b"another host's");
+}
+
+#[tokio::test]
 async fn what_is_set_while_an_upload_is_completed_loses_nothing_that_was_set_before() {
     let house = keeping();
     let fh = house.create("large", libc::O_WRONLY).await.unwrap();

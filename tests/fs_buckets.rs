@@ -555,6 +555,26 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 #[tokio::test]
+async fn a_mount_of_buckets_ends_without_s3() {
+    let fake = FakeS3::new();
+    let house = account_on(fake.clone(), |config| config.write_back = true);
+    for name in ["one", "two"] {
+        fake.create_bucket(name, "us-east-1");
+        house.bucket(name).await.unwrap().make("file", b"x").await.unwrap();
+    }
+    house.faults.plan(On::op("PutObject"), Fault::Error { status: 503, code: "ServiceUnavailable" });
+    house.fs.leave();
+    // Both have given up before anybody waits for either.
+    let mut seen = 0;
+    while seen < house.faults.calls() {
+        seen = house.faults.calls();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    tokio::time::timeout(Duration::from_secs(30), house.fs.flush_all()).await.expect("it waits for nothing");
+    assert_eq!(house.fs.acknowledged(), 2, "the next mount sends them");
+}
+
+#[tokio::test]
 async fn what_is_acknowledged_in_any_bucket_is_sent_with_the_root() {
     let fake = FakeS3::new();
     let house = account_on(fake.clone(), |config| config.write_back = true);

@@ -6,6 +6,8 @@ mod support;
 use std::path::Path;
 use std::time::Duration;
 
+use pailfs::config::AttributesConfig;
+use pailfs::fs::SetAttr;
 use support::bytes::{assert_same_bytes, pattern};
 use support::house::errno;
 use support::{FakeS3, Fault, House, On};
@@ -195,6 +197,27 @@ async fn a_file_that_was_sent_without_an_answer_is_not_taken_for_refused() {
     edit(&house, "edited", 4, b" and more").await;
     house.fsyncdir("").await.unwrap();
     assert_eq!(fake.data("edited"), "EDIT and more");
+}
+
+#[tokio::test]
+async fn what_is_set_after_a_file_was_sent_without_an_answer_is_brought_to_it() {
+    let fake = FakeS3::new();
+    let house = House::on(fake.clone(), |config| {
+        (config.attributes, config.write_back) = (AttributesConfig::Metadata, true);
+        config.s3.request_timeout = Duration::from_secs(1);
+    });
+    let lost = house.faults.plan(On::op("PutObject"), Fault::AnswerHangs);
+    house.make("file", b"content").await.unwrap();
+    while fake.keys().is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let attr = house.enter("file").await.unwrap();
+    let set = SetAttr { mode: Some(0o600), ..SetAttr::default() };
+    house.fs.setattr(attr.ino, set).await.unwrap();
+    lost.lift();
+    house.fsyncdir("").await.unwrap();
+    assert_eq!((fake.data("file"), items(&house)), ("content".into(), vec![]));
+    assert_eq!(fake.object("file").unwrap().metadata["mode"], 0o100600.to_string());
 }
 
 #[tokio::test]

@@ -213,6 +213,23 @@ async fn an_acl_is_of_what_s3_has() {
 }
 
 #[tokio::test]
+async fn what_is_set_of_a_directory_that_is_to_be_sent_is_known_and_stays() {
+    let house = House::with(|config| {
+        (config.attributes, config.write_back) = (AttributesConfig::Metadata, true);
+    });
+    house.mkdir("d").await.unwrap();
+    set(&house, "d", "user.a", "1").await.unwrap();
+    assert_eq!(house.fake.keys(), [""; 0]);
+    assert_eq!(get(&house, "d", "user.a").await.unwrap(), "1");
+    set(&house, "d", "s3.cache-control", "no-store").await.unwrap(); // goes at once, and after what waits
+    set(&house, "d", "user.b", "2").await.unwrap();
+    house.fsyncdir("").await.unwrap();
+    assert_eq!(house.fake.object("d/").unwrap().headers["cache-control"], "no-store");
+    house.refresh("d").await;
+    assert_eq!(get(&house, "d", "user.a").await.unwrap() + &get(&house, "d", "user.b").await.unwrap(), "12");
+}
+
+#[tokio::test]
 async fn tags_set_before_the_close_travel_with_the_upload() {
     for write_back in [false, true] {
         let house = House::with(|config| config.write_back = write_back);

@@ -58,7 +58,7 @@ impl Chunks {
         if self.bytes_spare() >= bytes {
             return 0;
         }
-        let usual = if self.len == 0 { CHUNK_BYTES_FIRST } else { CHUNK_BYTES };
+        let usual = if self.len < CHUNK_BYTES_FIRST as u64 { CHUNK_BYTES_FIRST } else { CHUNK_BYTES };
         usual.max(bytes)
     }
 

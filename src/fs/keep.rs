@@ -297,7 +297,10 @@ impl Filesystem {
                 None
             }
             None => match self.note_directory(&dir, &headers, true) {
-                None => self.put_marker(&self.client, &dir, &headers).await.map(|()| None)?,
+                None => {
+                    self.marker_sent(ino, &dir).await?; // lest it come later
+                    self.put_marker(&self.client, &dir, &headers).await.map(|()| None)?
+                }
                 noted => noted,
             },
         };

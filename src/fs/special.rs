@@ -64,7 +64,8 @@ impl Filesystem {
         }
         let name = new_name(name)?;
         let _pass = self.pass_names(&[(parent, name)]).await?;
-        let key = key::file_key(&self.namespace.dir_key(parent)?, name.as_bytes())?;
+        let dir = self.namespace.dir_key(parent)?;
+        let key = key::file_key(&dir, name.as_bytes())?;
         if self.namespace.find(parent, name).await?.is_some() {
             return Err(Error::Exists);
         }
@@ -74,7 +75,10 @@ impl Filesystem {
         let payload = if body.is_empty() { Vec::new() } else { vec![Bytes::copy_from_slice(body)] };
         let put = self.client.put_object(&key, payload, &headers, &Precondition::Absent).await;
         let written = put.map_err(|e| match e.kind {
-            S3ErrorKind::PreconditionFailed => Error::Exists,
+            S3ErrorKind::PreconditionFailed => {
+                self.namespace.doubt(&dir, name); // another host made it
+                Error::Exists
+            }
             _ => e.into(),
         })?;
         let info = FileInfo {

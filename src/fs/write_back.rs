@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::Filesystem;
 use crate::error::Error;
-use crate::journal::Intent;
+use crate::journal::{Intent, OPEN_MAX};
 use crate::key::ROOT_INO;
 use crate::s3::{ObjectHeaders, SSE};
 use crate::write::{Writer, Writes, markers};
@@ -34,6 +34,8 @@ const SETTLE_TIME_MAX: Duration = Duration::from_secs(30);
 const DIRECTORY_SETTLE_TIME: Duration = Duration::from_secs(5);
 /// How long a directory waits at most in which there is always something made.
 const HELD_TIME_MAX: Duration = Duration::from_secs(600);
+/// Directories that wait, at most: a fourth of what the journal takes.
+const HELD_MAX: usize = OPEN_MAX / 4;
 /// How long to wait before S3, which was not to be reached, is tried again; longer each time.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -75,6 +77,8 @@ struct State {
 struct Progress {
     /// It was acknowledged once more.
     again: bool,
+    /// It is left to the next mount.
+    left: bool,
     failures: u64,
     error: Option<Error>,
 }
@@ -150,11 +154,12 @@ impl WriteBack {
     /// S3 was not to be reached. Whether it is to be tried again.
     fn failed(&self, ino: u64, e: &Error) -> bool {
         let mut state = self.lock();
+        let again = !state.leaving;
         if let Some(progress) = state.under_way.get_mut(&ino) {
             progress.failures += 1;
+            progress.left = !again;
             progress.error = Some(e.clone());
         }
-        let again = !state.leaving;
         if !again {
             state.gave_up.get_or_insert(e.clone());
         }
@@ -188,12 +193,11 @@ impl WriteBack {
     fn holds_until(&self, ino: u64) -> Option<Instant> {
         let state = self.lock();
         let Marker { key, since, used, .. } = state.markers.get(&ino)?;
-        match state.awaited.iter().any(|awaited| is_within(key, awaited)) {
+        let is_awaited = state.awaited.iter().any(|awaited| is_within(key, awaited));
+        let at_most = (*used + SETTLE_TIME_MAX).min(*since + HELD_TIME_MAX);
+        match is_awaited || state.markers.len() > HELD_MAX {
             true => None,
-            false => {
-                let at_most = (*used + SETTLE_TIME_MAX).min(*since + HELD_TIME_MAX);
-                state.quiet_until(DIRECTORY_SETTLE_TIME, at_most)
-            }
+            false => state.quiet_until(DIRECTORY_SETTLE_TIME, at_most),
         }
     }
 
@@ -304,9 +308,12 @@ impl Filesystem {
         over: bool,
         noted: u64,
     ) {
-        let now = Instant::now();
-        let marker = Marker { key, headers, over, noted, since: now, used: now };
-        let before = self.write_back.lock().markers.insert(ino, marker);
+        let used = Instant::now();
+        let before = {
+            let markers = &mut self.write_back.lock().markers;
+            let since = markers.get(&ino).map_or(used, |before| before.since);
+            markers.insert(ino, Marker { key, headers, over, noted, since, used })
+        };
         before.into_iter().for_each(|before| self.journal.end(before.noted));
         self.write_back.made_below(self.namespace.above(ino));
         self.namespace.set_directory_local(ino, !over);
@@ -453,13 +460,22 @@ impl Filesystem {
     ///
     /// Errors: the first of those failures.
     pub(super) async fn sent(&self, key: &str) -> Result<(), Error> {
-        let write_back = &self.write_back;
         // What has no name any more may be about to be removed from anywhere.
-        let is_root = self.namespace.key(self.namespace.root()).is_ok_and(|root| root == key);
+        let is_root =
+            key.is_empty() || self.namespace.key(self.namespace.root()).is_ok_and(|root| root == key);
+        self.are_sent(key, |ino| self.namespace.key(ino).map_or(is_root, |at| is_within(&at, key))).await
+    }
+
+    /// As [`Filesystem::sent`], of a directory's marker alone: it needs no pass.
+    pub(super) async fn marker_sent(&self, ino: u64, dir: &str) -> Result<(), Error> {
+        self.are_sent(dir, |under_way| under_way == ino).await
+    }
+
+    async fn are_sent(&self, key: &str, concerned: impl Fn(u64) -> bool) -> Result<(), Error> {
+        let write_back = &self.write_back;
         let before: HashMap<u64, u64> = {
             let state = write_back.lock();
-            let concerned = |ino: &u64| self.namespace.key(*ino).map_or(is_root, |at| is_within(&at, key));
-            let concerned = state.under_way.iter().filter(|(ino, _)| concerned(ino));
+            let concerned = state.under_way.iter().filter(|(ino, _)| concerned(**ino));
             concerned.map(|(ino, progress)| (*ino, progress.failures)).collect()
         };
         let _awaited = write_back.awaited(key);
@@ -469,7 +485,7 @@ impl Filesystem {
                 let state = write_back.lock();
                 let left = before.iter().filter_map(|(ino, before)| {
                     let progress = state.under_way.get(ino)?;
-                    Some((progress, progress.failures > *before))
+                    Some((progress, progress.left || progress.failures > *before))
                 });
                 let (failed, waits): (Vec<_>, Vec<_>) = left.partition(|(_, failed)| *failed);
                 if waits.is_empty() {

@@ -171,11 +171,11 @@ impl Filesystem {
         }
     }
 
-    /// What a file will carry that is yet to be published.
+    /// What a file or directory will carry that is yet to be published.
     pub(super) async fn pending(&self, ino: u64) -> Result<Option<ObjectHeaders>, Error> {
         match self.handles.writer(ino) {
             Some(writer) => writer.pending().await,
-            None => Ok(None),
+            None => Ok(self.write_back.marker_headers(ino)),
         }
     }
 

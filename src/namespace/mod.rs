@@ -259,11 +259,12 @@ impl Namespace {
         self.lock().parent(ino).unwrap_or(key::ROOT_INO)
     }
 
-    /// The directories that an inode's name is in, from the nearest on, but for the root.
+    /// The directories with an inode that an inode's name is in, or itself; not the root.
     pub fn above(&self, ino: u64) -> Vec<u64> {
         let table = self.lock();
-        let above = |ino: &u64| table.parent(*ino).filter(|dir| *dir != self.root && *dir != key::ROOT_INO);
-        std::iter::successors(above(&ino), above).collect()
+        let key = table.key(ino).unwrap_or_default();
+        let dirs = key.match_indices('/').map(|(slash, _)| key::split_dir(&key[..slash]));
+        dirs.filter_map(|(above, name)| table.child_in(above, name)).collect()
     }
 
     /// Whether it is a version, or a directory of versions.

@@ -25,7 +25,7 @@ impl Writer {
 
     /// Whether it was sent, and no answer came: S3 may have it.
     pub async fn is_unheard(&self) -> bool {
-        self.state.lock().await.unheard
+        self.state.lock().await.unheard.is_some()
     }
 
     /// The name is gone for good: with it what was sent, and what was acknowledged, but for what handles read.

@@ -47,8 +47,8 @@ pub(super) struct State {
     covers: Covers,
     /// It was cut to no length since: what there is now is no whole file until it is closed.
     anew: bool,
-    /// It was sent, and no answer came.
-    pub unheard: bool,
+    /// It was sent to carry this, and no answer came.
+    pub unheard: Option<ObjectHeaders>,
     pub on_its_way: OnItsWay,
 }
 
@@ -117,7 +117,7 @@ impl State {
             acknowledged: None,
             covers: Covers::Not,
             anew: false,
-            unheard: false,
+            unheard: None,
             on_its_way: OnItsWay::default(),
         }
     }
@@ -365,18 +365,29 @@ impl State {
             }
             _ => e,
         });
-        self.unheard |= written.as_ref().is_err_and(Error::is_passing);
+        if written.as_ref().is_err_and(Error::is_passing) {
+            let sent = self.upload.as_ref().map_or(&self.headers, Upload::headers).clone();
+            self.unheard.get_or_insert(sent);
+        }
         let (Written { etag, .. }, sent) = written?;
-        let mut published = self.was_published(writes, etag).await;
+        let published = self.was_published(writes, etag).await;
         drop(leaving);
-        published.late = match sent {
-            Some(sent) if sent != self.headers => self.bring_late(writes, &mut published.now, &sent).await,
-            _ => Ok(()),
-        };
-        Ok(published)
+        Ok(self.with_late(writes, published, sent).await)
     }
 
-    /// Gives the object what was set after its upload had begun, which `sent` did not tell.
+    /// What was published with the headers `sent`, if that is an upload or was not heard of, gets what was set since.
+    pub async fn with_late(
+        &mut self,
+        writes: &Writes,
+        mut published: Published,
+        sent: Option<ObjectHeaders>,
+    ) -> Published {
+        if let Some(sent) = sent.filter(|sent| *sent != self.headers) {
+            published.late = self.bring_late(writes, &mut published.now, &sent).await;
+        }
+        published
+    }
+
     async fn bring_late(
         &mut self,
         writes: &Writes,
@@ -421,7 +432,7 @@ impl State {
         let from = self.content.base().map(|base| base.etag.clone());
         let size = self.content.len();
         self.guard = Precondition::Etag(etag.clone());
-        (self.changed, self.unheard) = (false, false);
+        (self.changed, self.unheard) = (false, None);
         let object = Object { key: self.key.clone(), etag: etag.clone(), size };
         self.content.was_published(object, &writes.staging);
         self.forget_acknowledged().await;

@@ -285,11 +285,12 @@ impl State {
             return Err(e);
         }
         // An earlier try may have succeeded unheard.
-        if self.unheard
+        if let Some(sent) = self.unheard.clone()
             && let Some(there) = recover::there(&writes.uploads.client, &item).await
         {
             self.take_back().await;
-            return Ok(self.was_published(writes, there.etag).await);
+            let published = self.was_published(writes, there.etag).await;
+            return Ok(self.with_late(writes, published, Some(sent)).await);
         }
         if !replaces {
             return Err(e);
