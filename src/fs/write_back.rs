@@ -206,7 +206,9 @@ impl WriteBack {
         let mut state = self.lock();
         let now = Instant::now();
         for dir in dirs {
-            state.markers.entry(dir).and_modify(|marker| marker.used = now);
+            if let Some(marker) = state.markers.get_mut(&dir) {
+                marker.used = now;
+            }
         }
     }
 
@@ -372,7 +374,7 @@ impl Filesystem {
         loop {
             let e = match self.send_once(ino, &what).await {
                 Err(e) if e.is_passing() => e,
-                Err(e) => break self.was_refused(ino, &what, &e).await,
+                Err(e) => break Box::pin(self.was_refused(ino, &what, &e)).await,
                 Ok(()) => break,
             };
             let hurry = self.write_back.hurry.notified();
@@ -392,41 +394,50 @@ impl Filesystem {
         }
         if let Sending::File(writer) = what {
             if unused {
-                self.part_with(ino, &writer, writer.unsaved().await).await;
+                Box::pin(self.part_with(ino, &writer, writer.unsaved().await)).await;
             }
             self.namespace.unpin(ino);
         }
     }
 
+    /// Thousands may wait for their turn: what is needed after that is boxed.
     async fn send_once(&self, ino: u64, what: &Sending) -> Result<(), Error> {
         match what {
             Sending::File(writer) => {
                 // First the pass: who waits for it keeps nobody else from sending.
-                let _pass = self.pass_file(ino).await;
+                let _pass = Box::pin(self.pass_file(ino)).await;
                 let _turn = self.turn().await?;
-                self.make_way(ino, writer).await;
-                match writer.publish_acknowledged(&self.write_back.writes).await? {
-                    Some(published) => self.published(ino, writer, published).await,
-                    None => Ok(()),
-                }
+                Box::pin(self.send_acknowledged(ino, writer)).await
             }
             Sending::Directory => {
                 let _turn = self.turn().await?;
-                let marker = self.write_back.lock().markers.get(&ino).cloned();
-                let Some(Marker { key, headers, over, noted, .. }) = marker else { return Ok(()) };
-                let client = &self.write_back.writes.uploads.client;
-                match over {
-                    true => self.put_marker(client, &key, &headers).await?,
-                    false if self.make_marker(client, &key, &headers).await? => {}
-                    false => self.marker_is_bare(ino),
-                }
-                if self.write_back.marker_was_sent(ino, noted) {
-                    self.namespace.directory_was_sent(ino);
-                    self.journal.end(noted);
-                }
-                Ok(())
+                Box::pin(self.send_marker(ino)).await
             }
         }
+    }
+
+    async fn send_acknowledged(&self, ino: u64, writer: &Writer) -> Result<(), Error> {
+        self.make_way(ino, writer).await;
+        match writer.publish_acknowledged(&self.write_back.writes).await? {
+            Some(published) => self.published(ino, writer, published).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn send_marker(&self, ino: u64) -> Result<(), Error> {
+        let marker = self.write_back.lock().markers.get(&ino).cloned();
+        let Some(Marker { key, headers, over, noted, .. }) = marker else { return Ok(()) };
+        let client = &self.write_back.writes.uploads.client;
+        match over {
+            true => self.put_marker(client, &key, &headers).await?,
+            false if self.make_marker(client, &key, &headers).await? => {}
+            false => self.marker_is_bare(ino),
+        }
+        if self.write_back.marker_was_sent(ino, noted) {
+            self.namespace.directory_was_sent(ino);
+            self.journal.end(noted);
+        }
+        Ok(())
     }
 
     /// Errors: why nothing more is sent, as this mount ends.
