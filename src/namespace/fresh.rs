@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::inode::{TTL_MAX, Table};
-use super::known::{Known, Source, When};
+use super::known::{Source, When};
 use crate::key;
 
 /// Whatever is written makes a version: of these nothing is believed for longer, however long the rest is.
@@ -40,26 +40,16 @@ impl Table {
         if key::past::is_past(dir) { self.ttl.min(PAST_TTL_MAX) } else { self.ttl }
     }
 
-    /// What was heard then may be believed, of which names there are, and which are directories.
     pub(super) fn is_young(&self, dir: &str, asked: Instant) -> bool {
-        self.is_within_ttl(dir, asked) || self.dirs.get(dir).is_some_and(|dir| dir.ours)
+        asked.elapsed() < self.ttl_in(dir) || self.dirs.get(dir).is_some_and(|dir| dir.ours)
     }
 
-    fn is_within_ttl(&self, dir: &str, asked: Instant) -> bool {
-        asked.elapsed() < self.ttl_in(dir)
-    }
-
-    pub(super) fn is_fresh(&self, dir: &str, known: &Known, when: When) -> bool {
+    pub(super) fn is_fresh(&self, dir: &str, when: When) -> bool {
         let listed_still = || self.listed.get(dir).is_some_and(|(_, since)| when.at >= *since);
-        let is_young = || match known {
-            // Whoever finds its object may write it.
-            Known::File { .. } => self.is_within_ttl(dir, when.at),
-            Known::Directory | Known::Absent => self.is_young(dir, when.at),
-        };
         match when.source {
             Source::Doubted => false,
-            Source::Listed => is_young() || listed_still(),
-            Source::Asked | Source::Changed => is_young(),
+            Source::Listed => self.is_young(dir, when.at) || listed_still(),
+            Source::Asked | Source::Changed => self.is_young(dir, when.at),
         }
     }
 

@@ -194,8 +194,7 @@ impl Table {
     /// What is known of the inode, if it is fresh.
     pub(super) fn fresh_entry(&self, ino: u64) -> Option<Entry> {
         let inode = self.inodes.get(&ino)?;
-        let is_fresh = || self.state(ino).is_some_and(|(known, when)| self.is_fresh(&inode.dir, known, when));
-        let fresh = self.is_root(ino) || self.is_local(ino) || is_fresh();
+        let fresh = self.is_root(ino) || self.is_local(ino) || self.is_fresh(&inode.dir, self.state(ino)?.1);
         if fresh { self.entry(ino) } else { None }
     }
 
@@ -221,9 +220,7 @@ impl Table {
         self.memory.used(&mut known.used);
         let known = self.dirs.get(dir)?;
         match known.get(name) {
-            Some(slot) if self.is_local(slot.ino) || self.is_fresh(dir, &slot.known, slot.when) => {
-                Some(slot.known.node())
-            }
+            Some(slot) if self.is_local(slot.ino) || self.is_fresh(dir, slot.when) => Some(slot.known.node()),
             Some(_) => None,
             // What others have, no listing tells.
             None if self.strangers.is_some() => None,
