@@ -10,7 +10,7 @@ use pailfs::key::{self, ROOT_INO};
 use pailfs::namespace::Kind;
 use support::fake::{Options, Order};
 use support::house::errno;
-use support::{FakeS3, House};
+use support::{FakeS3, Fault, House, On};
 
 const PAGES: [usize; 3] = [1, 2, 1000];
 
@@ -286,4 +286,16 @@ async fn rm_r_takes_all_that_a_path_can_name_and_nothing_else() {
         want.sort();
         assert_eq!(left, want, "{what}");
     }
+}
+
+#[tokio::test]
+async fn a_page_may_be_empty_and_not_the_last() {
+    let house = House::new();
+    house.fake.put("d/f", "x");
+    // After the key `d/`, in the fake's own words.
+    let empty = "<ListBucketResult><IsTruncated>true</IsTruncated>\
+                 <NextContinuationToken>1+6b642f/=</NextContinuationToken></ListBucketResult>";
+    house.faults.plan(On::op("ListObjectsV2").once(), Fault::garbage(empty));
+    assert_eq!(house.enter("d").await.unwrap().kind, Kind::Directory);
+    assert_eq!(house.fake.count("ListObjectsV2"), 1, "that began where the page had ended");
 }

@@ -138,9 +138,16 @@ impl Namespace {
 
     /// Whether any key begins with `prefix`, and be it the marker.
     async fn any_below(&self, prefix: &str) -> Result<bool, S3Error> {
-        let query = ListObjectsV2 { prefix: prefix.into(), max_keys: Some(1), ..Default::default() };
-        let page = self.client.list_objects_v2(&query).await?;
-        Ok(!page.contents.is_empty() || page.undecodable > 0)
+        let mut query = ListObjectsV2 { prefix: prefix.into(), max_keys: Some(1), ..Default::default() };
+        loop {
+            let page = self.client.list_objects_v2(&query).await?;
+            // A page may be empty, and not the last.
+            query.continuation_token = page.next_continuation_token;
+            let found = !page.contents.is_empty() || page.undecodable > 0;
+            if found || query.continuation_token.is_none() {
+                return Ok(found);
+            }
+        }
     }
 
     /// What is known of an inode, however old.
