@@ -18,11 +18,7 @@ const MIB: usize = 1 << 20;
 const DENIED: Fault = Fault::Error { status: 403, code: "AccessDenied" };
 
 fn house_in(staging: &Path, fake: &FakeS3) -> House {
-    House::on(fake.clone(), |config| {
-        config.staging.dir = staging.into();
-        config.write_back = true;
-        config.s3.request_timeout = Duration::from_secs(1);
-    })
+    House::write_back(staging, fake, |_| {})
 }
 
 /// Does something on a mount that is killed then, and to which S3 never answers a PUT.
@@ -52,12 +48,6 @@ fn kept(house: &House) -> Vec<String> {
     house.journal.kept().unwrap().into_iter().map(|item| item.kept.key).collect()
 }
 
-async fn root_is_synced(house: &House) {
-    house.fsyncdir("").await.unwrap();
-    assert_eq!((house.fs.held().acknowledged, house.fs.held().staged_bytes), (0, 0));
-    assert_eq!(kept(house), [""; 0]);
-}
-
 #[tokio::test]
 async fn a_close_does_not_wait_for_s3_and_fsync_of_the_root_does() {
     let staging = tempfile::tempdir().unwrap();
@@ -74,7 +64,7 @@ async fn a_close_does_not_wait_for_s3_and_fsync_of_the_root_does() {
     house.fs.fsyncdir(dir.ino).await.unwrap(); // the local disk has it
     assert_eq!(fake.keys().len(), 0);
     hangs.lift();
-    root_is_synced(&house).await;
+    house.sync_root().await;
     assert_eq!(fake.keys(), ["dir/", "dir/file"]);
     assert_eq!(fake.data("dir/file"), "content");
 }
@@ -103,7 +93,7 @@ async fn a_file_is_read_while_it_is_on_its_way() {
     }
     synced.await.unwrap_err();
     hangs.lift();
-    root_is_synced(&house).await;
+    house.sync_root().await;
     assert_eq!(fake.data("file"), content);
 }
 
@@ -270,7 +260,7 @@ async fn what_s3_is_not_to_be_reached_for_is_tried_until_it_is() {
     assert_eq!(errno(house.fsyncdir("").await), libc::EIO);
     assert_eq!((house.fs.held().acknowledged, kept(&house)), (1, vec!["file".into()]));
     house.faults.set_down(false);
-    root_is_synced(&house).await;
+    house.sync_root().await;
     assert_eq!(fake.data("file"), "data");
 }
 
@@ -310,7 +300,7 @@ async fn a_full_staging_directory_makes_closes_wait_for_s3() {
         assert!(house.fs.held().staged_bytes <= 64 << 20);
     }
     assert!(slow.fired() >= 24, "what found no room waited for the others: {}", slow.fired());
-    root_is_synced(&house).await;
+    house.sync_root().await;
     assert_eq!(fake.keys().len(), 40);
 }
 
@@ -358,7 +348,7 @@ async fn what_is_written_renamed_and_changed_right_after_is_sent_once() {
         house.make("gone", b"data").await.unwrap();
         house.unlink("gone").await.unwrap();
     }
-    root_is_synced(&house).await;
+    house.sync_root().await;
     assert_eq!((fake.keys(), fake.data("config")), (vec!["config".into(), "dir/".into()], "number 9".into()));
     let calls = fake.calls();
     let sent: Vec<_> = calls.iter().map(|call| call.call.op).collect();
@@ -490,7 +480,7 @@ async fn a_new_file_that_s3_took_without_an_answer_is_removed_or_renamed_there_a
             Some(renamed) => house.rename(name, renamed, 0).await.unwrap(),
         }
     }
-    root_is_synced(&house).await;
+    house.sync_root().await;
     assert_eq!(fake.keys(), ["new name"]);
     assert_eq!(house.names("").await, ["new name"]);
 }
@@ -513,7 +503,7 @@ async fn nobody_is_asked_what_is_in_a_directory_that_s3_does_not_know_yet() {
     }
     assert_eq!(fake.calls().len(), 0);
     hangs.lift();
-    root_is_synced(&house).await;
+    house.sync_root().await;
     fake.put("dir/theirs", "from another host");
     assert_eq!(house.cat("dir/theirs").await.unwrap(), b"from another host", "now they can know it");
 }

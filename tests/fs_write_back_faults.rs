@@ -16,11 +16,7 @@ const MIB: usize = 1 << 20;
 const DENIED: Fault = Fault::Error { status: 403, code: "AccessDenied" };
 
 fn house_in(staging: &Path, fake: &FakeS3, write_back: bool) -> House {
-    House::on(fake.clone(), |config| {
-        config.staging.dir = staging.into();
-        config.write_back = write_back;
-        config.s3.request_timeout = Duration::from_secs(1);
-    })
+    House::write_back(staging, fake, |config| config.write_back = write_back)
 }
 
 async fn edit(house: &House, name: &str, offset: u64, data: &[u8]) {

@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::path::Path;
 use std::time::Duration;
 
 use support::bytes::pattern;
@@ -10,20 +9,12 @@ use support::{FakeS3, Fault, House, On};
 
 const MIB: usize = 1 << 20;
 
-fn house_in(staging: &Path, fake: &FakeS3) -> House {
-    House::on(fake.clone(), |config| {
-        config.staging.dir = staging.into();
-        config.write_back = true;
-        config.s3.request_timeout = Duration::from_secs(1);
-    })
-}
-
 #[tokio::test]
 async fn what_is_all_in_memory_needs_nothing_of_an_earlier_state_on_the_disk() {
     let staging = tempfile::tempdir().unwrap();
     let fake = FakeS3::new();
     fake.put("file", pattern(1, 1792));
-    let house = house_in(staging.path(), &fake);
+    let house = House::write_back(staging.path(), &fake, |_| {});
     let hangs = house.faults.plan(On::op("PutObject"), Fault::Hang);
     let mut content = pattern(1, 950);
     house.truncate("file", 950).await.unwrap();
@@ -39,15 +30,14 @@ async fn what_is_all_in_memory_needs_nothing_of_an_earlier_state_on_the_disk() {
     }
     assert_eq!(house.cat("file").await.unwrap(), content);
     hangs.lift();
-    house.fsyncdir("").await.unwrap();
-    assert_eq!((house.fs.held().acknowledged, house.fs.held().staged_bytes), (0, 0));
+    house.sync_root().await;
     assert_eq!(fake.data("file"), content);
 }
 
 #[tokio::test]
 async fn what_waits_takes_no_more_memory_than_it_has_bytes() {
     let staging = tempfile::tempdir().unwrap();
-    let house = house_in(staging.path(), &FakeS3::new());
+    let house = House::write_back(staging.path(), &FakeS3::new(), |_| {});
     let hangs = house.faults.plan(On::op("PutObject"), Fault::Hang);
     for n in 0..1200 {
         house.make(&n.to_string(), &pattern(n, 5000)).await.unwrap();
@@ -61,7 +51,7 @@ async fn what_waits_takes_no_more_memory_than_it_has_bytes() {
 async fn no_more_than_ten_thousand_directories_wait() {
     let staging = tempfile::tempdir().unwrap();
     let fake = FakeS3::new();
-    let house = house_in(staging.path(), &fake);
+    let house = House::write_back(staging.path(), &fake, |_| {});
     for n in 0..10_000 {
         house.mkdir(&n.to_string()).await.unwrap();
     }
@@ -78,12 +68,9 @@ async fn no_more_than_ten_thousand_directories_wait() {
 async fn a_tree_that_is_still_being_made_costs_no_question_though_its_files_are_in_s3() {
     let staging = tempfile::tempdir().unwrap();
     let fake = FakeS3::new();
-    let house = House::on(fake.clone(), |config| {
-        config.staging.dir = staging.path().into();
+    let house = House::write_back(staging.path(), &fake, |config| {
         config.staging.bytes_max = 64 << 20;
-        config.write_back = true;
         config.metadata_ttl = Duration::from_millis(50);
-        config.s3.request_timeout = Duration::from_secs(1);
     });
     let large = house.faults.plan(On::op("PutObject").key_where(|key| key.starts_with("large")), Fault::Hang);
     for n in 0..9 {
@@ -106,7 +93,6 @@ async fn a_tree_that_is_still_being_made_costs_no_question_though_its_files_are_
     while house.fs.held().acknowledged > 0 {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    house.fsyncdir("").await.unwrap();
-    assert_eq!((house.fs.held().acknowledged, house.fs.held().staged_bytes), (0, 0));
+    house.sync_root().await;
     assert_eq!(fake.keys().len(), 9 + 2 + 20);
 }

@@ -116,10 +116,17 @@ impl WriteBack {
         self.lock().under_way.len()
     }
 
-    /// Whether somebody must begin to send it.
-    fn add(&self, ino: u64) -> bool {
+    /// It was acknowledged. Whether somebody must begin to send it. `above`: the directories it is in.
+    fn add(&self, ino: u64, above: impl FnOnce() -> Vec<u64>) -> bool {
         let mut state = self.lock();
-        state.last = Some(Instant::now());
+        let now = Instant::now();
+        state.last = Some(now);
+        let above = if state.markers.is_empty() { Vec::new() } else { above() };
+        for dir in above {
+            if let Some(marker) = state.markers.get_mut(&dir) {
+                marker.used = now;
+            }
+        }
         match state.under_way.entry(ino) {
             Entry::Occupied(mut progress) => {
                 progress.get_mut().again = true;
@@ -201,17 +208,6 @@ impl WriteBack {
         }
     }
 
-    /// Something was acknowledged below these directories.
-    fn made_below(&self, dirs: Vec<u64>) {
-        let mut state = self.lock();
-        let now = Instant::now();
-        for dir in dirs {
-            if let Some(marker) = state.markers.get_mut(&dir) {
-                marker.used = now;
-            }
-        }
-    }
-
     /// Somebody waits until S3 has what is at `key` or below, until this is dropped.
     fn awaited(&self, key: &str) -> Awaited<'_> {
         self.lock().awaited.push(key.to_owned());
@@ -274,11 +270,10 @@ impl Drop for Awaited<'_> {
 
 impl Filesystem {
     pub(super) fn send_file(&self, ino: u64, writer: &Arc<Writer>) {
-        if self.write_back.add(ino) {
+        if self.write_back.add(ino, || self.namespace.above(ino)) {
             self.namespace.pin(ino);
             self.send(ino, Sending::File(writer.clone()));
         }
-        self.write_back.made_below(self.namespace.above(ino));
         if self.writes.staging.is_short() {
             self.write_back.fills.notify_waiters();
         }
@@ -317,9 +312,8 @@ impl Filesystem {
             markers.insert(ino, Marker { key, headers, over, noted, since, used })
         };
         before.into_iter().for_each(|before| self.journal.end(before.noted));
-        self.write_back.made_below(self.namespace.above(ino));
         self.namespace.set_directory_local(ino, !over);
-        if self.write_back.add(ino) {
+        if self.write_back.add(ino, || self.namespace.above(ino)) {
             self.send(ino, Sending::Directory);
         }
     }
@@ -472,9 +466,8 @@ impl Filesystem {
     /// Errors: the first of those failures.
     pub(super) async fn sent(&self, key: &str) -> Result<(), Error> {
         // What has no name any more may be about to be removed from anywhere.
-        let is_root =
-            key.is_empty() || self.namespace.key(self.namespace.root()).is_ok_and(|root| root == key);
-        self.are_sent(key, |ino| self.namespace.key(ino).map_or(is_root, |at| is_within(&at, key))).await
+        let is_all = self.namespace.key(self.namespace.root()).is_ok_and(|root| is_within(&root, key));
+        self.are_sent(key, |ino| self.namespace.key(ino).map_or(is_all, |at| is_within(&at, key))).await
     }
 
     /// As [`Filesystem::sent`], of a directory's marker alone: it needs no pass.

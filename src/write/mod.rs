@@ -389,11 +389,6 @@ impl Writer {
         Ok(true)
     }
 
-    /// What the object carries, or will, as far as that is known here.
-    pub async fn headers(&self) -> ObjectHeaders {
-        self.state.lock().await.headers.clone()
-    }
-
     /// The object in S3 carries something else now: so does what is published next. What goes on from it asks that anyway.
     pub async fn carries(&self, change: impl FnOnce(&mut ObjectHeaders)) {
         self.state.lock().await.carries(change);

@@ -2,6 +2,7 @@
 //! would call it (each path by lookups, whose references are given back).
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,6 +108,23 @@ impl House {
         let runtime = tokio::runtime::Handle::current();
         let fs = Filesystem::new(config, client, disk.clone(), journal.clone(), runtime);
         House { fake, faults, fs, root: ROOT_INO, disk, journal, staging: Arc::new(staging) }
+    }
+
+    /// With `--write-back`; a request that makes no progress is given up after a second.
+    pub fn write_back(staging: &Path, fake: &FakeS3, change: impl FnOnce(&mut Config)) -> House {
+        House::on(fake.clone(), |config| {
+            config.staging.dir = staging.into();
+            config.write_back = true;
+            config.s3.request_timeout = Duration::from_secs(1);
+            change(config);
+        })
+    }
+
+    /// `fsync(2)` of the root, after which nothing waits here any more.
+    pub async fn sync_root(&self) {
+        self.fsyncdir("").await.expect("S3 takes it");
+        assert_eq!((self.fs.held().acknowledged, self.fs.held().staged_bytes), (0, 0));
+        assert_eq!(self.journal.kept().expect("readable"), []);
     }
 
     /// On a mount of an account: one of its buckets, as if that was mounted alone.
