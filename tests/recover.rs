@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use pailfs::config::S3Config;
 use pailfs::error::Error;
 use pailfs::journal::{Base, Journal, Kept, KeptHeaders, KeptItem, Staged};
 use pailfs::recover::notice;
@@ -156,7 +157,30 @@ async fn what_s3_has_already_byte_for_byte_is_not_refused() {
         }
         let sent = keep(&house.journal, &kept("new", None, size, vec![range(0, size)]), &data);
         assert_eq!(send_unless_there(&uploads(&house), &sent, &|_| ()).await.unwrap(), Sent::Now);
+        house.fake.delete("new"); // the next one is not later than it by the second that S3's clock leaves open
     }
+}
+
+#[tokio::test]
+async fn where_s3_does_not_tell_now_whether_it_has_it_that_is_no_conflict() {
+    let house = House::new();
+    let made = Kept { exclusive: true, ..kept("made", None, 100, vec![range(0, 100)]) };
+    let item = keep(&house.journal, &made, &pattern(6, 100));
+    house.fake.put("made", pattern(6, 100));
+    let config = S3Config { request_timeout: Duration::from_millis(200), ..house.fake.config() };
+    let client = support::fake::client_over(house.faults.transport(), &config);
+    let uploads = Uploads { client, ..uploads(&house) };
+    for (op, fault, passing) in [
+        ("HeadObject", Fault::Hang, true),
+        ("GetObject", Fault::Error { status: 503, code: "SlowDown" }, true),
+        ("GetObject", Fault::Error { status: 403, code: "AccessDenied" }, false),
+    ] {
+        let fault = house.faults.plan(On::op(op), fault);
+        let refused = send_unless_there(&uploads, &item, &|_| ()).await.unwrap_err();
+        assert_eq!((refused.is_passing(), refused.errno() == libc::EEXIST), (passing, !passing), "{refused}");
+        fault.lift();
+    }
+    assert_eq!(send_unless_there(&uploads, &item, &|_| ()).await.unwrap(), Sent::Before);
 }
 
 #[tokio::test]

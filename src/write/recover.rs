@@ -261,7 +261,7 @@ pub async fn send_unless_there(
     match send(uploads, item, progress).await {
         Ok(_) => Ok(Sent::Now),
         Err(e @ (Error::Stale | Error::Exists | Error::NotFound)) => {
-            there(&uploads.client, item).await.map(|_| Sent::Before).ok_or(e)
+            there(&uploads.client, item).await?.map(|_| Sent::Before).ok_or(e)
         }
         Err(e) => Err(e),
     }
@@ -275,7 +275,9 @@ pub async fn is_sound(item: &KeptItem) -> Result<bool, Error> {
 }
 
 /// The object, if S3 has a file of this size with these bytes: then it was sent, whoever was told so.
-pub async fn there(client: &S3Client, item: &KeptItem) -> Option<ObjectHead> {
+///
+/// Errors: what keeps us from knowing now, but may not later.
+pub async fn there(client: &S3Client, item: &KeptItem) -> Result<Option<ObjectHead>, Error> {
     let compared = async {
         let head = client.head_object(&item.kept.key).await?;
         if head.size != item.kept.size || !is_of_upload(&item.kept, &head) {
@@ -283,10 +285,9 @@ pub async fn there(client: &S3Client, item: &KeptItem) -> Option<ObjectHead> {
         }
         let file = File::open(item.bytes()).map_err(disk_error)?;
         for range in item.kept.ranges.iter().filter(|range| !range.is_empty()) {
-            let get = client.get_object(&item.kept.key, Some(range.clone()), Some(&head.etag)).await;
-            let mut object = get.map_err(is_it_the_base)?;
+            let mut object = client.get_object(&item.kept.key, Some(range.clone()), Some(&head.etag)).await?;
             let mut at = range.start;
-            while let Some(frame) = object.body.frame().await.map_err(is_it_the_base)? {
+            while let Some(frame) = object.body.frame().await? {
                 let mut ours = vec![0; frame.len()];
                 file.read_exact_at(&mut ours, at).map_err(disk_error)?;
                 if ours != frame {
@@ -297,8 +298,15 @@ pub async fn there(client: &S3Client, item: &KeptItem) -> Option<ObjectHead> {
         }
         Ok::<_, Error>(Some(head))
     };
-    let there = compared.await;
-    there.inspect_err(|e| tracing::debug!("whether it was sent cannot be seen: {e}")).ok().flatten()
+    match compared.await {
+        Err(e) if e.is_passing() => Err(e),
+        Err(e) if e.is_other_version() => Ok(None),
+        Err(e) => {
+            tracing::warn!(key = item.kept.key, "whether it was sent cannot be seen: {e}");
+            Ok(None)
+        }
+        compared => compared,
+    }
 }
 
 /// Where an upload has some of the bytes: whether the object is that upload, completed. Else there is nothing to say.

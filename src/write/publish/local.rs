@@ -286,7 +286,7 @@ impl State {
         }
         // An earlier try may have succeeded unheard.
         if let Some(sent) = self.unheard.clone()
-            && let Some(there) = recover::there(&writes.uploads.client, &item).await
+            && let Some(there) = recover::there(&writes.uploads.client, &item).await?
         {
             self.take_back().await;
             let published = self.was_published(writes, there.etag).await;
