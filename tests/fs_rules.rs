@@ -36,6 +36,39 @@ async fn a_directory_does_not_vanish_with_its_last_entry() {
 }
 
 #[tokio::test]
+async fn what_was_written_here_shows_when_though_s3_got_it_later() {
+    let house = House::with(no_ttl);
+    let ahead = |secs| house.fake.change(|server| server.clock_ahead = Duration::from_secs(secs));
+    let shown = async |path: &str| {
+        let attr = house.enter(path).await.unwrap();
+        house.leave(attr.ino);
+        assert_eq!([attr.atime, attr.ctime], [attr.mtime; 2]);
+        attr.mtime
+    };
+    ahead(100);
+    house.make("file", b"data").await.unwrap();
+    let written = shown("file").await;
+    assert!(written.elapsed().unwrap() < Duration::from_secs(60));
+    for plus in [true, false] {
+        house.list("", plus, || 10).await.unwrap();
+        assert_eq!(shown("file").await, written);
+        house.refresh("file").await;
+    }
+    ahead(200);
+    house.fake.put("file", "data");
+    let touched = shown("file").await;
+    assert!(touched > written + Duration::from_secs(99), "another host did that");
+    let fh = house.open("file", libc::O_WRONLY).await.unwrap();
+    house.write(fh, 0, b"more").await.unwrap();
+    house.close(fh).await.unwrap();
+    let written = shown("file").await;
+    assert!(written < touched && shown("file").await == written);
+    house.rename("file", "another", 0).await.unwrap();
+    let renamed = shown("another").await;
+    assert!(written < renamed && renamed < touched && shown("another").await == renamed, "as in S3");
+}
+
+#[tokio::test]
 async fn a_file_beside_a_directory_of_its_name_is_hidden() {
     let house = House::with(no_ttl);
     house.fake.put("a", "hidden");

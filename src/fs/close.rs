@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use super::handles::FileHandle;
 use super::{Filesystem, descriptors};
 use crate::error::Error;
-use crate::namespace::{Entry, FileInfo, Node};
+use crate::namespace::FileInfo;
 use crate::write::{Acknowledgement, Committed, Published, Writer};
 
 impl Filesystem {
@@ -118,7 +118,7 @@ impl Filesystem {
     /// that by themselves, and are known by the object's own time.
     fn mtime_of(&self, ino: u64) -> SystemTime {
         match self.namespace.entry(ino) {
-            Ok(Entry { node: Node::File(info), .. }) if !self.namespace.keeps_attributes() => info.mtime,
+            Ok(entry) if !self.namespace.keeps_attributes() => self.attr(&entry).mtime,
             _ => SystemTime::now(),
         }
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::buckets::Strangers;
 use super::dir::{Dir, Span};
-use super::known::{Known, Source, When};
+use super::known::{Known, Slot, Source, When};
 use super::leaving::Leaving;
 use super::memory::{Memory, Room};
 use super::{Entry, FileInfo, Kind, Node};
@@ -250,7 +250,7 @@ impl Table {
             if self.is_local(slot.ino) || !slot.when.gives_way_to(asked) {
                 return slot.known.node();
             }
-            given = slot.known.hand_on(&mut told);
+            given = slot.known.hand_on(&mut told, self.is_ours(slot));
             if slot.known.kind() != told.kind() {
                 self.detach(dir, name);
             }
@@ -290,6 +290,11 @@ impl Table {
             }
         }
         self.edit(dir, |dir| dir.heard(span, begun));
+    }
+
+    /// Whether the object is as this mount made it, and no metadata say when.
+    fn is_ours(&self, slot: &Slot) -> bool {
+        !self.attributes && slot.when.source == Source::Changed
     }
 
     fn is_outdated(&self, asked: Instant) -> bool {
@@ -342,14 +347,16 @@ impl Table {
 
     /// The inode of a name, made if there is none. An inode of another kind is detached.
     pub(super) fn intern(&mut self, dir: &str, name: &str, node: &Node) -> u64 {
-        let slot = self.dirs.get(dir).and_then(|dir| dir.get(name));
-        if let Some((ino, kind)) = slot.map(|slot| (slot.ino, slot.known.kind())) {
-            if kind == Some(node.kind()) && ino != 0 {
-                return ino;
+        let mut known = Known::of(Some(node));
+        if let Some(slot) = self.dirs.get(dir).and_then(|dir| dir.get(name)) {
+            if slot.known.kind() == Some(node.kind()) {
+                if slot.ino != 0 {
+                    return slot.ino;
+                }
+                slot.known.hand_on(&mut known, self.is_ours(slot));
             }
             self.detach(dir, name);
         }
-        let known = Known::of(Some(node));
         let ino = self.free_number(dir, name, node.kind());
         let shared = self.edit(dir, |dir| {
             if dir.get(name).is_none_or(|slot| slot.known != known) {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::{FileInfo, Kept, Kind, Node, kind_of};
-use crate::attr::since_epoch;
+use crate::attr::{Attributes, since_epoch};
 
 /// What stands at one name.
 pub(super) struct Slot {
@@ -99,11 +99,17 @@ impl Known {
 
     /// Gives what is known of a file to what a later answer told: of the same object the time, which S3 tells in whole
     /// seconds; and its attributes, if the answer does not speak of them. Of another object the kind is the best guess.
-    /// Answers whether anything was given.
-    pub fn hand_on(&self, told: &mut Known) -> bool {
+    /// `ours`: this mount made the object, and nothing but this table keeps when: the time it shows stays, though S3 got
+    /// it in another second. Answers whether anything was given.
+    pub fn hand_on(&self, told: &mut Known, ours: bool) -> bool {
         let same = self.is_same_object(told);
-        let Known::File { mtime, kept, .. } = self else { return false };
-        let Known::File { mtime: told_mtime, kept: heir, .. } = told else { return false };
+        let Known::File { mtime, etag, kept, .. } = self else { return false };
+        let Known::File { mtime: told_mtime, etag: told_etag, kept: heir, .. } = told else { return false };
+        if ours && !same && etag == told_etag {
+            let shown = Some(*mtime);
+            *heir = Kept::new(Attributes { mtime: shown, ctime: shown, ..Attributes::default() });
+            return true;
+        }
         let finer = same && mtime != told_mtime;
         if finer {
             *told_mtime = *mtime;
@@ -242,9 +248,31 @@ mod tests {
             (of(5_000_000_000, "\"b\""), of(5_000_000_000, "\"b\"")),
         ] {
             let mut heir = told.clone();
-            assert_eq!(known.hand_on(&mut heir), heir != told);
+            assert_eq!(known.hand_on(&mut heir, false), heir != told);
             assert_eq!(heir, then);
         }
+    }
+
+    #[test]
+    fn what_was_made_here_shows_when_until_it_is_another_object() {
+        let at = |secs| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(secs);
+        let of = |secs, etag| Known::File { size: 1, mtime: at(secs), etag: ETag::new(etag), kept: None };
+        let shown = |known: &Known| match known.node() {
+            Some(Node::File(info)) => info.attributes().map_or(info.mtime, |said| said.mtime.unwrap()),
+            _ => panic!("a file"),
+        };
+        let mut known = of(5, "\"a\"");
+        for (ours, told, then) in
+            [(true, of(8, "\"a\""), 5), (false, of(8, "\"a\""), 5), (false, of(9, "\"a\""), 9)]
+        {
+            let mut heir = told;
+            known.hand_on(&mut heir, ours);
+            assert_eq!(shown(&heir), at(then));
+            known = heir;
+        }
+        let mut another = of(8, "\"b\"");
+        assert!(!of(5, "\"a\"").hand_on(&mut another, true));
+        assert_eq!(shown(&another), at(8));
     }
 
     proptest! {

@@ -84,8 +84,9 @@ impl FileInfo {
         kind_of(self.kept.as_deref())
     }
 
-    fn or_as_before(self, known: &FileInfo) -> FileInfo {
-        FileInfo { kept: self.kept.or_else(|| known.kept.clone()), ..self }
+    /// Where it says nothing of attributes that objects' metadata keep, they are those that are known.
+    fn or_as_before(self, known: &FileInfo, keeps_attributes: bool) -> FileInfo {
+        FileInfo { kept: self.kept.or_else(|| known.kept.clone().filter(|_| keeps_attributes)), ..self }
     }
 
     /// The object's attributes, as far as they are known.
@@ -393,7 +394,8 @@ impl Namespace {
     /// S3 has the file as it is told here; where that does not speak of attributes, they are as they were.
     pub fn publish(&self, ino: u64, info: FileInfo) {
         let mut table = self.lock();
-        table.update(ino, |known| *known = info.or_as_before(known));
+        let keeps = table.attributes;
+        table.update(ino, |known| *known = info.or_as_before(known, keeps));
         table.set_local(ino, false);
     }
 
@@ -450,10 +452,10 @@ impl Namespace {
             table.touch(dir);
         });
         let mut table = self.lock();
-        let is_local = table.is_local(ino);
+        let (is_local, keeps) = (table.is_local(ino), table.attributes);
         table.update(ino, |known| match is_local {
             true => known.etag = info.etag,
-            false => *known = info.or_as_before(known),
+            false => *known = info.or_as_before(known, keeps),
         });
     }
 

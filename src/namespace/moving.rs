@@ -135,11 +135,14 @@ impl Table {
         moved: &mut Vec<MovedFile>,
     ) -> (Known, Source) {
         let is_local = self.is_local(ino);
-        let Known::File { etag, mtime, .. } = &mut known else { return (known, Source::Changed) };
+        let Known::File { etag, mtime, kept, .. } = &mut known else { return (known, Source::Changed) };
         let Some(copy) = copy else { return (known, Source::Doubted) };
         let before = etag.text();
         if !is_local {
             *mtime = SystemTime::now();
+            if !self.attributes {
+                *kept = None; // the time it showed
+            }
         }
         *etag = ETag::new(&copy);
         moved.push(MovedFile { ino, before, now: copy });
