@@ -275,10 +275,11 @@ sys.stdin.readline()
     writes.ends();
 }
 
-/// All of fsx's operations.
+/// All of fsx's operations. It takes the EINVAL of a `posix_fallocate` of no bytes for one that is not supported.
 const FSX: &str = "
 flen = 262144
 [opsize]
+min = 1
 max = 65536
 [weights]
 close_open = 1.0

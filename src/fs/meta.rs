@@ -110,7 +110,7 @@ impl Filesystem {
             self.namespace.is_local(entry.ino) || attr.mtime.elapsed().is_ok_and(|age| age < TIME_GRAIN);
         let refused = |time: SetTime| time != SetTime::Now || !is_now;
         if [set.atime, set.mtime].into_iter().flatten().any(refused) {
-            return Err(Error::NotPermitted("a file's time is when S3 got it"));
+            return Err(Error::NotPermitted("a file's time is when it was written"));
         }
         Ok(())
     }

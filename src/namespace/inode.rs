@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::buckets::Strangers;
 use super::dir::{Dir, Span};
@@ -250,7 +250,7 @@ impl Table {
             if self.is_local(slot.ino) || !slot.when.gives_way_to(asked) {
                 return slot.known.node();
             }
-            given = slot.known.hand_on(&mut told, self.is_ours(slot));
+            given = slot.known.hand_on(&mut told, self.made_by(slot));
             if slot.known.kind() != told.kind() {
                 self.detach(dir, name);
             }
@@ -292,9 +292,10 @@ impl Table {
         self.edit(dir, |dir| dir.heard(span, begun));
     }
 
-    /// Whether the object is as this mount made it, and no metadata say when.
-    fn is_ours(&self, slot: &Slot) -> bool {
-        !self.attributes && slot.when.source == Source::Changed
+    /// When this mount had made what is known, if it did and no metadata say when.
+    fn made_by(&self, slot: &Slot) -> Option<SystemTime> {
+        let ours = !self.attributes && slot.when.source == Source::Changed;
+        if ours { SystemTime::now().checked_sub(slot.when.at.elapsed()) } else { None }
     }
 
     fn is_outdated(&self, asked: Instant) -> bool {
@@ -347,16 +348,14 @@ impl Table {
 
     /// The inode of a name, made if there is none. An inode of another kind is detached.
     pub(super) fn intern(&mut self, dir: &str, name: &str, node: &Node) -> u64 {
-        let mut known = Known::of(Some(node));
-        if let Some(slot) = self.dirs.get(dir).and_then(|dir| dir.get(name)) {
-            if slot.known.kind() == Some(node.kind()) {
-                if slot.ino != 0 {
-                    return slot.ino;
-                }
-                slot.known.hand_on(&mut known, self.is_ours(slot));
+        let slot = self.dirs.get(dir).and_then(|dir| dir.get(name));
+        if let Some((ino, kind)) = slot.map(|slot| (slot.ino, slot.known.kind())) {
+            if kind == Some(node.kind()) && ino != 0 {
+                return ino;
             }
             self.detach(dir, name);
         }
+        let known = Known::of(Some(node));
         let ino = self.free_number(dir, name, node.kind());
         let shared = self.edit(dir, |dir| {
             if dir.get(name).is_none_or(|slot| slot.known != known) {

@@ -7,10 +7,13 @@
 //! Must never know: directories, inodes' lives, S3.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::{FileInfo, Kept, Kind, Node, kind_of};
 use crate::attr::{Attributes, since_epoch};
+
+/// What has the ETag of an object that was made here, but a `Last-Modified` so much later, another host made anew.
+const CLOCKS_DIFFER_MAX: Duration = Duration::from_secs(60);
 
 /// What stands at one name.
 pub(super) struct Slot {
@@ -99,13 +102,14 @@ impl Known {
 
     /// Gives what is known of a file to what a later answer told: of the same object the time, which S3 tells in whole
     /// seconds; and its attributes, if the answer does not speak of them. Of another object the kind is the best guess.
-    /// `ours`: this mount made the object, and nothing but this table keeps when: the time it shows stays, though S3 got
-    /// it in another second. Answers whether anything was given.
-    pub fn hand_on(&self, told: &mut Known, ours: bool) -> bool {
+    /// `made_by`: when this mount had made the object, where nothing but this table keeps that: the time it shows stays,
+    /// though S3 got it in another second. Answers whether anything was given.
+    pub fn hand_on(&self, told: &mut Known, made_by: Option<SystemTime>) -> bool {
         let same = self.is_same_object(told);
         let Known::File { mtime, etag, kept, .. } = self else { return false };
         let Known::File { mtime: told_mtime, etag: told_etag, kept: heir, .. } = told else { return false };
-        if ours && !same && etag == told_etag {
+        let is_ours = made_by.is_some_and(|by| *told_mtime <= by + CLOCKS_DIFFER_MAX);
+        if is_ours && !same && etag == told_etag {
             let shown = Some(*mtime);
             *heir = Kept::new(Attributes { mtime: shown, ctime: shown, ..Attributes::default() });
             return true;
@@ -248,7 +252,7 @@ mod tests {
             (of(5_000_000_000, "\"b\""), of(5_000_000_000, "\"b\"")),
         ] {
             let mut heir = told.clone();
-            assert_eq!(known.hand_on(&mut heir, false), heir != told);
+            assert_eq!(known.hand_on(&mut heir, None), heir != told);
             assert_eq!(heir, then);
         }
     }
@@ -262,17 +266,17 @@ mod tests {
             _ => panic!("a file"),
         };
         let mut known = of(5, "\"a\"");
-        for (ours, told, then) in
-            [(true, of(8, "\"a\""), 5), (false, of(8, "\"a\""), 5), (false, of(9, "\"a\""), 9)]
-        {
-            let mut heir = told;
-            known.hand_on(&mut heir, ours);
+        let made_by = Some(at(6));
+        for (made_by, told, then) in [(made_by, 8, 5), (None, 8, 5), (None, 9, 9)] {
+            let mut heir = of(told, "\"a\"");
+            known.hand_on(&mut heir, made_by);
             assert_eq!(shown(&heir), at(then));
             known = heir;
         }
-        let mut another = of(8, "\"b\"");
-        assert!(!of(5, "\"a\"").hand_on(&mut another, true));
-        assert_eq!(shown(&another), at(8));
+        for mut another in [of(8, "\"b\""), of(67, "\"a\"")] {
+            assert!(!of(5, "\"a\"").hand_on(&mut another, made_by));
+            assert!(shown(&another) > at(5));
+        }
     }
 
     proptest! {

@@ -56,11 +56,12 @@ pub struct FileInfo {
     pub mtime: SystemTime,
     /// Empty as long as S3 does not have the object.
     pub etag: String,
-    /// None: not asked for, or there are none to ask for.
+    /// None: not asked for, or there is nothing to tell.
     pub kept: Option<Arc<Kept>>,
 }
 
-/// What is known of the attributes in an object's metadata.
+/// What is known of the attributes in an object's metadata; where these are not kept, when this mount wrote it, if S3
+/// tells another time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
     pub attributes: Attributes,
@@ -142,7 +143,8 @@ impl Node {
 pub struct Entry {
     pub ino: u64,
     pub node: Node,
-    /// As they are kept in the object, or in the directory's marker. None: they are not known.
+    /// As they are kept in the object, or in the directory's marker, or else as this mount remembers. None: they are not
+    /// known.
     pub attributes: Option<Arc<Kept>>,
     /// Its name leads to it still.
     pub linked: bool,

@@ -276,7 +276,7 @@ pub async fn is_sound(item: &KeptItem) -> Result<bool, Error> {
 
 /// The object, if S3 has a file of this size with these bytes: then it was sent, whoever was told so.
 ///
-/// Errors: what keeps us from knowing now, but may not later.
+/// Errors: S3 cannot be asked now.
 pub async fn there(client: &S3Client, item: &KeptItem) -> Result<Option<ObjectHead>, Error> {
     let compared = async {
         let head = client.head_object(&item.kept.key).await?;
@@ -299,7 +299,7 @@ pub async fn there(client: &S3Client, item: &KeptItem) -> Result<Option<ObjectHe
         Ok::<_, Error>(Some(head))
     };
     match compared.await {
-        Err(e) if e.is_passing() => Err(e),
+        Err(e) if e.s3_kind() == Some(S3ErrorKind::Unavailable) => Err(e),
         Err(e) if e.is_other_version() => Ok(None),
         Err(e) => {
             tracing::warn!(key = item.kept.key, "whether it was sent cannot be seen: {e}");
