@@ -395,9 +395,11 @@ impl Table {
         }
     }
 
+    /// Changes what is known of a file as this mount changed it. What only this table kept is over.
     pub(super) fn update(&mut self, ino: u64, change: impl FnOnce(&mut FileInfo)) {
         if let Some(Node::File(mut info)) = self.state(ino).and_then(|(known, _)| known.node()) {
             change(&mut info);
+            info.kept.take_if(|_| !self.attributes);
             self.learn(ino, Known::of(Some(&Node::File(info))), When::now(Source::Changed));
         }
     }

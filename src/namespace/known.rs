@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn whole_seconds_do_not_undo_a_finer_time_of_the_same_object() {
-        let at = |nanos| SystemTime::UNIX_EPOCH + std::time::Duration::from_nanos(nanos);
+        let at = |nanos| SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos);
         let of = |nanos, etag| Known::File { size: 1, mtime: at(nanos), etag: ETag::new(etag), kept: None };
         let known = of(5_700_000_000, "\"a\"");
         for (told, then) in [
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn what_was_made_here_shows_when_until_it_is_another_object() {
-        let at = |secs| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(secs);
+        let at = |secs| SystemTime::UNIX_EPOCH + Duration::from_secs(secs);
         let of = |secs, etag| Known::File { size: 1, mtime: at(secs), etag: ETag::new(etag), kept: None };
         let shown = |known: &Known| match known.node() {
             Some(Node::File(info)) => info.attributes().map_or(info.mtime, |said| said.mtime.unwrap()),

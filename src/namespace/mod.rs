@@ -85,9 +85,8 @@ impl FileInfo {
         kind_of(self.kept.as_deref())
     }
 
-    /// Where it says nothing of attributes that objects' metadata keep, they are those that are known.
-    fn or_as_before(self, known: &FileInfo, keeps_attributes: bool) -> FileInfo {
-        FileInfo { kept: self.kept.or_else(|| known.kept.clone().filter(|_| keeps_attributes)), ..self }
+    fn or_as_before(self, known: &FileInfo) -> FileInfo {
+        FileInfo { kept: self.kept.or_else(|| known.kept.clone()), ..self }
     }
 
     /// The object's attributes, as far as they are known.
@@ -396,8 +395,7 @@ impl Namespace {
     /// S3 has the file as it is told here; where that does not speak of attributes, they are as they were.
     pub fn publish(&self, ino: u64, info: FileInfo) {
         let mut table = self.lock();
-        let keeps = table.attributes;
-        table.update(ino, |known| *known = info.or_as_before(known, keeps));
+        table.update(ino, |known| *known = info.or_as_before(known));
         table.set_local(ino, false);
     }
 
@@ -454,10 +452,10 @@ impl Namespace {
             table.touch(dir);
         });
         let mut table = self.lock();
-        let (is_local, keeps) = (table.is_local(ino), table.attributes);
+        let is_local = table.is_local(ino);
         table.update(ino, |known| match is_local {
             true => known.etag = info.etag,
-            false => *known = info.or_as_before(known, keeps),
+            false => *known = info.or_as_before(known),
         });
     }
 
