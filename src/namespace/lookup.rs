@@ -10,7 +10,7 @@ use super::known::Source;
 use super::{Entry, Kind, Listed, Namespace, Node};
 use crate::error::{Error, S3Error, S3ErrorKind};
 use crate::key;
-use crate::s3::ListObjectsV2;
+use crate::s3::{ListObjectsV2, ListPage};
 
 impl Namespace {
     /// What stands at `name`, counted as one more reference of the kernel.
@@ -138,16 +138,8 @@ impl Namespace {
 
     /// Whether any key begins with `prefix`, and be it the marker.
     async fn any_below(&self, prefix: &str) -> Result<bool, S3Error> {
-        let mut query = ListObjectsV2 { prefix: prefix.into(), max_keys: Some(1), ..Default::default() };
-        loop {
-            let page = self.client.list_objects_v2(&query).await?;
-            // A page may be empty, and not the last.
-            query.continuation_token = page.next_continuation_token;
-            let found = !page.contents.is_empty() || page.undecodable > 0;
-            if found || query.continuation_token.is_none() {
-                return Ok(found);
-            }
-        }
+        let query = ListObjectsV2 { prefix: prefix.into(), max_keys: Some(1), ..Default::default() };
+        self.client.any_page(query, ListPage::has_keys).await
     }
 
     /// What is known of an inode, however old.

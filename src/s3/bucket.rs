@@ -10,7 +10,8 @@ use http::Method;
 use super::object::parse_timestamp;
 use super::xml::{self, Element};
 use super::{
-    ListBucketsPage, ListObjectVersions, ListObjectsV2, ListedBucket, Owner, R, S3Client, call, set_document,
+    ListBucketsPage, ListObjectVersions, ListObjectsV2, ListPage, ListedBucket, Owner, R, S3Client, call,
+    set_document,
 };
 use crate::aws::retry::{Effort, Failure};
 use crate::error::S3ErrorKind;
@@ -123,8 +124,7 @@ impl S3Client {
             return Ok(Some("the bucket is not empty: it holds objects, or versions of them"));
         }
         let query = ListObjectsV2 { max_keys: Some(1), ..ListObjectsV2::default() };
-        let page = self.list_objects_v2(&query).await?;
-        if !page.contents.is_empty() || page.undecodable > 0 {
+        if self.any_page(query, ListPage::has_keys).await? {
             return Ok(Some("the bucket is not empty"));
         }
         // Somebody is about to make an object, or was; S3 itself refuses for directory buckets only. As for versions.

@@ -14,6 +14,23 @@ use super::{ListObjectsV2, ListPage, ListedChecksum, ListedObject, R, S3Client, 
 use crate::key::past;
 
 impl S3Client {
+    /// Whether `holds` says so of any page: those after it are not asked for. A page may be empty, or have fewer keys than
+    /// were asked for, and not be the last.
+    pub async fn any_page(
+        &self,
+        mut query: ListObjectsV2,
+        mut holds: impl FnMut(&ListPage) -> bool,
+    ) -> R<bool> {
+        loop {
+            let page = self.list_objects_v2(&query).await?;
+            let held = holds(&page);
+            query.continuation_token = page.next_continuation_token;
+            if held || query.continuation_token.is_none() {
+                return Ok(held);
+            }
+        }
+    }
+
     pub async fn list_objects_v2(&self, query: &ListObjectsV2) -> R<ListPage> {
         match (past::parse(&query.prefix), self.inner.as_of) {
             (Some(past), _) => return self.list_past(past, query).await,

@@ -39,6 +39,13 @@ pub struct ListPage {
     pub undecodable: u64,
 }
 
+impl ListPage {
+    /// Whether there is any key, and be it one that is left out.
+    pub fn has_keys(&self) -> bool {
+        !self.contents.is_empty() || self.undecodable > 0
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedObject {
     pub key: String,

@@ -352,7 +352,7 @@ async fn find_objects(
     let mut any = false;
     loop {
         let page = shared.source.list_objects_v2(&query).await?;
-        any |= !page.contents.is_empty() || page.undecodable > 0;
+        any |= page.has_keys();
         if page.undecodable > 0 {
             let (count, bucket) = (page.undecodable, shared.source.bucket());
             shared

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use crate::config::LIST_PAGE_KEYS_MAX;
 use crate::error::S3Error;
-use crate::s3::{ListObjectsV2, ObjectHeaders, ObjectId, Precondition, S3Client};
+use crate::s3::{ListObjectsV2, ListPage, ObjectHeaders, ObjectId, Precondition, S3Client};
 
 /// Keys that [`Contents::of`] can look past, at most: they, the marker and one more fill a page.
 pub const KEYS_BUT_MAX: usize = LIST_PAGE_KEYS_MAX as usize - 2;
@@ -26,19 +26,15 @@ impl Contents {
     /// Asks S3, looking past the keys `but`, of which there are at most [`KEYS_BUT_MAX`].
     pub async fn of(client: &S3Client, dir: &str, but: &HashSet<String>) -> Result<Contents, S3Error> {
         let max_keys = u32::try_from(but.len() + 2).unwrap_or(LIST_PAGE_KEYS_MAX).min(LIST_PAGE_KEYS_MAX);
-        let mut query = ListObjectsV2 { prefix: dir.into(), max_keys: Some(max_keys), ..Default::default() };
+        let query = ListObjectsV2 { prefix: dir.into(), max_keys: Some(max_keys), ..Default::default() };
         let other = |key: &String| key != dir && !but.contains(key);
         let mut contents = Contents { marker: false, others: false };
-        loop {
-            let page = client.list_objects_v2(&query).await?;
+        let others = client.any_page(query, |page| {
             contents.marker |= page.contents.iter().any(|object| object.key == dir);
-            contents.others |= page.undecodable > 0 || page.contents.iter().any(|object| other(&object.key));
-            // A server may answer with fewer keys than it was asked for.
-            query.continuation_token = page.next_continuation_token.filter(|_| !contents.others);
-            if query.continuation_token.is_none() {
-                return Ok(contents);
-            }
-        }
+            page.undecodable > 0 || page.contents.iter().any(|object| other(&object.key))
+        });
+        contents.others = others.await?;
+        Ok(contents)
     }
 }
 
@@ -73,18 +69,13 @@ pub async fn keep(client: &S3Client, dir: &str, leaving: &HashSet<String>) -> Re
 
 /// Before all below the directory `leaving` goes: where nothing else keeps `dir`, which holds it, its marker is written.
 pub async fn keep_beside(client: &S3Client, dir: &str, leaving: &str) -> Result<(), S3Error> {
-    let mut query = ListObjectsV2 { prefix: dir.into(), delimiter: true, ..Default::default() };
-    loop {
-        let page = client.list_objects_v2(&query).await?;
-        // Its marker is one of these.
-        let stays = !page.contents.is_empty() || page.undecodable > 0;
-        if stays || page.common_prefixes.iter().any(|below| below != leaving) {
-            return Ok(());
-        }
-        query.continuation_token = page.next_continuation_token;
-        if query.continuation_token.is_none() {
-            return put(client, dir, &headers()).await;
-        }
+    let query = ListObjectsV2 { prefix: dir.into(), delimiter: true, ..Default::default() };
+    // Its marker is one of the keys.
+    let stays =
+        |page: &ListPage| page.has_keys() || page.common_prefixes.iter().any(|below| below != leaving);
+    match client.any_page(query, stays).await? {
+        true => Ok(()),
+        false => put(client, dir, &headers()).await,
     }
 }
 
