@@ -496,6 +496,20 @@ async fn a_file_and_a_directory_of_one_name(ground: &Ground) {
     assert_eq!(ground.get(&ground.key("a/x")).await, b"within");
 }
 
+async fn a_prefix_goes_with_its_last_key(ground: &Ground) {
+    ground.put(&ground.key("p/x"), "within").await;
+    ground.client.delete_object(&ground.key("p/x")).await.unwrap();
+    assert!(ground.walk("p/", false, None).await.is_empty(), "there is no marker");
+    let (above, marker) =
+        (ground.walk("", true, None).await, ground.client.head_object(&ground.key("p/")).await);
+    if ground.differs(Difference::EmptiedPrefixesStay) {
+        assert_eq!((above, marker.unwrap().size), (vec!["p/".to_string()], 0));
+    } else {
+        assert!(above.is_empty());
+        assert_eq!(marker.unwrap_err().kind, S3ErrorKind::NoSuchKey);
+    }
+}
+
 async fn listings_tell_size_etag_and_time(ground: &Ground) {
     let key = ground.key("o");
     let etag = ground.put(&key, "12345").await;
@@ -548,6 +562,7 @@ macro_rules! on {
             uploads_are_aborted
             listings_are_whole_whatever_the_pages
             a_file_and_a_directory_of_one_name
+            a_prefix_goes_with_its_last_key
             listings_tell_size_etag_and_time
             max_keys_is_the_callers_choice
         );

@@ -316,9 +316,15 @@ fn file_keys(server: &Server, bucket: &str) -> Vec<String> {
     server.boto().keys(bucket, "").into_iter().filter(|key| !key.ends_with('/')).collect()
 }
 
+/// Directories of the tree below which S3 has no key, not even a marker: SeaweedFS lists such, another server would not.
+fn without_keys<'a>(keys: &[String], tree: &'a Tree) -> Vec<&'a String> {
+    tree.dirs.iter().filter(|dir| !keys.iter().any(|key| key.starts_with(&format!("{dir}/")))).collect()
+}
+
 fn assert_nothing_is_left(server: &Server, bucket: &str, staging: &Path, tree: &Tree, what: &str) {
     assert_eq!(file_keys(server, bucket), tree.files.keys().cloned().collect::<Vec<_>>(), "{what}");
     let mut boto = server.boto();
+    assert_eq!(without_keys(&boto.keys(bucket, ""), tree), Vec::<&String>::new(), "{what}");
     wait_until("no upload is left", || boto.uploads(bucket).is_empty());
     let kept = Journal::new(staging, Some(&server.endpoint), bucket).kept().expect("readable");
     assert_eq!(kept.len(), 0, "{what}: {kept:?}");

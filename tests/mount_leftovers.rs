@@ -71,6 +71,34 @@ fn moto_a_killed_daemon_leaves_no_upload_behind() {
     a_killed_daemon_leaves_no_upload_behind(Kind::Moto);
 }
 
+/// Where the server answers for a marker that is not there, too: SeaweedFS does once something was below it.
+fn a_directory_made_before_a_crash_is_there(kind: Kind) {
+    let server = shared(kind);
+    let bucket = server.bucket("made");
+    let staging = tempfile::tempdir().expect("a directory");
+    let mount =
+        || Options::new(server, &bucket).arg("--write-back").arg("--staging").arg(staging.path()).mount();
+    let first = mount();
+    std::fs::create_dir(first.path("dir")).expect("a directory");
+    let mut boto = server.boto();
+    boto.put(&bucket, "dir/x", b"another host's");
+    boto.delete(&bucket, "dir/x");
+    assert_eq!(boto.keys(&bucket, ""), [""; 0], "the directory waits");
+    first.kill_daemon();
+    mount().umount();
+    assert_eq!(boto.keys(&bucket, ""), ["dir/"]);
+}
+
+#[test]
+fn seaweedfs_a_directory_made_before_a_crash_is_there() {
+    a_directory_made_before_a_crash_is_there(Kind::SeaweedFs);
+}
+
+#[test]
+fn moto_a_directory_made_before_a_crash_is_there() {
+    a_directory_made_before_a_crash_is_there(Kind::Moto);
+}
+
 #[test]
 fn moto_what_could_not_be_sent_is_named_by_the_next_mount_and_recovered() {
     let server = shared(Kind::Moto);

@@ -298,7 +298,8 @@ async fn make_directory(uploads: &Uploads, key: &str, told: Vec<&Open>) {
         let Some(Open { intent: Intent::Directory { metadata, over, .. }, .. }) = told.last() else {
             return Ok(());
         };
-        if !over && object(&uploads.client, key).await?.is_some() {
+        // By a listing: SeaweedFS answers HEAD for a marker also where there is none, once anything was below it.
+        if !over && Contents::of(&uploads.client, key, &HashSet::new()).await?.marker {
             return Ok(());
         }
         let headers = ObjectHeaders { metadata: metadata.clone(), ..markers::headers() };

@@ -46,6 +46,8 @@ pub enum Difference {
     MarkersAreNotCopied,
     /// A marker that is deleted before what is below it stays listed as a common prefix.
     EarlyMarkersStay,
+    /// When the last key below a prefix is gone, the prefix stays listed, and HEAD answers for a marker that is not there.
+    EmptiedPrefixesStay,
 }
 
 /// All that is known, each with its source. A test that meets one asserts the difference itself, so
@@ -58,6 +60,7 @@ const DIFFERENCES: &[(Behind, Difference, &str)] = &[
     (Behind::SeaweedFs, Difference::PutMakesBucket, "for users with the action Admin (4.48, probed)"),
     (Behind::SeaweedFs, Difference::MarkersAreNotCopied, "it is a directory there (4.48, probed)"),
     (Behind::SeaweedFs, Difference::EarlyMarkersStay, "a directory that was not empty (4.48, probed)"),
+    (Behind::SeaweedFs, Difference::EmptiedPrefixesStay, "directories, removed minutes later (4.48, probed)"),
     (Behind::Moto, Difference::CopyIgnoresIfMatch, "not implemented (5.2.5, probed)"),
     (Behind::Moto, Difference::PartCopyIgnoresIfMatch, "not implemented (5.2.5)"),
     (Behind::Moto, Difference::CompleteIgnoresIfMatch, "not implemented (5.2.5)"),
