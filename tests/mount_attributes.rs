@@ -17,7 +17,7 @@ use support::servers::{Kind, Server, shared};
 
 /// Fails with the line of the first thing that is not as docs/SEMANTICS.md says.
 const RULES: &str = r#"
-import errno, os, stat, sys, time
+import errno, os, shutil, stat, subprocess, sys, time
 
 def refused(expected, call, *args):
     try:
@@ -74,6 +74,17 @@ assert os.getxattr("file", "s3.key") == b"file"
 os.setxattr("file", "s3.tags", b"by=me&for=you")
 assert os.getxattr("file", "s3.tags") == b"by=me&for=you"
 os.setxattr("file", "s3.content-type", b"text/x-odd")
+
+shutil.copyfile(shutil.which("sleep"), "program")
+os.chmod("program", 0o755)
+program = subprocess.Popen(["./program", "1000"])
+for flags in [os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC]:
+    refused(errno.ETXTBSY, os.open, "program", flags)
+refused(errno.ETXTBSY, os.truncate, "program", 0)
+program.kill()
+assert program.wait() == -9, "it ran on"
+os.unlink("program")
+
 # moto answers a document that is none with a failure of its own.
 if sys.argv[2] == "seaweedfs":
     refused(errno.EINVAL, os.setxattr, ".", "s3.cors", b"<CORSConfiguration><nonsense>")

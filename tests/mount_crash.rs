@@ -21,7 +21,7 @@ use support::servers::{Kind, Server, shared};
 
 const MIB: usize = 1 << 20;
 /// How long the server takes for what was under way when the daemon died, at most.
-const UNDER_WAY: Duration = Duration::from_secs(1);
+const UNDER_WAY: Duration = Duration::from_secs(2);
 /// So many names, so that operations meet.
 const NAMES: u32 = 8;
 
@@ -304,7 +304,13 @@ fn killed_at_random_moments(name: &str, args: &[&str]) {
 
 /// What a program sees of a mount whose daemon is gone; EIO where it died while it answered.
 fn is_killed(e: &io::Error, root: &Path) -> bool {
-    let is_gone = || fs::metadata(root).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN));
+    // For a moment the kernel answers for the root by itself.
+    let is_gone = || {
+        (0..50).any(|_| {
+            std::thread::sleep(Duration::from_millis(100));
+            fs::metadata(root).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN))
+        })
+    };
     match e.raw_os_error() {
         Some(libc::ENOTCONN | libc::ECONNABORTED) => true,
         Some(libc::EIO) => is_gone(),

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::process::Command;
 
 use support::aws::s3api_ok;
-use support::mount::{Mount, Options, run};
+use support::mount::{Mount, Options, pailfs, run};
 use support::servers::{Kind, Server, shared};
 
 fn sh(mount: &Mount, script: &str) {
@@ -36,8 +36,10 @@ fn many_files_are_removed(kind: Kind) {
     assert_eq!(fs::read_dir(mount.path("stays")).expect("it stays").count(), 0);
     File::open(mount.path("stays")).and_then(|dir| dir.sync_all()).expect("fsync of the directory");
     assert_eq!(keys(server, &bucket), ["stays/"]);
-    // What follows at once is under way when the mount ends.
     server.boto().put_many(&bucket, &below("late", 50), b"x");
+    let refreshed = run(Command::new(pailfs()).arg("refresh").arg(&mount.dir));
+    assert!(refreshed.status.success(), "{refreshed:?}");
+    // What follows at once is under way when the mount ends.
     sh(&mount, "rm -r late");
     mount.umount();
     assert_eq!(keys(server, &bucket), ["stays/"]);

@@ -54,8 +54,7 @@ else:
 
 # Whoever stands in a directory sees that one alone, also while it changes places; and no name is ever missing.
 wrong, ends = [], threading.Event()
-def stand_in(dir, expected):
-    at = os.open(dir, os.O_RDONLY)
+def stand_in(at, dir, expected):
     while not ends.wait(0.01):
         try:
             names = sorted(os.listdir(f"/proc/self/fd/{at}"))  # opened anew each time
@@ -78,8 +77,8 @@ def pass_by(path):
 def names(files):
     return sorted({name.split("/")[1] for name in files if name.startswith("sub/")})
 watching = [
-    threading.Thread(target=stand_in, args=("a/sub", (names(two), "2"))),
-    threading.Thread(target=stand_in, args=("deep/er/b/sub", (names(one), "1"))),
+    threading.Thread(target=stand_in, args=(os.open("a/sub", os.O_RDONLY), "a/sub", (names(two), "2"))),
+    threading.Thread(target=stand_in, args=(os.open("deep/er/b/sub", os.O_RDONLY), "deep/er/b/sub", (names(one), "1"))),
     threading.Thread(target=pass_by, args=("a/sub/both",)),
 ]
 for thread in watching:

@@ -302,7 +302,7 @@ fn seaweedfs_files_are_mapped() {
     }
     let mount = Mount::of(server, &bucket);
     let mut compare = Command::new("timeout");
-    compare.arg("120").arg(program("python3")).args(["-c", COMPARE_MAPPED]);
+    compare.arg("600").arg(program("python3")).args(["-c", COMPARE_MAPPED]);
     compare.args([mount.path("one").as_path(), local.path(), mount.path("two").as_path()]);
     let said = run(&mut compare);
     assert!(said.status.success(), "{}", said.stderr);
