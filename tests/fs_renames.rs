@@ -313,7 +313,7 @@ async fn beside_a_rename<T>(house: &House, work: impl Future<Output = T>) -> T {
     done
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_changed_below_meanwhile_comes_after_it() {
     let house = House::new();
     house.fake.put_many(["d/x", "d/y", "beside"], "data");

@@ -343,7 +343,7 @@ async fn a_page_is_renewed_once() {
 }
 
 /// Whether a directory would vanish is asked once a burst, and for its last entry.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_burst_of_unlinks_asks_once_whether_the_directory_would_vanish() {
     let house = House::new();
     house.fake.put_many((0..10).map(|n| format!("d/{n}")), "x");

@@ -52,6 +52,7 @@ async fn what_one_closes_the_other_sees_when_it_opens() {
     assert_eq!(one.read(open, 0, 5).await.unwrap(), b"other");
     other.unlink("d/g").await.unwrap();
     other.rmdir("d").await.unwrap();
+    other.sync_root().await;
     assert_eq!(one.names("").await, [""; 0]);
     one.close(open).await.unwrap();
 }

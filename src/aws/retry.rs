@@ -559,7 +559,7 @@ async fn read_whole(mut body: BodyStream, effort: &mut Effort) -> Result<Bytes, 
             Ok(None) => return Ok(held.freeze()),
             Ok(Some(Err(e))) => return Err(broken(e)),
             Ok(Some(Ok(frame))) => {
-                effort.received();
+                effort.progressed();
                 if held.len() + frame.len() > ANSWER_BYTES_MAX {
                     let text = format!("an answer of more than {ANSWER_BYTES_MAX} bytes");
                     return Err(Failure::local(S3ErrorKind::Malformed, text));

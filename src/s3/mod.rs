@@ -291,6 +291,7 @@ impl S3Client {
     ) -> R<(Answer, Option<PartChecksum>)> {
         let first = self.protection();
         let checksum = protect(call, first).await;
+        effort.progressed();
         let refusal = match self.wire().send(call, effort).await {
             Ok(answer) => return Ok((answer, checksum)),
             Err(e) => e,

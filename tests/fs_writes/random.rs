@@ -128,7 +128,7 @@ impl Run {
         let mode = [0, keep, keep | punch, zero, zero | keep][self.random.random_range(0..5)];
         self.house.fs.fallocate(self.fh, offset as u64, len as u64, mode).await.unwrap();
         let (end, old) = (offset + len, self.content.len());
-        if mode & keep == 0 {
+        if mode & keep == 0 && len > 0 {
             self.content.resize(old.max(end), 0);
         }
         if mode & (punch | zero) != 0 {

@@ -64,8 +64,9 @@ impl Effort {
         Effort { tries_max: tries, ..Effort::new(timeout) }
     }
 
-    /// Bytes of an answer arrived: the server is at work. Failures still count.
-    pub fn received(&mut self) {
+    /// From now on the server is waited for anew: bytes of an answer arrived, or ours are ready to be sent only now. Failures
+    /// still count.
+    pub fn progressed(&mut self) {
         self.progress_at = Instant::now();
     }
 
@@ -181,7 +182,7 @@ mod tests {
             assert!(effort.next_pause(&tokens, false, None).is_ok());
         }
         assert!(effort.next_pause(&tokens, false, None).is_err());
-        effort.received();
+        effort.progressed();
         assert!(effort.next_pause(&tokens, false, None).is_err());
         effort.gained();
         assert!(effort.next_pause(&tokens, false, None).is_ok(), "progress starts a new count");
