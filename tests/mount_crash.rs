@@ -15,6 +15,7 @@ use std::time::Duration;
 use pailfs::journal::Journal;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use support::aws::Boto;
 use support::bytes::{pattern, sha256_hex};
 use support::mount::{Options, wait_until};
 use support::servers::{Kind, Server, shared};
@@ -229,9 +230,9 @@ fn killed_at_random_moments(name: &str, args: &[&str]) {
     println!("PAILFS_CRASH_SEED={seed}");
     let server = shared(Kind::SeaweedFs);
     let bucket = server.bucket(name);
-    // The first bytes in a bucket take SeaweedFS long, and would arrive when nobody expects them any more.
-    server.boto().put(&bucket, "first", b"bytes");
-    server.boto().delete(&bucket, "first");
+    let mut boto = server.boto();
+    // They would arrive when nobody expects them any more.
+    boto.take_first_bytes(&bucket);
     let staging = tempfile::tempdir().expect("a directory");
     let mount = || {
         let options = Options::new(server, &bucket).args(["--part-size", "5MiB"]).args(args);
@@ -279,7 +280,7 @@ fn killed_at_random_moments(name: &str, args: &[&str]) {
         let mut found = Tree::read(&next.dir).expect("the next mount shows all");
         // What was under way when the daemon died may arrive after the next one has looked.
         for _ in 0..10 {
-            if file_keys(server, &bucket) == found.files.keys().cloned().collect::<Vec<_>>() {
+            if file_keys(&boto.keys(&bucket, "")) == found.files.keys().collect::<Vec<_>>() {
                 break;
             }
             std::thread::sleep(Duration::from_millis(1100)); // longer than the mount believes what it knows
@@ -295,7 +296,7 @@ fn killed_at_random_moments(name: &str, args: &[&str]) {
             after.but(&found),
             next.log_text()
         );
-        assert_nothing_is_left(server, &bucket, staging.path(), &found, &what);
+        assert_nothing_is_left(server, &mut boto, &bucket, staging.path(), &found, &what);
         next.umount();
         tree = found;
     }
@@ -318,8 +319,8 @@ fn is_killed(e: &io::Error, root: &Path) -> bool {
     }
 }
 
-fn file_keys(server: &Server, bucket: &str) -> Vec<String> {
-    server.boto().keys(bucket, "").into_iter().filter(|key| !key.ends_with('/')).collect()
+fn file_keys(keys: &[String]) -> Vec<&String> {
+    keys.iter().filter(|key| !key.ends_with('/')).collect()
 }
 
 /// Directories of the tree below which S3 has no key, not even a marker: SeaweedFS lists such, another server would not.
@@ -327,10 +328,17 @@ fn without_keys<'a>(keys: &[String], tree: &'a Tree) -> Vec<&'a String> {
     tree.dirs.iter().filter(|dir| !keys.iter().any(|key| key.starts_with(&format!("{dir}/")))).collect()
 }
 
-fn assert_nothing_is_left(server: &Server, bucket: &str, staging: &Path, tree: &Tree, what: &str) {
-    assert_eq!(file_keys(server, bucket), tree.files.keys().cloned().collect::<Vec<_>>(), "{what}");
-    let mut boto = server.boto();
-    assert_eq!(without_keys(&boto.keys(bucket, ""), tree), Vec::<&String>::new(), "{what}");
+fn assert_nothing_is_left(
+    server: &Server,
+    boto: &mut Boto,
+    bucket: &str,
+    staging: &Path,
+    tree: &Tree,
+    what: &str,
+) {
+    let keys = boto.keys(bucket, "");
+    assert_eq!(file_keys(&keys), tree.files.keys().collect::<Vec<_>>(), "{what}");
+    assert_eq!(without_keys(&keys, tree), Vec::<&String>::new(), "{what}");
     wait_until("no upload is left", || boto.uploads(bucket).is_empty());
     let kept = Journal::new(staging, Some(&server.endpoint), bucket).kept().expect("readable");
     assert_eq!(kept.len(), 0, "{what}: {kept:?}");

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::process::Command;
 
 use support::aws::s3api_ok;
-use support::mount::{Mount, Options, pailfs, run};
+use support::mount::{Mount, Options, refresh, run};
 use support::servers::{Kind, Server, shared};
 
 fn sh(mount: &Mount, script: &str) {
@@ -37,8 +37,7 @@ fn many_files_are_removed(kind: Kind) {
     File::open(mount.path("stays")).and_then(|dir| dir.sync_all()).expect("fsync of the directory");
     assert_eq!(keys(server, &bucket), ["stays/"]);
     server.boto().put_many(&bucket, &below("late", 50), b"x");
-    let refreshed = run(Command::new(pailfs()).arg("refresh").arg(&mount.dir));
-    assert!(refreshed.status.success(), "{refreshed:?}");
+    refresh(&mount.dir);
     // What follows at once is under way when the mount ends.
     sh(&mount, "rm -r late");
     mount.umount();

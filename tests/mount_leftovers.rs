@@ -19,9 +19,13 @@ use support::servers::{Kind, REGION, Server, shared};
 
 const MIB: usize = 1 << 20;
 
-fn mount_in(staging: &Path, server: &Server, bucket: &str) -> Mount {
+fn options_in(staging: &Path, server: &Server, bucket: &str) -> Options {
     let options = Options::new(server, bucket).args(["--part-size", "5MiB"]);
-    options.arg("--staging").arg(staging).mount()
+    options.arg("--staging").arg(staging)
+}
+
+fn mount_in(staging: &Path, server: &Server, bucket: &str) -> Mount {
+    options_in(staging, server, bucket).mount()
 }
 
 fn recover(staging: &Path, server: &Server, bucket: &str, args: &[&str]) -> Said {
@@ -76,12 +80,10 @@ fn a_directory_made_before_a_crash_is_there(kind: Kind) {
     let server = shared(kind);
     let bucket = server.bucket("made");
     let staging = tempfile::tempdir().expect("a directory");
-    let mount =
-        || Options::new(server, &bucket).arg("--write-back").arg("--staging").arg(staging.path()).mount();
+    let mount = || options_in(staging.path(), server, &bucket).arg("--write-back").mount();
     let mut boto = server.boto();
-    // The first bytes in a bucket take SeaweedFS long, and the directory waits for some seconds only.
-    boto.put(&bucket, "first", b"bytes");
-    boto.delete(&bucket, "first");
+    // The directory waits for some seconds only.
+    boto.take_first_bytes(&bucket);
     let first = mount();
     std::fs::create_dir(first.path("dir")).expect("a directory");
     boto.put(&bucket, "dir/x", b"another host's");

@@ -7,7 +7,7 @@ mod support;
 use std::path::Path;
 use std::process::Command;
 
-use support::mount::{Options, pailfs, run};
+use support::mount::{Options, refresh, run};
 use support::servers::{Kind, shared};
 
 fn names(dir: &Path) -> Vec<String> {
@@ -16,11 +16,6 @@ fn names(dir: &Path) -> Vec<String> {
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
-}
-
-fn refresh(path: &Path) {
-    let said = run(Command::new("timeout").arg("20").arg(pailfs()).arg("refresh").arg(path));
-    assert!(said.status.success(), "{said:?}");
 }
 
 #[test]

@@ -298,6 +298,7 @@ impl S3Client {
         };
         let Some(second) = self.protection_after(first, &refusal) else { return Err(refusal) };
         protect(call, second).await;
+        effort.progressed();
         let answer = self.wire().send(call, effort).await?;
         self.remember_refusal(&refusal);
         Ok((answer, None))

@@ -176,6 +176,13 @@ impl Boto {
         self.must(&[b"delete", bucket.as_bytes(), key.as_bytes()]);
     }
 
+    /// The first bytes in a bucket take SeaweedFS long; what comes after this does not wait for that.
+    #[track_caller]
+    pub fn take_first_bytes(&mut self, bucket: &str) {
+        self.put(bucket, "first", b"bytes");
+        self.delete(bucket, "first");
+    }
+
     /// Deletes every key that begins so.
     #[track_caller]
     pub fn empty(&mut self, bucket: &str, prefix: &str) {

@@ -57,6 +57,13 @@ pub fn flush(mount: &Mount, path: &str) {
     assert!(said.status.success(), "flush: {said:?}\nits log:\n{}", mount.log_text());
 }
 
+/// `pailfs refresh` of what is on a mount, which must succeed.
+#[track_caller]
+pub fn refresh(path: &Path) {
+    let said = run(Command::new("timeout").arg("20").arg(pailfs()).arg("refresh").arg(path));
+    assert!(said.status.success(), "{said:?}");
+}
+
 fn slurp(file: &mut File) -> String {
     let mut bytes = Vec::new();
     file.rewind().expect("a plain file");
@@ -213,17 +220,15 @@ impl Mount {
     /// `pailfs umount`, which must succeed, leave nothing mounted and end the daemon.
     #[track_caller]
     pub fn umount(self) {
-        let umount = || run(Command::new(pailfs()).arg("umount").arg(&self.dir));
         // What the test had open, a program that another test has just begun may have for a moment, too.
-        let busy = |said: &Said| !said.status.success() && said.stderr.contains("busy");
-        let mut said = umount();
-        for _ in 0..50 {
-            if !busy(&said) {
-                break;
+        let end = Instant::now() + Duration::from_secs(5);
+        let said = loop {
+            let said = run(Command::new(pailfs()).arg("umount").arg(&self.dir));
+            if said.status.success() || !said.stderr.contains("busy") || Instant::now() > end {
+                break said;
             }
             std::thread::sleep(Duration::from_millis(100));
-            said = umount();
-        }
+        };
         assert!(said.status.success(), "umount: {said:?}\nits log:\n{}", self.log_text());
         assert!(!is_mounted(&self.dir), "umount says it went well, but it is still mounted");
         wait_until("the daemon ends", || !is_our_daemon(self.pid));
